@@ -1,7 +1,7 @@
 """``deploy_model``: serve the bundle, compare its answer with the offline evaluation, then release it.
 
 Nothing changes until the smoke test has passed. Then the deployment, the champion and the registry's aliases move together or not
-at all (:mod:`mistere.registry.release`). Locally a deployment is a pointer that ``mistere serve`` follows; on a cluster the pointer
+at all (:mod:`mistere.registry.release.atomic_release`). Locally a deployment is a pointer that ``mistere serve`` follows; on a cluster the pointer
 states what the InferenceService serves (:mod:`mistere.serving.kserve.rollout`).
 """
 
@@ -21,11 +21,11 @@ from mistere.config.deployment import DeploymentConfig
 from mistere.engine.stage import Result, Stage, Step
 from mistere.kubernetes.api import connect
 from mistere.kubernetes.images import image
-from mistere.registry.champion import Champion, read_champion
-from mistere.registry.model_registry import mirror_champion
-from mistere.registry.promotion_log import PromotionEvent, add, now
-from mistere.registry.recovery import is_released, recover, recover_patiently
-from mistere.registry.release import release
+from mistere.registry.mlflow.model_registry import mirror_champion
+from mistere.registry.release.atomic_release import release
+from mistere.registry.release.champion import Champion, read_champion
+from mistere.registry.release.promotion_log import PromotionEvent, add, now
+from mistere.registry.release.recovery import is_released, recover, recover_patiently
 from mistere.serving.deployment import Deployment
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
 from mistere.serving.kserve.inference_service import check_support, inference_service

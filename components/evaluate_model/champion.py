@@ -23,7 +23,7 @@ from mistere.engine.stage import Step
 from mistere.evaluation.split_metrics import put, rounded, write_predictions
 from mistere.metrics.classification import DialogueBootstrap, macro_f1
 from mistere.metrics.predictions import CHAMPION_FILE, PREDICTIONS_FILE, read_predictions
-from mistere.registry.champion import read_champion
+from mistere.registry.release.champion import read_champion
 
 if TYPE_CHECKING:
     from mistere.model.mixture.prediction import DialoguePrediction

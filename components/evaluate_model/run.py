@@ -26,7 +26,7 @@ from mistere.common.modalities import MODALITIES
 from mistere.config.evaluation import EvaluationConfig
 from mistere.engine.stage import Result, Stage, Step
 from mistere.metrics.predictions import PREDICTIONS_FILE
-from mistere.registry.champion import NO_CHAMPION
+from mistere.registry.release.champion import NO_CHAMPION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

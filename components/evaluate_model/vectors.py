@@ -27,7 +27,7 @@ from mistere.evaluation.split_metrics import Answers, write_predictions
 from mistere.metrics.predictions import CHAMPION_FILE, PREDICTIONS_FILE
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.model.mixture.prediction import load_mixture, predict
-from mistere.registry.champion import NO_CHAMPION
+from mistere.registry.release.champion import NO_CHAMPION
 from mistere.serving import protocol
 from mistere.serving.example_dialogue import FEW_UTTERANCES, Example, write_example
 from mistere.serving.vectors import VectorDialogue

@@ -11,7 +11,7 @@ from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, RuleResult, ValidationReport
 from mistere.config.gate import RuleThresholds
 from mistere.engine.stage import Result, Stage, Step
-from mistere.registry.champion import NO_CHAMPION
+from mistere.registry.release.champion import NO_CHAMPION
 
 STAGE = Stage(
     name="gate_model",

@@ -9,7 +9,7 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ObjectStore
 from mistere.config.registry import RegistryConfig
 from mistere.registry.lineage import Lineage
-from mistere.registry.run_logging import RunRecord
+from mistere.registry.mlflow.run_logging import RunRecord
 
 AFFECTS_RESULTS = False
 """A version of the registry is no result of a stage."""
@@ -44,7 +44,7 @@ def register_bundle(
     """
     from mistere.artifacts.signing import sign_bundle
     from mistere.registry.lineage import write_lineage
-    from mistere.registry.model_registry import register
+    from mistere.registry.mlflow.model_registry import register
 
     if sign_bundle(store, bundle):
         note("the bundle is signed.")

@@ -70,7 +70,7 @@ def run(
     from mistere.data.scripts import trained_scripts
     from mistere.kubernetes.images import image
     from mistere.registry.lineage import Lineage, lock_digest, this_environment
-    from mistere.registry.run_logging import RunRecord, start_facts
+    from mistere.registry.mlflow.run_logging import RunRecord, start_facts
     from mistere.runs.outcome import read_run_info
 
     made: list[Manifest] = [one.manifest for one in encoders.values() if not one.manifest.absent]

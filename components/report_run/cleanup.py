@@ -45,8 +45,8 @@ def _uses_trainjobs(config: Mapping[str, Any]) -> bool:
 
 
 def _release(step: Step) -> list[str]:
-    from mistere.registry.model_registry import mirror_champion
-    from mistere.registry.recovery import open_release, recover_patiently
+    from mistere.registry.mlflow.model_registry import mirror_champion
+    from mistere.registry.release.recovery import open_release, recover_patiently
 
     service = open_release(step.store, step.run.run_id)
     if not service:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from components.report_run.run_artifacts import RunArtifacts
-    from mistere.registry.run_logging import LoggedRun
+    from mistere.registry.mlflow.run_logging import LoggedRun
     from mistere.runs.outcome import Outcome
 
 STAGE = Stage(
@@ -102,7 +102,7 @@ def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArt
     """Log the run in MLflow; an unavailable server is only noted."""
     from mistere.artifacts.identities import DatasetIdentity
     from mistere.common.errors import MistereError
-    from mistere.registry.run_logging import RunRecord, artifact_root, log_run, run_tags, start_facts
+    from mistere.registry.mlflow.run_logging import RunRecord, artifact_root, log_run, run_tags, start_facts
     from mistere.reports.wording import headline
 
     data, evaluation = artifacts.data, artifacts.evaluation
@@ -131,7 +131,7 @@ def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArt
 
 def _log_page(step: Step, logged: LoggedRun, page: Path) -> None:
     from mistere.common.errors import MistereError
-    from mistere.registry.run_logging import log_files
+    from mistere.registry.mlflow.run_logging import log_files
 
     try:
         log_files(step.run.tracking_uri, logged, [page])

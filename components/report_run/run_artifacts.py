@@ -20,7 +20,7 @@ from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import MistereError
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, GateTimeline, read_timelines
 from mistere.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
-from mistere.registry.champion import read_champion
+from mistere.registry.release.champion import read_champion
 from mistere.runs.outcome import Outcome, read_manifest, read_run_info, report_key
 
 M = TypeVar("M", bound=Manifest)

@@ -14,7 +14,7 @@ from mistere.data.shard_modalities import shard_modalities
 from mistere.data.transcripts import TEXT_SOURCE
 from mistere.engine.stage import load_stage
 from mistere.kubernetes.current_pod import is_inside
-from mistere.registry.mlflow_connection import check_tracking
+from mistere.registry.mlflow.connection import check_tracking
 
 
 def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> list[str]:

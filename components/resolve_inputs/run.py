@@ -20,7 +20,7 @@ from mistere.engine.run_settings import deployment_namespace, is_complete, run_c
 from mistere.engine.stage import Result, RunContext, Stage, Step, load_stage
 from mistere.kubernetes.current_pod import is_inside
 from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, SETTINGS_MAP
-from mistere.registry.champion import read_champion
+from mistere.registry.release.champion import read_champion
 from mistere.runs.run_info import RunOrigin, changed_stage_settings, read_origin, write_run_info
 from mistere.serving.kserve.inference_service import check_cluster_support
 

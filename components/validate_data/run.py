@@ -20,7 +20,7 @@ from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings
 from mistere.data.dvc_remote import selected_dialogues, shard_paths
 from mistere.engine.stage import Result, Stage, Step
-from mistere.registry.champion import NO_CHAMPION
+from mistere.registry.release.champion import NO_CHAMPION
 
 STAGE = Stage(
     name="validate_data",

@@ -21,7 +21,7 @@ from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError
 from mistere.common.names import OneLine, Segment
 from mistere.common.paths import LOCK_FILE
-from mistere.registry.champion import Champion
+from mistere.registry.release.champion import Champion
 
 
 class Environment(BaseModel):

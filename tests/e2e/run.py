@@ -34,8 +34,8 @@ from mistere.common.paths import PROJECT_ROOT
 from mistere.config.loader import Config
 from mistere.kubernetes.images import IMAGES_LOCK, ROLES, image
 from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, SETTINGS_MAP
-from mistere.registry.champion import read_champion
-from mistere.registry.model_registry import find_version
+from mistere.registry.mlflow.model_registry import find_version
+from mistere.registry.release.champion import read_champion
 from mistere.runs.outcome import Outcome, read_outcome
 from mistere.serving import protocol
 from mistere.serving.client import DialogueClient

@@ -24,7 +24,7 @@ from mistere.data.dataset import load_info
 from mistere.data.dvc_remote import read_listing
 from mistere.data.versions import pin
 from mistere.model.encoders.sources import resolve_base
-from mistere.registry.champion import CHAMPION_KEY, read_champion
+from mistere.registry.release.champion import CHAMPION_KEY, read_champion
 from mistere.serving.example_dialogue import DIALOGUE, FOLDER, read_example
 from pipelines.cli.commands.predict import read_dialogue
 from pipelines.kubeflow.schedules.schedule_file import read_schedules

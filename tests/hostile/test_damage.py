@@ -32,9 +32,9 @@ from mistere.engine.finished_run import take_over
 from mistere.engine.finished_steps import find_finished, remember
 from mistere.engine.stage import RunContext, StageRecord, stage_record_key
 from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
-from mistere.registry.champion import CHAMPION_KEY, Champion, read_champion
-from mistere.registry.journal import LEASE_SECONDS, Journal
 from mistere.registry.lineage import Lineage, lineage_key, read_lineage, write_lineage
+from mistere.registry.release.champion import CHAMPION_KEY, Champion, read_champion
+from mistere.registry.release.journal import LEASE_SECONDS, Journal
 from mistere.runs.listing import REPORT_DATA, read_report
 from mistere.runs.outcome import read_outcome, read_run_info, report_key, run_info_key
 from mistere.runs.run_info import RunOrigin, read_origin, write_origin, write_run_info

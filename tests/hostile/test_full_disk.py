@@ -25,7 +25,7 @@ WRITERS = {
     "PyTorch": "import torch; torch.save(torch.from_numpy(big), f'{folder}/a')",
     "SQLite": "import sqlite3\nwith sqlite3.connect(f'{folder}/a') as c:\n"
     " c.execute('create table t(a)')\n c.execute('insert into t values(?)', (big.tobytes(),))",
-    "SQLite of MLflow": "from mistere.registry.mlflow_connection import connected\n"
+    "SQLite of MLflow": "from mistere.registry.mlflow.connection import connected\n"
     "with connected(f'sqlite:///{folder}/a') as client: client.search_experiments()",
     "DVC": "from mistere.data.versions import _snapshot; from pathlib import Path\n"
     "data = Path(folder) / 'data'; data.mkdir(); (data / 'dataset.yaml').write_text('a')\n"

@@ -31,8 +31,8 @@ from mistere.common.progress import Progress
 from mistere.data.dvc_remote import RemoteData, shard_paths
 from mistere.engine.run_settings import run_context
 from mistere.model.encoders import sources
-from mistere.registry.champion import CHAMPION_KEY, read_champion
 from mistere.registry.lineage import lineage_key, read_lineage
+from mistere.registry.release.champion import CHAMPION_KEY, read_champion
 from mistere.runs.outcome import read_outcome
 from mistere.serving.deployment import deployment_key, read_deployment
 from mistere.serving.example_dialogue import DIALOGUE, EXPECTED, FOLDER, read_example

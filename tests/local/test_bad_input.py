@@ -15,7 +15,7 @@ import pytest
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.splits import Split
 from mistere.data.dataset import Utterance
-from mistere.registry.champion import read_champion
+from mistere.registry.release.champion import read_champion
 from tests.local.workshop import Run, make_dataset, mistere, rows, run
 
 Row = tuple[Split, Utterance]

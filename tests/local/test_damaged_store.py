@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mistere.artifacts.object_store import LocalStore
-from mistere.registry.champion import read_champion
+from mistere.registry.release.champion import read_champion
 from pipelines.cli.doctor.groups.records import check_records
 from tests.local.workshop import Run, mistere_in_process
 

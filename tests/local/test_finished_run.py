@@ -14,7 +14,7 @@ from mistere.common.errors import ExitCode
 from mistere.data.latest import LATEST, LatestData
 from mistere.data.versions import pin
 from mistere.engine.stage import StageRecord, stage_record_key
-from mistere.registry.champion import read_champion
+from mistere.registry.release.champion import read_champion
 from mistere.runs.outcome import Outcome, read_outcome, report_key
 from pipelines.combined_steps import release
 from tests.local.compiled_pipeline import compile_without_retries, run_compiled

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mistere.artifacts.object_store import LocalStore
-from mistere.registry.champion import read_champion
+from mistere.registry.release.champion import read_champion
 from mistere.runs.outcome import ordered_tasks
 from tests.local.workshop import Run, has_started, make_dataset, run, start_run
 

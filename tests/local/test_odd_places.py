@@ -11,7 +11,7 @@ import pytest
 
 from mistere.common.paths import path_of, sqlite_url
 from mistere.config.registry import RegistryConfig
-from mistere.registry.mlflow_connection import connected
+from mistere.registry.mlflow.connection import connected
 from tests.local.workshop import committed_tree, make_dataset, mistere, run
 from tests.unit.artifacts.test_odd_paths import ODD
 

@@ -22,7 +22,7 @@ import mistere as api
 from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
-from mistere.registry.champion import read_champion
+from mistere.registry.release.champion import read_champion
 from mistere.serving.client import DialogueClient
 from tests.local.canaries import leaks
 from tests.local.workshop import LABELS, ROOT, Run, make_dataset, mistere, mistere_in_process, rows, run

@@ -16,8 +16,8 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.paths import sqlite_url
-from mistere.registry.champion import read_champion
 from mistere.registry.lineage import read_lineage
+from mistere.registry.release.champion import read_champion
 from mistere.serving.example_dialogue import read_example
 from mistere.serving.local_predictor import local_predictor
 from mistere.serving.vectors import VectorDialogue

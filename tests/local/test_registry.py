@@ -24,16 +24,16 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import file_url, path_of, sqlite_url
 from mistere.config.registry import RegistryConfig
 from mistere.predictor.in_process import load
-from mistere.registry.champion import Champion, read_champion
 from mistere.registry.lineage import Lineage, read_lineage
-from mistere.registry.mlflow_connection import connected
-from mistere.registry.model_registry import (
+from mistere.registry.mlflow.connection import connected
+from mistere.registry.mlflow.model_registry import (
     find_version,
     mirror_champion,
     register,
     registered_versions,
 )
-from mistere.registry.run_logging import TAG_PREFIX, RunRecord, artifact_root, log_files, log_run, start_facts
+from mistere.registry.mlflow.run_logging import TAG_PREFIX, RunRecord, artifact_root, log_files, log_run, start_facts
+from mistere.registry.release.champion import Champion, read_champion
 from tests.local.servers import free_port, mlflow_server, postgresql
 from tests.local.workshop import Run
 from tests.unit.artifacts.test_odd_paths import ODD, ODD_NAMES

@@ -14,8 +14,8 @@ import pytest
 
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
-from mistere.registry.champion import read_champion
 from mistere.registry.lineage import lineage_key, read_lineage
+from mistere.registry.release.champion import read_champion
 from mistere.serving.deployment import deployment_key, read_deployment
 from tests.local.workshop import Run, mistere, mistere_in_process, run
 

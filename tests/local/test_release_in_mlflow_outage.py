@@ -12,12 +12,12 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import MistereError
-from mistere.registry import journal
-from mistere.registry.champion import Champion, read_champion
-from mistere.registry.model_registry import mirror_champion, registered_versions
-from mistere.registry.promotion_log import read_log
-from mistere.registry.recovery import recover
-from mistere.registry.release import release
+from mistere.registry.mlflow.model_registry import mirror_champion, registered_versions
+from mistere.registry.release import journal
+from mistere.registry.release.atomic_release import release
+from mistere.registry.release.champion import Champion, read_champion
+from mistere.registry.release.promotion_log import read_log
+from mistere.registry.release.recovery import recover
 from mistere.serving.deployment import Deployment, read_deployment
 from tests.local.servers import mlflow_server
 from tests.local.test_registry import CONFIG, register_version

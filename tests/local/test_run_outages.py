@@ -15,8 +15,8 @@ from mistere.artifacts.object_store import LocalStore, ObjectStore, open_store
 from mistere.common.errors import ExitCode
 from mistere.data.latest import LATEST, LatestData
 from mistere.data.versions import pin
-from mistere.registry.champion import read_champion
-from mistere.registry.promotion_log import read_log
+from mistere.registry.release.champion import read_champion
+from mistere.registry.release.promotion_log import read_log
 from mistere.runs.outcome import read_outcome
 from mistere.serving.deployment import read_deployment
 from tests.local.compiled_pipeline import compile_without_retries, run_compiled

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mistere.common.errors import MistereError
 from mistere.common.progress import Progress
 from mistere.config.registry import RegistryConfig
-from mistere.registry.mlflow_connection import connected
-from mistere.registry.run_logging import artifact_root, find_experiment, parameter_texts
+from mistere.registry.mlflow.connection import connected
+from mistere.registry.mlflow.run_logging import artifact_root, find_experiment, parameter_texts
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -16,7 +16,7 @@ from mistere.serving.kserve.rollout import ClusterDeployment, RenewLease
 
 @dataclass
 class Rolling:
-    """A roll-out as a release calls it (:data:`mistere.registry.release.RollOut`), and its result afterwards.
+    """A roll-out as a release calls it (:data:`mistere.registry.release.atomic_release.RollOut`), and its result afterwards.
 
     Attributes:
         cluster: the deployment.

@@ -70,7 +70,7 @@ def train(
         MistereError: the MLflow server cannot be reached; nothing is written.
     """
     from mistere.model.mixture.modality_subsets import selected
-    from mistere.registry.mlflow_connection import check_tracking
+    from mistere.registry.mlflow.connection import check_tracking
     from pipelines.cli.experiments.ablation import check_names
     from pipelines.cli.experiments.report import settings_of
     from pipelines.cli.experiments.source import open_source
@@ -272,7 +272,7 @@ def _write(folder: TrainingFolder, data: EmbeddedDialogues, best: Trial, page: s
 
 
 def _track(tracking_uri: str, profile_config: Config, mixture: MixtureConfig, trials: Sequence[Trial]) -> None:
-    from mistere.registry.run_logging import log_training
+    from mistere.registry.mlflow.run_logging import log_training
 
     for trial in trials:
         log_training(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from mistere.artifacts import kfp_types
 from mistere.artifacts.identities import DatasetIdentity
 from mistere.artifacts.manifests import MANIFESTS, UtteranceSet
-from mistere.registry.run_logging import _dataset_input
+from mistere.registry.mlflow.run_logging import _dataset_input
 
 
 def test_manifest_returns_the_identity_and_keeps_its_fields() -> None:

@@ -12,7 +12,7 @@ from mistere.artifacts.pointer import Pointer, Reading
 from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError
 from mistere.data.latest import LATEST
-from mistere.registry.champion import CHAMPION_KEY
+from mistere.registry.release.champion import CHAMPION_KEY
 
 
 class Release(SealedRecord):

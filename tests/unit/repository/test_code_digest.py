@@ -202,7 +202,7 @@ def test_a_changed_constant_changes_exactly_the_keys_of_the_stages_that_compute_
     assert by("components/gate_model/component.py") == set()
     assert by("mistere/predictor/protocol/rest.py") == set()
     assert by("mistere/common/errors.py") == by("mistere/common/progress.py") == set()
-    assert by("mistere/registry/model_registry.py") == by("mistere/artifacts/object_store.py") == set()
+    assert by("mistere/registry/mlflow/model_registry.py") == by("mistere/artifacts/object_store.py") == set()
     assert {"finetune_encoder", "embed_shard"} <= by("mistere/model/encoders/images.py") <= MODELS
     assert {"train_moe", "evaluate_model"} <= by("mistere/model/mixture/mixture.py") <= MODELS
     assert by("mistere/model/losses.py", ("gamma", "gamma_")) <= MODELS

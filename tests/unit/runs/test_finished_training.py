@@ -26,7 +26,7 @@ from mistere.common.errors import UsageError
 from mistere.common.progress import Progress
 from mistere.config.evaluation import EvaluationConfig
 from mistere.model.mixture.prediction import save_mixture
-from mistere.registry.champion import NO_CHAMPION, Champion, ChampionPointer, move_champion, read_champion
+from mistere.registry.release.champion import NO_CHAMPION, Champion, ChampionPointer, move_champion, read_champion
 from mistere.serving.example_dialogue import read_example
 from mistere.serving.vectors import VectorDialogue
 from pipelines.cli.experiments.finished_training import FinishedTraining

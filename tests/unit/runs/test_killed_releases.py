@@ -18,9 +18,9 @@ import pytest
 from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import MistereError
-from mistere.registry import recovery as module
-from mistere.registry.champion import Champion, read_champion
-from mistere.registry.recovery import is_released, recover
+from mistere.registry.release import recovery as module
+from mistere.registry.release.champion import Champion, read_champion
+from mistere.registry.release.recovery import is_released, recover
 from mistere.serving.deployment import read_deployment
 from tests.stand_ins.dying_store import DyingStore, KilledError
 from tests.unit.runs.test_release import Mirror, deployment, events, promote, state

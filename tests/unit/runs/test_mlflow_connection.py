@@ -13,10 +13,10 @@ import pytest
 
 from mistere.common.errors import MistereError
 from mistere.config.registry import RegistryConfig
-from mistere.registry.champion import Champion
-from mistere.registry.mlflow_connection import connected
-from mistere.registry.model_registry import mirror_champion, registered_versions
-from mistere.registry.run_logging import RunRecord, log_run, log_training
+from mistere.registry.mlflow.connection import connected
+from mistere.registry.mlflow.model_registry import mirror_champion, registered_versions
+from mistere.registry.mlflow.run_logging import RunRecord, log_run, log_training
+from mistere.registry.release.champion import Champion
 from tests.local.servers import free_port
 from tests.stand_ins.http_server import HttpServer, Reply, running
 

@@ -12,14 +12,14 @@ import pytest
 
 from mistere.artifacts.object_store import ConflictError, LocalStore, ObjectStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
-from mistere.registry import journal
-from mistere.registry import recovery as module
-from mistere.registry.champion import CHAMPION_KEY, Champion, ChampionPointer, read_champion
-from mistere.registry.journal import read_journal
-from mistere.registry.promotion_log import PromotionEvent, read_log, who
-from mistere.registry.recovery import Mirror as Mirrors
-from mistere.registry.recovery import is_released, recover
-from mistere.registry.release import release
+from mistere.registry.release import journal
+from mistere.registry.release import recovery as module
+from mistere.registry.release.atomic_release import release
+from mistere.registry.release.champion import CHAMPION_KEY, Champion, ChampionPointer, read_champion
+from mistere.registry.release.journal import read_journal
+from mistere.registry.release.promotion_log import PromotionEvent, read_log, who
+from mistere.registry.release.recovery import Mirror as Mirrors
+from mistere.registry.release.recovery import is_released, recover
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
 from pipelines.cli.commands.registry.models import models
 from pipelines.cli.registry_location import RegistryLocation

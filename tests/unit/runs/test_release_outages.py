@@ -9,8 +9,8 @@ import pytest
 
 from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.common.errors import MistereError
-from mistere.registry import journal
-from mistere.registry.recovery import recover
+from mistere.registry.release import journal
+from mistere.registry.release.recovery import recover
 from tests.stand_ins.failing_proxy import FailingProxy
 from tests.unit.runs.test_release import Mirror, events, promote, state
 

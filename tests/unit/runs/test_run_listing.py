@@ -15,7 +15,7 @@ from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.registry.lineage import Lineage, lineage_key, write_lineage
-from mistere.registry.promotion_log import PromotionEvent, add
+from mistere.registry.release.promotion_log import PromotionEvent, add
 from mistere.runs.listing import find_run, run_ids, summarize_run
 from mistere.runs.outcome import SAME_MODEL, read_outcome
 from pipelines.cli.commands.registry.history import print_history

@@ -22,7 +22,7 @@ from mistere.common.progress import EVENTS_VARIABLE
 from mistere.config.data import DataConfig
 from mistere.engine.execution import execute
 from mistere.engine.stage import Stage, StageRecord, stage_record_key
-from mistere.registry.champion import Champion, move_champion, read_champion
+from mistere.registry.release.champion import Champion, move_champion, read_champion
 
 METRICS = {
     "test.weighted_f1": 0.7,

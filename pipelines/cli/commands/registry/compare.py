@@ -12,7 +12,7 @@ from mistere.artifacts.manifests import EvaluationReport
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, read_timelines
 from mistere.metrics.predictions import PREDICTIONS_FILE, read_predictions
 from mistere.registry.lineage import Lineage
-from mistere.registry.model_registry import RegisteredVersion
+from mistere.registry.mlflow.model_registry import RegisteredVersion
 from pipelines.cli.commands.registry.models import code_of
 from pipelines.cli.output.comparison_page import ComparedModel, render_comparison, summary
 from pipelines.cli.registry_location import RegistryLocation

@@ -11,7 +11,7 @@ from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import ArtifactError
 from mistere.registry.lineage import read_lineage
-from mistere.registry.promotion_log import PromotionEvent, read_log
+from mistere.registry.release.promotion_log import PromotionEvent, read_log
 from mistere.reports.evaluated_model import estimate_text
 from mistere.runs.outcome import Estimate, read_manifest
 from pipelines.cli.output.tables import Column, print_table

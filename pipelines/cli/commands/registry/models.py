@@ -9,9 +9,9 @@ from rich.console import Console
 
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, UsageError
-from mistere.registry.champion import read_champion
-from mistere.registry.model_registry import RegisteredVersion, registered_versions
-from mistere.registry.promotion_log import PromotionEvent, PromotionLog, read_log
+from mistere.registry.mlflow.model_registry import RegisteredVersion, registered_versions
+from mistere.registry.release.champion import read_champion
+from mistere.registry.release.promotion_log import PromotionEvent, PromotionLog, read_log
 from pipelines.cli.commands.registry.history import print_history
 from pipelines.cli.output.tables import Column, output_console, print_table
 from pipelines.cli.output.times import minute_text

@@ -15,12 +15,12 @@ from mistere.artifacts.signing import verify_bundle
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import connect
-from mistere.registry.champion import read_champion
 from mistere.registry.lineage import Lineage, read_lineage
-from mistere.registry.model_registry import mirror_champion, registered_versions
-from mistere.registry.promotion_log import who
-from mistere.registry.recovery import is_released, recover
-from mistere.registry.release import release
+from mistere.registry.mlflow.model_registry import mirror_champion, registered_versions
+from mistere.registry.release.atomic_release import release
+from mistere.registry.release.champion import read_champion
+from mistere.registry.release.promotion_log import who
+from mistere.registry.release.recovery import is_released, recover
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
 from mistere.serving.kserve.live_service import port_forward

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mistere.artifacts.identities import DatasetIdentity, RunIdentity
     from mistere.config.loader import Config
     from mistere.registry.lineage import Lineage
-    from mistere.registry.run_logging import RunRecord
+    from mistere.registry.mlflow.run_logging import RunRecord
     from pipelines.cli.experiments.finished_training import FinishedTraining
     from pipelines.cli.experiments.source import EmbeddingSource
     from pipelines.cli.registry_location import RegistryLocation
@@ -70,7 +70,7 @@ def register(
         UsageError: the folder holds no finished training, its embeddings are missing or others, or a setting is invalid.
         MistereError: the MLflow server cannot be reached, or the store cannot be written.
     """
-    from mistere.registry.mlflow_connection import check_tracking
+    from mistere.registry.mlflow.connection import check_tracking
     from pipelines.cli.experiments.finished_training import FinishedTraining
     from pipelines.cli.output.task_progress import task_progress
     from pipelines.profiles import load_profile
@@ -127,7 +127,7 @@ class _Registering:
         """Evaluate, decide, register; returns the exit code."""
         from components.evaluate_model.vectors import evaluate_vectors
         from components.gate_model.run import decide
-        from mistere.registry.champion import read_champion
+        from mistere.registry.release.champion import read_champion
 
         model = self._model()
         data = self._source.data.only(list(model.manifest.dimensions))
@@ -276,7 +276,7 @@ class _Registering:
     def _record(self, model: MoEModel, report: EvaluationReport, identity: RunIdentity) -> RunRecord:
         from mistere.config.differences import changed_settings
         from mistere.config.mixture import MixtureConfig
-        from mistere.registry.run_logging import RunRecord, start_facts
+        from mistere.registry.mlflow.run_logging import RunRecord, start_facts
 
         mixture = MixtureConfig.model_validate(dict(self._training.settings) | {"seed": self._training.model.seed})
         info = {

@@ -12,10 +12,10 @@ from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError
 from mistere.data.latest import LATEST
-from mistere.registry.champion import read_champion
-from mistere.registry.journal import read_journal
 from mistere.registry.lineage import read_lineage
-from mistere.registry.promotion_log import read_log
+from mistere.registry.release.champion import read_champion
+from mistere.registry.release.journal import read_journal
+from mistere.registry.release.promotion_log import read_log
 from mistere.runs.listing import run_ids, summarize_run
 from mistere.runs.outcome import REPAIR, read_manifest, read_outcome
 from mistere.serving.deployment import find_deployment

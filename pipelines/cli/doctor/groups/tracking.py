@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 from mistere.common.environment import TRACKING_VARIABLE
 from mistere.common.errors import MistereError
 from mistere.common.urls import has_credentials, redact_url
-from mistere.registry.mlflow_connection import connected
-from mistere.registry.run_logging import find_experiment, storing
+from mistere.registry.mlflow.connection import connected
+from mistere.registry.mlflow.run_logging import find_experiment, storing
 from pipelines.cli.doctor.http_probe import probe
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, ok

@@ -2,7 +2,7 @@
 
 An event is ``pending`` until its release has ended. A process that is killed in between leaves it pending: the champion then
 says whether it was moved, because a release stamps it with the time of its event, and no other release moves the champion on
-before that event is complete (:func:`mistere.registry.recovery.recover`).
+before that event is complete (:func:`mistere.registry.release.recovery.recover`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 from mistere.artifacts.manifests import canonical_digest
 from mistere.artifacts.object_store import ABSENT, ConflictError, LocalStore, MissingObjectError, ObjectStore
 from mistere.artifacts.sealed_record import SealedRecord
-from mistere.registry.champion import ChampionPointer, read_champion
+from mistere.registry.release.champion import ChampionPointer, read_champion
 
 _FOLDER = "promotions"
 _LEFTOVER_SECONDS = 24 * 3600.0

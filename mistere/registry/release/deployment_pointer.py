@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError
-from mistere.registry.journal import HeldJournal, Journal
+from mistere.registry.release.journal import HeldJournal, Journal
 from mistere.serving.deployment import Deployment, deployment_key, not_deployed
 
 

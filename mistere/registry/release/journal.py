@@ -17,8 +17,8 @@ from typing import Any, Literal
 from mistere.artifacts.object_store import ConflictError, MissingObjectError, ObjectStore
 from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError
-from mistere.registry.champion import Champion, ChampionPointer
-from mistere.registry.promotion_log import PromotionEvent
+from mistere.registry.release.champion import Champion, ChampionPointer
+from mistere.registry.release.promotion_log import PromotionEvent
 from mistere.serving.deployment import Deployment, journal_key
 
 LEASE_SECONDS = 180.0  # the moves take seconds; a roll-out renews the lease

@@ -12,9 +12,9 @@ from contextlib import suppress
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, ObjectStore
 from mistere.common.errors import ArtifactError, MistereError
-from mistere.registry.champion import Champion, ChampionPointer, read_champion, settled_champion
-from mistere.registry.deployment_pointer import previous_deployment, restore_pointer, write_pointer
-from mistere.registry.journal import (
+from mistere.registry.release.champion import Champion, ChampionPointer, read_champion, settled_champion
+from mistere.registry.release.deployment_pointer import previous_deployment, restore_pointer, write_pointer
+from mistere.registry.release.journal import (
     LEASE_SECONDS,
     RENEW_SECONDS,
     HeldJournal,
@@ -24,7 +24,7 @@ from mistere.registry.journal import (
     this_process,
     write_journal,
 )
-from mistere.registry.promotion_log import PromotionEvent, complete, complete_moved, now, read_log, sweep, who
+from mistere.registry.release.promotion_log import PromotionEvent, complete, complete_moved, now, read_log, sweep, who
 from mistere.serving.deployment import Deployment, find_deployment
 
 Mirror = Callable[[Champion], None]

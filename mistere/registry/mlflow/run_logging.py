@@ -20,7 +20,7 @@ from mistere.common.paths import file_url
 from mistere.common.secrets.redaction import redact
 from mistere.common.urls import redact_url
 from mistere.config.registry import RegistryConfig
-from mistere.registry.mlflow_connection import causes, connected
+from mistere.registry.mlflow.connection import causes, connected
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

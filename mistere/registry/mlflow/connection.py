@@ -14,8 +14,8 @@ from mistere.common.os_errors import disk_error
 from mistere.common.secrets.credentials import with_credentials
 from mistere.common.secrets.redaction import redact
 from mistere.common.urls import redact_url
-from mistere.registry.database_deadline import limit_queries
-from mistere.registry.moved_database import follow_move
+from mistere.registry.mlflow.database_deadline import limit_queries
+from mistere.registry.mlflow.moved_database import follow_move
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
     from mlflow.tracking import MlflowClient
     from sqlalchemy.exc import SQLAlchemyError
 
-    from mistere.registry.checked_client import CheckedClient
+    from mistere.registry.mlflow.checked_client import CheckedClient
 
     logging.getLogger("mlflow").setLevel(os.environ[_LEVEL].upper())  # MLflow reads it on import, which may be earlier
     try:

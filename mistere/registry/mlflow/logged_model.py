@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from mistere.artifacts.bundle_reference import BundleReference
 from mistere.common.parsing.documents import load_json, read_yaml
 from mistere.registry.lineage import Lineage
-from mistere.registry.run_logging import (
+from mistere.registry.mlflow.run_logging import (
     TAG_PREFIX,
     LoggedRun,
     RunRecord,

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
 from mistere.config.registry import RegistryConfig
-from mistere.registry.champion import Champion
 from mistere.registry.lineage import Lineage
-from mistere.registry.logged_model import link_version, log_model
-from mistere.registry.mlflow_connection import connected
-from mistere.registry.run_logging import TAG_PREFIX, LoggedRun, RunRecord, artifact_root, record_run, run_tags
+from mistere.registry.mlflow.connection import connected
+from mistere.registry.mlflow.logged_model import link_version, log_model
+from mistere.registry.mlflow.run_logging import TAG_PREFIX, LoggedRun, RunRecord, artifact_root, record_run, run_tags
+from mistere.registry.release.champion import Champion
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

@@ -18,7 +18,7 @@ from typing import Literal
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, ObjectStore
 from mistere.common.errors import MistereError
-from mistere.registry.champion import (
+from mistere.registry.release.champion import (
     CHAMPION_KEY,
     Champion,
     ChampionPointer,
@@ -26,10 +26,10 @@ from mistere.registry.champion import (
     move_champion,
     read_champion,
 )
-from mistere.registry.deployment_pointer import pointer_version, previous_deployment, restore_pointer
-from mistere.registry.journal import HeldJournal, LeaseLostError
-from mistere.registry.promotion_log import PromotionEvent, add, complete, now, outcome_of
-from mistere.registry.recovery import PATIENCE_SECONDS, Mirror, acquire
+from mistere.registry.release.deployment_pointer import pointer_version, previous_deployment, restore_pointer
+from mistere.registry.release.journal import HeldJournal, LeaseLostError
+from mistere.registry.release.promotion_log import PromotionEvent, add, complete, now, outcome_of
+from mistere.registry.release.recovery import PATIENCE_SECONDS, Mirror, acquire
 from mistere.serving.deployment import Deployment, RollbackError, deployment_key
 
 RollOut = Callable[[Callable[[], None]], Callable[[], None]]
