@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.validate_data.facts.profile import EDGES
 from components.validate_data.wording import EXAMPLES, brief
 from mistere.common.splits import SPLITS
+from mistere.data.profile import EDGES
 from mistere.reports.html_page import figure_svg, new_figure, render_page
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-    from components.validate_data.facts.profile import Profile
     from components.validate_data.verdict import Validation
+    from mistere.data.profile import Profile
 
 _COLOURS = {"train": "#4c8bd6", "dev": "#d9903d", "test": "#3fa37a"}
 _GRID = "#8a93a0"

@@ -7,7 +7,6 @@ from pathlib import Path
 from components.validate_data.config import ValidationConfig
 from components.validate_data.dataset import Declared
 from components.validate_data.facts.dataset_facts import Facts, ShardFile
-from components.validate_data.facts.profile import PROFILE_FILE, Profile, dump_profile, load_profile
 from components.validate_data.facts.shard_facts import FactsCache
 from components.validate_data.quarantine import QUARANTINE_FILE, problems, write_quarantine
 from components.validate_data.validation import validate
@@ -19,6 +18,7 @@ from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings
 from mistere.data.dvc_remote import selected_dialogues, shard_paths
+from mistere.data.profile import PROFILE_FILE, Profile, dump_profile, load_profile
 from mistere.engine.stage import Result, Stage, Step
 from mistere.registry.release.champion import NO_CHAMPION
 

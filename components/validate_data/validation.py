@@ -10,7 +10,7 @@ from components.validate_data.expectations import expectations, rules
 from components.validate_data.expectations.drift import drift_bounds
 from components.validate_data.facts.dataset_facts import Facts, ShardFile, gather
 from components.validate_data.facts.drift import Drift, drifts
-from components.validate_data.facts.profile import Profile, profile_of
+from components.validate_data.facts.profile import profile_of
 from components.validate_data.facts.shard_facts import FactsCache
 from components.validate_data.facts.tables import tables
 from components.validate_data.quarantine import affected_dialogues
@@ -19,6 +19,7 @@ from components.validate_data.verdict import Quarantine, Validation
 from mistere.common.counting import counted
 from mistere.common.splits import SPLITS, Split
 from mistere.config.validation import ValidationSettings
+from mistere.data.profile import Profile
 
 
 def validate(

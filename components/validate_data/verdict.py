@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from components.validate_data.facts.dataset_facts import Facts
 from components.validate_data.facts.drift import Drift
-from components.validate_data.facts.profile import Profile
 from components.validate_data.quarantine import Names
 from components.validate_data.suite import ExpectationOutcome
 from mistere.common.counting import counted, plural
+from mistere.data.profile import Profile
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -60,6 +60,8 @@ class DeploymentConfig(Section):
             Empty for no check.
         image_key: public keys (PEM text); the predictor's image is deployed, by its digest, only if one of them signed it with
             cosign. Empty for no check; only for ``standard`` and ``knative``.
+        traffic: write statistics of the answers, which hold no text, recording or vector, to the store of the bundle for ``mistere monitor``.
+            The predictor's identity must then be allowed to write below ``traffic/`` there.
         ready_timeout: time limit until the predictor is ready, seconds.
         tolerance: largest allowed difference between the endpoint's and the offline probabilities.
         half_tolerance: the same if the offline vectors were computed in half precision.
@@ -88,6 +90,7 @@ class DeploymentConfig(Section):
     env: Environment = Field(default_factory=dict)
     bundle_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
     image_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
+    traffic: bool = False
     ready_timeout: float = Field(default=120.0, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
     half_tolerance: float = Field(default=0.02, gt=0)

@@ -36,6 +36,10 @@ _SCRIPTS: Final[dict[str, frozenset[str]]] = {
 _FORMS: Final = frozenset({"FULLWIDTH", "HALFWIDTH", "MATHEMATICAL", "MODIFIER", "SMALL"})
 """First words of names of letters that are variants, whose script follows or is unknown."""
 _NAMES: Final = {"CJK": "Han", "KATAKANA-HIRAGANA": "Kana", "KATAKANA": "Kana", "HIRAGANA": "Kana"}
+SCRIPT_NAMES: Final = tuple(
+    sorted({_NAMES.get(script, script.capitalize()) for scripts in _SCRIPTS.values() for script in scripts})
+)
+"""What :func:`main_script` calls the scripts of known languages; it may return others."""
 _MOST_CHARACTERS: Final = 1000
 """Characters of a text that are looked at."""
 _LEAST_SHARE: Final = 0.005

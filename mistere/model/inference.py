@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -112,9 +112,21 @@ class DialogueModel:
         return [{name: parts[index] for name, parts in vectors.items()} for index in range(len(dialogues))]
 
     def features(
-        self, modality: str, dialogue: Sequence[HasModalities], index: int, max_seconds: float | None = None
+        self,
+        modality: str,
+        dialogue: Sequence[HasModalities],
+        index: int,
+        max_seconds: float | None = None,
+        on_samples: Callable[[np.ndarray, int], object] | None = None,
     ) -> Features | None:
         """Input features of one modality's encoder for one utterance; None if the utterance lacks the modality.
+
+        Args:
+            modality: the modality.
+            dialogue: the dialogue of the utterance.
+            index: its index in the dialogue.
+            max_seconds: maximum duration of its audio; None for no limit.
+            on_samples: with ``max_seconds``, called with the decoded samples ``[N]`` of its audio and their rate in Hz.
 
         Raises:
             CellDecodeError: its value of the modality does not decode; AudioDecodeError if that is audio.
@@ -126,6 +138,8 @@ class DialogueModel:
                 wave, rate = decode(utterance.audio, max_seconds)
                 if len(wave) > max_seconds * rate:
                     raise AudioTooLongError(f"utterance {index} is longer than {max_seconds:g} s.", index)
+                if on_samples is not None:
+                    on_samples(wave, rate)
                 return embedder.prepare_samples(wave, rate)
             return embedder.prepare(utterance, self.context(modality, dialogue, index))
         except AudioError as error:

@@ -42,6 +42,7 @@ from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.scheduling.slices import SliceQueue
 from mistere.predictor.settings import Limits, ServerSettings
 from mistere.predictor.sized_cache import SizedCache
+from mistere.predictor.traffic.observation import TrafficObserver, traffic_observer
 from mistere.serving import protocol
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             max_price=limits.waiting_seconds,
         )
         self._slices: SliceQueue[Task] = SliceQueue(self._encode_slice, self._pace, limits.waiting_seconds)
+        self._traffic: TrafficObserver | None = None
         self._transcriber: CachedTranscriber | None = None
         self._transcripts: SliceQueue[TranscriptTask] = SliceQueue(
             self._transcribe_slice, Pace(_TRANSCRIPTION_PACE), limits.waiting_seconds
@@ -185,6 +187,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         self._encoder = CachedEncoder(model, self._limits, self._pace)
         if model.transcriber is not None:
             self._add_transcriber(model.transcriber)
+        self._traffic = traffic_observer(model, self._settings)
         self._loaded = model
         gc.collect()
         gc.freeze()  # later collections skip the model's objects, which live as long as the process
@@ -247,6 +250,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             dialogues = self._decode(payload, model) if light else await asyncio.to_thread(self._decode, payload, model)
             if any(turn.audio_uri is not None for dialogue in dialogues for turn in dialogue.turns):
                 dialogues = await asyncio.to_thread(lambda: [self._with_read_audio(dialogue) for dialogue in dialogues])
+            asked = dialogues
             dialogues = await self._transcribed(dialogues)
             plan = None if dialogues[0].embeddings else await self._planned(dialogues, light)
         price = 0.0 if plan is None else plan.price
@@ -272,6 +276,8 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
                 response = encode_response(payload, identity, predictions[0], model, detail, warnings)
             else:
                 response = encode_v1(predictions, identity, model, detail, warnings)
+        if self._traffic is not None:
+            self._traffic.observe(asked, dialogues, predictions, plan)
         self._observe(predictions, model, identity, time.perf_counter() - start)
         return response
 
@@ -379,10 +385,12 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         ]
 
     def close(self) -> None:
-        """Finish what is being computed and drop what waits."""
+        """Finish what is being computed, drop what waits, and write the traffic's counts."""
         self.batcher.close()
         self._slices.close()
         self._transcripts.close()
+        if self._traffic is not None:
+            self._traffic.recorder.close()
 
     def _remember(self, dialogues: Sequence[DialogueRequest]) -> None:
         for dialogue in dialogues:

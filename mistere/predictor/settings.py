@@ -15,6 +15,7 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.serving import protocol
 
 MIB = 1 << 20
+BUNDLE_STORE = "bundle"
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,9 @@ class ServerSettings:
         audio_uri_prefixes: ``s3://bucket/prefix/`` prefixes that ``audio_uri`` may name; if empty, ``audio_uri`` is refused.
         drain_seconds: time between turning not ready and closing the ports after SIGTERM, so that load balancers stop routing here, seconds.
         grace_seconds: time for requests in flight after the ports are closed, seconds.
+        traffic_store: object store for statistics of the answers, a folder or ``s3://``, or :data:`BUNDLE_STORE` for the bundle's; empty
+            writes none.
+        traffic_seconds: time between two writes of the statistics, which a killed process loses, seconds.
         int8: run the encoders in 8-bit integers on a CPU: faster, but the probabilities differ from the evaluated ones.
         http_option: the option that sets ``http_port`` in the command that serves, for messages.
     """
@@ -143,6 +147,8 @@ class ServerSettings:
     audio_uri_prefixes: tuple[str, ...] = ()
     drain_seconds: float = 2.0
     grace_seconds: int = 30
+    traffic_store: str = ""
+    traffic_seconds: float = 60.0
     int8: bool = False
     http_option: str = "--http-port"
 
@@ -225,6 +231,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
         default=default.grace_seconds,
         help="time for requests in flight, seconds",
     )
+    parser.add_argument(
+        "--traffic-store",
+        metavar="STORE",
+        default=default.traffic_store,
+        help="object store for statistics of the answers, which hold no text, recording or vector: a folder, s3://bucket/prefix, or "
+        f"{BUNDLE_STORE} for the bundle's; empty writes none",
+    )
+    parser.add_argument(
+        "--traffic-seconds",
+        metavar="N",
+        type=_number(float),
+        default=default.traffic_seconds,
+        help="time between two writes of the statistics, seconds",
+    )
     parser.add_argument("--int8", action="store_true", help="run the encoders in 8-bit integers on a CPU")
     options = parser.parse_args(arguments)
     if options.http_port == options.grpc_port:
@@ -239,6 +259,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
         audio_uri_prefixes=tuple(options.audio_uri_prefix),
         drain_seconds=options.drain_seconds,
         grace_seconds=options.grace_seconds,
+        traffic_store=options.traffic_store,
+        traffic_seconds=options.traffic_seconds,
         int8=options.int8,
     )
 

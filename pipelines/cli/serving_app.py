@@ -26,6 +26,10 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="gRPC port.", min=1, max=65535)] = 8081,
     host: Listen = "127.0.0.1",
     output: Output = Path("output"),
+    traffic: Annotated[
+        bool,
+        typer.Option("--traffic", help="Write statistics of the answers to the bundle's store, for `mistere monitor`."),
+    ] = False,
 ) -> None:
     """Serve a model on this machine, by REST and gRPC, until interrupted.
 
@@ -33,7 +37,7 @@ def serve(
     """
     from pipelines.cli.commands.serve import serve as command
 
-    raise typer.Exit(command(bundle, output, host, port, grpc_port))
+    raise typer.Exit(command(bundle, output, host, port, grpc_port, traffic=traffic))
 
 
 @serving_app.command()

@@ -17,6 +17,7 @@ from mistere.common.paths import PROJECT_ROOT
 MANIFESTS = PROJECT_ROOT / "manifests"
 OVERLAYS = ("kind", "staging", "production")
 COMPONENTS = (
+    "alerts",
     "any-client",
     "any-https",
     "api-server-16443",

@@ -32,6 +32,15 @@ WITHOUT_SCHEMA = {
         "spec.podMetricsEndpoints.path",
         "spec.podMetricsEndpoints.interval",
     },
+    ("monitoring.coreos.com/v1", "PrometheusRule"): {
+        "spec.groups.name",
+        "spec.groups.rules.alert",
+        "spec.groups.rules.expr",
+        "spec.groups.rules.for",
+        "spec.groups.rules.labels.severity",
+        "spec.groups.rules.annotations.summary",
+        "spec.groups.rules.annotations.description",
+    },
     ("external-secrets.io/v1", "ExternalSecret"): {
         "spec.refreshInterval",
         "spec.secretStoreRef.kind",

@@ -214,7 +214,8 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         files=128,
     )
     bundle = request.getfixturevalue("bundle")
-    real = launch(["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5")
+    traffic = ("--traffic-store", "bundle", "--traffic-seconds", "0.5")
+    real = launch(["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5", *traffic)
     started = {"real": real, "faulty": faulty}
     yield started
     for server in started.values():

@@ -12,10 +12,10 @@ from pydantic import Field
 from components.validate_data.dataset import Dataset
 from components.validate_data.expectation import Expectation, is_at_least, is_between
 from components.validate_data.facts.label_swap import best_exchange
-from components.validate_data.facts.profile import label_distance
 from components.validate_data.wording import brief
 from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings
+from mistere.data.profile import label_distance
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.validate_data.facts.label_swap import best_exchange
-from components.validate_data.facts.profile import Profile, cumulative_distance, label_distance
+from mistere.data.profile import Profile, cumulative_distance, label_distance
 
 if TYPE_CHECKING:
     import pandas as pd

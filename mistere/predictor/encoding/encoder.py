@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mistere.common.modalities import SPEECH, TEXT
+from mistere.data.audio import rms_dbfs
 from mistere.data.text_repair import is_blank
 from mistere.model.encoders.preparation import prepared
 from mistere.model.inference import AudioTooLongError, CellDecodeError
@@ -227,8 +228,14 @@ class CachedEncoder:
     def _prepare(self, task: Task) -> Features | Exception | None:
         if task.modality == SPEECH and task.turn.audio is None:
             return _EvictedError()
+
+        def measure(wave: np.ndarray, rate: int) -> None:
+            task.sound = len(wave) / rate, rms_dbfs(wave)
+
+        heard = {"on_samples": measure} if task.modality == SPEECH else {}
+        seconds = self._limits.utterance_seconds
         try:
-            return self._model.features(task.modality, task.dialogue, task.index, self._limits.utterance_seconds)
+            return self._model.features(task.modality, task.dialogue, task.index, seconds, **heard)
         except (CellDecodeError, AudioTooLongError) as error:
             # The traceback's frames, and those of its causes, keep the decoded samples alive: 90 MB for a recording of 100 KB.
             error.__cause__ = error.__context__ = None

@@ -28,6 +28,7 @@ class Task:
         index: its index in the dialogue.
         key: key of its vector.
         price: what encoding it costs, seconds of audio.
+        sound: seconds and level (dBFS) of its recording, once it is decoded; None for another modality.
     """
 
     plan: EncodingPlan
@@ -36,6 +37,7 @@ class Task:
     index: int
     key: bytes
     price: float = 0.0
+    sound: tuple[float, float] | None = None
 
     @property
     def is_needless(self) -> bool:

@@ -260,6 +260,7 @@ def _container(
             str(protocol.GRPC_PORT),
             "--model-name",
             config.service,
+            *(["--traffic-store", "bundle"] if config.traffic else []),
         ],
         "env": _environment(config),
         "ports": ports,

@@ -13,7 +13,7 @@ from mistere.common.errors import ExitCode, UsageError
 from mistere.serving.deployment import service_and_bundle
 
 
-def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int) -> int:
+def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int, *, traffic: bool = False) -> int:
     """Serve a bundle until interrupted.
 
     Args:
@@ -22,6 +22,7 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
         host: address to listen on.
         port: REST port.
         grpc_port: gRPC port.
+        traffic: write statistics of the answers to the bundle's store, for ``mistere monitor``.
 
     Returns:
         The exit code: 0 after SIGTERM, 130 after Ctrl-C.
@@ -35,7 +36,7 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
     service, location = service_and_bundle(output, bundle)
     root, digest = split_bundle_location(location, ", or leave it out to serve the deployed one")
     from mistere.predictor.server import serve as serve_until_stopped
-    from mistere.predictor.settings import ServerSettings
+    from mistere.predictor.settings import BUNDLE_STORE, ServerSettings
 
     def show_ready() -> None:
         name = f"[{host}]" if ":" in host else host
@@ -44,7 +45,13 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
     print(f"loading {location}", flush=True)
     open_artifact(open_store(root), ModelBundle, digest)  # before the server starts, whose log would hide the reason
     settings = ServerSettings(
-        bundle=location, host=host, http_port=port, grpc_port=grpc_port, model_name=service, http_option="--port"
+        bundle=location,
+        host=host,
+        http_port=port,
+        grpc_port=grpc_port,
+        model_name=service,
+        traffic_store=BUNDLE_STORE if traffic else "",
+        http_option="--port",
     )
     stopped_by = serve_until_stopped(settings, on_ready=show_ready)
     return int(ExitCode.INTERRUPTED if stopped_by == signal.SIGINT else ExitCode.DEPLOYED)

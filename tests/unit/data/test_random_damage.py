@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from components.validate_data.config import ValidationConfig
 from components.validate_data.dataset import Declared
 from components.validate_data.facts.dataset_facts import ShardFile
-from components.validate_data.facts.profile import Profile
 from components.validate_data.run import write_report
 from components.validate_data.validation import validate
 from mistere.common.errors import DataError
 from mistere.common.splits import SPLITS
 from mistere.data.dataset import load_info, shards_of, write_dataset
+from mistere.data.profile import Profile
 from tests.unit.data.test_validate_data import INFO, LABELS, clean
 
 PREVIOUS_PROFILE = Profile(

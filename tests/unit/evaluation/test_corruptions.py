@@ -22,7 +22,6 @@ from components.validate_data.config import ValidationConfig
 from components.validate_data.dataset import Declared
 from components.validate_data.expectations import expectations
 from components.validate_data.facts.dataset_facts import ShardFile
-from components.validate_data.facts.profile import Profile
 from components.validate_data.facts.shard_facts import FactsCache
 from components.validate_data.report import render
 from components.validate_data.validation import validate
@@ -35,6 +34,7 @@ from mistere.corpora.importers.meld import import_meld
 from mistere.data.audio import decode, resample
 from mistere.data.dataset import DatasetInfo, Utterance, load_info, shards_of, write_dataset
 from mistere.data.dvc_remote import RemoteData
+from mistere.data.profile import Profile
 from mistere.data.utterances import UtteranceReader
 from mistere.data.versions import pin
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from components.validate_data.dataset import Declared
 from components.validate_data.facts.dataset_facts import ShardFile, gather
-from components.validate_data.facts.profile import Profile, profile_of
+from components.validate_data.facts.profile import profile_of
 from components.validate_data.facts.shard_facts import FactsCache
 from components.validate_data.run import REPORT, write_report
 from components.validate_data.validation import validate
@@ -25,6 +25,7 @@ from mistere.common.paths import cache_directory
 from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings
 from mistere.data.dataset import load_info, shards_of
+from mistere.data.profile import Profile
 from pipelines.cli.output.task_progress import task_progress
 from pipelines.profiles import load_profile
 

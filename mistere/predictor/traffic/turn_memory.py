@@ -1,0 +1,63 @@
+"""Which turns of a dialogue are new: in a live conversation a client sends the dialogue again as it grows.
+
+A turn is recognised by a digest of its content and of everything before it, which includes its position. The memory holds digests
+only, and a limited number of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final
+
+MOST_TURNS: Final = 65_536
+"""Turns that are remembered, about 12 MiB."""
+_DIGEST_BYTES: Final = 12
+_COUNTED, _CONTINUED = 1, 2
+
+
+class TurnMemory:
+    """Remembers the turns that were counted; the least recently used are forgotten first.
+
+    Args:
+        capacity: the number of turns.
+    """
+
+    def __init__(self, capacity: int = MOST_TURNS) -> None:
+        self._capacity = capacity
+        self._turns: OrderedDict[bytes, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def new_turns(self, contents: Sequence[bytes], predicted: Sequence[bool], unique: bool) -> tuple[list[bool], bool]:
+        """Which turns of a dialogue are predicted and were not counted before, and whether the dialogue is new.
+
+        The turns count as counted from now on.
+
+        Args:
+            contents: the content of each turn, of any length.
+            predicted: whether each turn is predicted; others are context.
+            unique: whether no two dialogues begin with equal contents, as is true of recordings. Otherwise a dialogue whose turns
+                are all known is taken for another one that begins alike if the known one has gone on since.
+        """
+        new: list[bool] = []
+        digest, begins = b"", False
+        last = len(contents) - 1
+        with self._lock:
+            turns = self._turns
+            for index, content in enumerate(contents):
+                digest = blake2b(content, digest_size=_DIGEST_BYTES, key=digest).digest()
+                state = turns.get(digest, 0)
+                again = not unique and index == last and state == _COUNTED | _CONTINUED
+                begins = begins or (not index and (not state or again))
+                new.append(predicted[index] and (not state & _COUNTED or again))
+                turns[digest] = state | (_COUNTED if predicted[index] else 0) | (_CONTINUED if index < last else 0)
+                turns.move_to_end(digest)
+            while len(turns) > self._capacity:
+                turns.popitem(last=False)
+        return new, begins
+
+    def __len__(self) -> int:
+        """The number of turns that are remembered."""
+        return len(self._turns)

@@ -1,0 +1,194 @@
+"""The figures that are counted of an endpoint's answers, with fixed keys and fixed bins.
+
+All counts are one array whose layout follows from the bundle alone, so no request can make them grow. They hold no text, recording,
+vector, identifier of a dialogue or speaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from mistere.data.profile import EDGES
+from mistere.data.scripts import SCRIPT_NAMES
+
+if TYPE_CHECKING:
+    from mistere.artifacts.manifests import ModelBundle
+
+OTHER: Final = "other"
+NO_MODALITY: Final = "none"
+_UNIT: Final = (0.0, 1.0)
+_CONFIDENCE_BINS, _PROBABILITY_BINS, _WEIGHT_BINS = 20, 10, 20
+
+TOTALS: Final = ("requests", "dialogues", "turns", "resent", "context", "recordings", "texts", "pairs", "equal_pairs")
+"""Keys of the figure ``total``. ``pairs`` are pairs of turns of one dialogue, and ``equal_pairs`` those with the same label, which tells
+how much less than independent the turns of a dialogue are."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: a histogram, or a count, for each of its keys.
+
+    Attributes:
+        name: its name in files.
+        keys: what it is counted for, such as the labels; one empty text where it has no keys.
+        bins: bins of each key's histogram; 1 for a count.
+        low: lower edge of the first bin.
+        high: upper edge of the last bin.
+        start: position of its first count in the array.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    bins: int = 1
+    low: float = 0.0
+    high: float = 0.0
+    start: int = 0
+
+    @property
+    def size(self) -> int:
+        """The number of its counts."""
+        return len(self.keys) * self.bins
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Edges of the bins ``[bins + 1]``."""
+        return np.linspace(self.low, self.high, self.bins + 1)
+
+    def bin_of(self, values: np.ndarray) -> np.ndarray:
+        """The bin of each value, of any shape; values outside are counted in the outermost bin."""
+        scaled = (values - self.low) * (self.bins / (self.high - self.low))
+        return np.minimum(np.maximum(scaled, 0.0), self.bins - 1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of a bundle's traffic.
+
+    Args:
+        labels: the bundle's labels.
+        experts: the names of the experts, in the order of the weights.
+        modalities: the modalities that the model reads.
+    """
+
+    labels: tuple[str, ...]
+    experts: tuple[str, ...]
+    modalities: tuple[str, ...]
+
+    @classmethod
+    def of(cls, bundle: ModelBundle) -> Figures:
+        """The figures of a bundle, whose experts are those of the model alone."""
+        return cls(tuple(bundle.labels), tuple(bundle.experts), tuple(sorted(bundle.encoders or bundle.vectors)))
+
+    @cached_property
+    def by_name(self) -> dict[str, Figure]:
+        """The figures by name, in the order of the array."""
+        figures = [
+            Figure("total", TOTALS),
+            Figure("label", self.labels),
+            Figure("probability", self.labels, _PROBABILITY_BINS, *_UNIT),
+            Figure("confidence", ("",), _CONFIDENCE_BINS, *_UNIT),
+            Figure("weight", self.experts, _WEIGHT_BINS, *_UNIT),
+            Figure("modality", (*self.modalities, NO_MODALITY)),
+            Figure("script", (*SCRIPT_NAMES, OTHER)),
+            *(Figure(name, ("",), bins, low, high) for name, (low, high, bins) in EDGES.items()),
+        ]
+        placed: dict[str, Figure] = {}
+        start = 0
+        for figure in figures:
+            placed[figure.name] = Figure(figure.name, figure.keys, figure.bins, figure.low, figure.high, start)
+            start += figure.size
+        return placed
+
+    @cached_property
+    def size(self) -> int:
+        """The number of counts."""
+        return sum(figure.size for figure in self.by_name.values())
+
+    def empty(self) -> Counts:
+        """Counts of nothing."""
+        return Counts(self, np.zeros(self.size, np.int64))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of a bundle's traffic.
+
+    Attributes:
+        figures: their layout.
+        values: the counts, int64 ``[figures.size]``.
+    """
+
+    figures: Figures
+    values: np.ndarray
+
+    def __add__(self, other: Counts) -> Counts:
+        """The sum of counts with the same layout."""
+        return Counts(self.figures, self.values + other.values)
+
+    def table(self, name: str) -> np.ndarray:
+        """The counts of a figure ``[keys, bins]``, as a view."""
+        figure = self.figures.by_name[name]
+        return self.values[figure.start : figure.start + figure.size].reshape(len(figure.keys), figure.bins)
+
+    def by_key(self, name: str) -> dict[str, int]:
+        """The counts of a figure by key, over all bins."""
+        return dict(zip(self.figures.by_name[name].keys, self.table(name).sum(1).tolist(), strict=True))
+
+    def total(self, key: str) -> int:
+        """A count of the figure ``total``."""
+        return int(self.table("total")[TOTALS.index(key), 0])
+
+
+def prediction_positions(
+    figures: Figures, probabilities: np.ndarray, weights: np.ndarray, modalities: Sequence[str]
+) -> list[np.ndarray]:
+    """Where n predicted turns count: labels, probabilities, confidence, weights and modalities.
+
+    An expert that is absent from a turn has no weight there, and counts nowhere.
+
+    Args:
+        figures: the layout.
+        probabilities: ``[n, C]``.
+        weights: the weights of the layout's experts ``[n, E]``; exactly 0 where an expert is absent.
+        modalities: the present modalities of each turn, ``+``-joined or ``none``.
+    """
+    label, probability, confidence = (figures.by_name[name] for name in ("label", "probability", "confidence"))
+    weight, modality = figures.by_name["weight"], figures.by_name["modality"]
+    columns = np.arange(probabilities.shape[1]) * probability.bins + probability.start
+    experts = np.arange(weights.shape[1]) * weight.bins + weight.start
+    places = {name: modality.start + place for place, name in enumerate(modality.keys)}
+    present = [places[name] for joined in modalities for name in joined.split("+") if name in places]
+    return [
+        probabilities.argmax(1) + label.start,
+        (probability.bin_of(probabilities) + columns).ravel(),
+        confidence.bin_of(probabilities.max(1)) + confidence.start,
+        (weight.bin_of(weights) + experts)[weights > 0],
+        np.asarray(present, np.int64),
+    ]
+
+
+def pair_counts(predicted: np.ndarray, new: np.ndarray) -> tuple[int, int]:
+    """Pairs of a new turn with each earlier turn of its dialogue, and how many of them have the same label.
+
+    Args:
+        predicted: classes ``[n]`` of the predicted turns of a dialogue.
+        new: which of them are new ``[n]``.
+    """
+    count = len(predicted)
+    if count < 2:
+        return 0, 0
+    later = np.flatnonzero(new)
+    equal = predicted[later, None] == predicted[None, :]
+    earlier = np.arange(count)[None, :] < later[:, None]
+    return int(later.sum()), int((equal & earlier).sum())
+
+
+def totals(values: Mapping[str, int], figures: Figures) -> np.ndarray:
+    """Counts ``[len(TOTALS)]`` of the figure ``total``, in its order."""
+    assert values.keys() <= set(TOTALS)
+    return np.fromiter((values.get(key, 0) for key in TOTALS), np.int64, figures.by_name["total"].size)
