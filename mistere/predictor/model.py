@@ -276,8 +276,8 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
                 response = encode_response(payload, identity, predictions[0], model, detail, warnings)
             else:
                 response = encode_v1(predictions, identity, model, detail, warnings)
-        if self._traffic is not None:
-            self._traffic.observe(asked, dialogues, predictions, plan)
+        if self._traffic is not None:  # counted after the response is on its way
+            asyncio.get_running_loop().call_soon(self._traffic.observe, asked, dialogues, predictions, plan)
         self._observe(predictions, model, identity, time.perf_counter() - start)
         return response
 

@@ -18,7 +18,7 @@ from mistere.predictor.settings import BUNDLE_STORE, ServerSettings
 from mistere.predictor.traffic.prometheus import TRAFFIC
 from mistere.predictor.traffic.recorder import TrafficRecorder
 from mistere.predictor.traffic.turn_memory import TurnMemory
-from mistere.serving.traffic.figures import OTHER, Figures, pair_counts, prediction_positions, totals
+from mistere.serving.traffic.figures import OTHER, Figures, pair_counts, prediction_positions
 
 if TYPE_CHECKING:
     from mistere.model.inference import DialoguePrediction, EmotionModel
@@ -96,44 +96,45 @@ class TrafficObserver:
         flags, begins = self._memory.new_turns(contents, predicted.tolist(), unique)
         new = np.asarray(flags)
         chosen = np.flatnonzero(new)
+        known = int(predicted.sum()) - len(chosen)
         counted = {
             "requests": int(first),
             "dialogues": int(begins),
             "turns": len(chosen),
-            "resent": int(predicted.sum()) - len(chosen),
-            "context": len(flags) - int(predicted.sum()),
+            "resent": known,
+            "context": len(flags) - len(chosen) - known,
         }
-        if not len(chosen):
-            self.recorder.add((), totals(counted, figures))
-            return
-        weights = prediction.expert_weights[chosen][:, self._columns]
-        modalities = [prediction.modalities[index] for index in chosen]
-        positions = prediction_positions(figures, probabilities[chosen], weights, modalities)
-        counted["pairs"], counted["equal_pairs"] = pair_counts(probabilities[predicted].argmax(1), new[predicted])
-        levels = [sounds[index] for index in chosen.tolist() if index in sounds]
-        if levels:
-            counted["recordings"] = len(levels)
-            positions += _binned(figures, ("seconds", "rms_dbfs"), np.asarray(levels))
-        if dialogue.turns:
-            texts = [text for index in chosen if not is_blank(text := (dialogue.turns[index].text or "").strip())]
-            if texts:
+        positions: list[np.ndarray | list[int]] = []
+        if len(chosen):
+            weights = prediction.expert_weights[chosen][:, self._columns]
+            modalities = [prediction.modalities[index] for index in chosen]
+            positions.append(prediction_positions(figures, probabilities[chosen], weights, modalities))
+            if len(flags) > 1:
+                pairs = pair_counts(probabilities[predicted].argmax(1), new[predicted])
+                counted["pairs"], counted["equal_pairs"] = pairs
+            inputs = [sounds[index] for index in chosen.tolist() if index in sounds]
+            counted["recordings"] = len(inputs)
+            positions.append(_sound_positions(figures, inputs))
+            if dialogue.turns:
+                texts = [(dialogue.turns[index].text or "").strip() for index in chosen]
+                texts = [text for text in texts if text and not is_blank(text)]
                 counted["texts"] = len(texts)
-                lengths = np.fromiter(map(len, texts), float, len(texts))
-                positions += [*_binned(figures, ("text_length",), lengths[:, None]), _script_positions(figures, texts)]
-        self.recorder.add(positions, totals(counted, figures))
+                positions.append(_text_positions(figures, texts))
+        self.recorder.add(positions, counted)
 
 
-def _binned(figures: Figures, names: Sequence[str], values: np.ndarray) -> list[np.ndarray]:
-    """Positions of the columns of values ``[n, len(names)]`` in the histograms of these names."""
-    chosen = [figures.by_name[name] for name in names]
-    return [figure.bin_of(values[:, column]) + figure.start for column, figure in enumerate(chosen)]
+def _sound_positions(figures: Figures, sounds: Sequence[tuple[float, float]]) -> list[int]:
+    seconds, level = figures.by_name["seconds"], figures.by_name["rms_dbfs"]
+    return [place for sound in sounds for place in (seconds.position(sound[0]), level.position(sound[1]))]
 
 
-def _script_positions(figures: Figures, texts: Sequence[str]) -> np.ndarray:
-    figure = figures.by_name["script"]
+def _text_positions(figures: Figures, texts: Sequence[str]) -> list[int]:
+    length, scripts = figures.by_name["text_length"], figures.script_positions
     found = [script for text in texts if (script := main_script(text)) is not None]
-    places = [figure.keys.index(script if script in figure.keys else OTHER) for script in found]
-    return np.asarray(places, np.int64) + figure.start
+    return [
+        *(length.position(len(text)) for text in texts),
+        *(scripts.get(script, scripts[OTHER]) for script in found),
+    ]
 
 
 def _sounds(plan: EncodingPlan, keys: Sequence[bytes | None]) -> dict[int, tuple[float, float]]:

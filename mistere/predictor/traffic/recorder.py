@@ -11,19 +11,20 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from mistere.artifacts.object_store import ObjectStore
-from mistere.serving.traffic.figures import Counts, Figures
+from mistere.serving.traffic.figures import TOTAL_POSITIONS, Counts, Figures
 from mistere.serving.traffic.files import HOUR_SECONDS, counts_file, hour_name, traffic_key
 
 logger = logging.getLogger("kserve.predictor")
 
 MOST_HOURS: Final = 48
 """Hours that are kept while the store fails; the oldest are lost."""
+_NOTHING: Final = np.zeros(0, np.int64)
 _CLOSE_SECONDS: Final = 10.0
 """Longest wait for the last write at the end; Kubernetes kills the pod some seconds later."""
 
@@ -75,23 +76,24 @@ class TrafficRecorder:
         with self._lock:
             return Counts(self.figures, self._total.values.copy())
 
-    def add(self, positions: Sequence[np.ndarray], totals: np.ndarray) -> None:
+    def add(self, positions: Sequence[np.ndarray | list[int]], totals: Mapping[str, int]) -> None:
         """Count.
 
         Args:
             positions: positions in the array that count 1 more, each as often as it occurs.
-            totals: what the figure ``total`` counts, in its order.
+            totals: what the figure ``total`` counts more, by key.
         """
-        counted = np.bincount(np.concatenate(positions), minlength=self.figures.size) if positions else None
+        every = np.concatenate([np.asarray(each, np.int64) for each in positions]) if positions else _NOTHING
+        counted = np.bincount(every, minlength=self.figures.size)
+        for key, count in totals.items():
+            counted[TOTAL_POSITIONS[key]] += count
         hour = int(self._clock() // HOUR_SECONDS)
         with self._lock:
             targets = [self._total.values]
             if self._store is not None:
                 targets.append(self._hour(hour))
             for values in targets:
-                if counted is not None:
-                    values += counted
-                values[: len(totals)] += totals
+                values += counted
 
     def _hour(self, hour: int) -> np.ndarray:
         self._unwritten.add(hour)

@@ -47,13 +47,14 @@ class TurnMemory:
         with self._lock:
             turns = self._turns
             for index, content in enumerate(contents):
-                digest = blake2b(content, digest_size=_DIGEST_BYTES, key=digest).digest()
+                digest = blake2b(digest + content, digest_size=_DIGEST_BYTES).digest()
                 state = turns.get(digest, 0)
                 again = not unique and index == last and state == _COUNTED | _CONTINUED
                 begins = begins or (not index and (not state or again))
                 new.append(predicted[index] and (not state & _COUNTED or again))
                 turns[digest] = state | (_COUNTED if predicted[index] else 0) | (_CONTINUED if index < last else 0)
-                turns.move_to_end(digest)
+                if state:
+                    turns.move_to_end(digest)
             while len(turns) > self._capacity:
                 turns.popitem(last=False)
         return new, begins

@@ -6,7 +6,7 @@ vector, identifier of a dialogue or speaker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -27,6 +27,8 @@ _CONFIDENCE_BINS, _PROBABILITY_BINS, _WEIGHT_BINS = 20, 10, 20
 TOTALS: Final = ("requests", "dialogues", "turns", "resent", "context", "recordings", "texts", "pairs", "equal_pairs")
 """Keys of the figure ``total``. ``pairs`` are pairs of turns of one dialogue, and ``equal_pairs`` those with the same label, which tells
 how much less than independent the turns of a dialogue are."""
+TOTAL_POSITIONS: Final = {key: place for place, key in enumerate(TOTALS)}
+"""Positions of these counts: they come first in the array."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ class Figure:
         """Edges of the bins ``[bins + 1]``."""
         return np.linspace(self.low, self.high, self.bins + 1)
 
-    def bin_of(self, values: np.ndarray) -> np.ndarray:
-        """The bin of each value, of any shape; values outside are counted in the outermost bin."""
-        scaled = (values - self.low) * (self.bins / (self.high - self.low))
-        return np.minimum(np.maximum(scaled, 0.0), self.bins - 1).astype(np.int64)
+    def position(self, value: float) -> int:
+        """The position of a value; one outside of the edges is counted in the outermost bin."""
+        scaled = (value - self.low) * self.bins / (self.high - self.low)
+        return self.start + int(min(max(scaled, 0.0), self.bins - 1))
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,26 @@ class Figures:
         """The number of counts."""
         return sum(figure.size for figure in self.by_name.values())
 
+    @cached_property
+    def unit_layout(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For the probabilities, the confidence and the weights of a turn, ``[C + 1 + E]`` each: bins, last bin, first position."""
+        names = ("probability", "confidence", "weight")
+        placed = [(self.by_name[name], key) for name in names for key in range(len(self.by_name[name].keys))]
+        bins = np.array([figure.bins for figure, _ in placed], np.float32)
+        return bins, bins - 1, np.array([figure.start + key * figure.bins for figure, key in placed])
+
+    @cached_property
+    def modality_positions(self) -> dict[str, int]:
+        """The position of each modality's count."""
+        figure = self.by_name["modality"]
+        return {name: figure.start + place for place, name in enumerate(figure.keys)}
+
+    @cached_property
+    def script_positions(self) -> dict[str, int]:
+        """The position of each script's count."""
+        figure = self.by_name["script"]
+        return {name: figure.start + place for place, name in enumerate(figure.keys)}
+
     def empty(self) -> Counts:
         """Counts of nothing."""
         return Counts(self, np.zeros(self.size, np.int64))
@@ -141,35 +163,38 @@ class Counts:
 
     def total(self, key: str) -> int:
         """A count of the figure ``total``."""
-        return int(self.table("total")[TOTALS.index(key), 0])
+        return int(self.values[TOTAL_POSITIONS[key]])
 
 
 def prediction_positions(
     figures: Figures, probabilities: np.ndarray, weights: np.ndarray, modalities: Sequence[str]
-) -> list[np.ndarray]:
+) -> np.ndarray:
     """Where n predicted turns count: labels, probabilities, confidence, weights and modalities.
 
     An expert that is absent from a turn has no weight there, and counts nowhere.
 
     Args:
         figures: the layout.
-        probabilities: ``[n, C]``.
+        probabilities: ``[n, C]``, of which none is NaN.
         weights: the weights of the layout's experts ``[n, E]``; exactly 0 where an expert is absent.
         modalities: the present modalities of each turn, ``+``-joined or ``none``.
     """
-    label, probability, confidence = (figures.by_name[name] for name in ("label", "probability", "confidence"))
-    weight, modality = figures.by_name["weight"], figures.by_name["modality"]
-    columns = np.arange(probabilities.shape[1]) * probability.bins + probability.start
-    experts = np.arange(weights.shape[1]) * weight.bins + weight.start
-    places = {name: modality.start + place for place, name in enumerate(modality.keys)}
+    scale, most, start = figures.unit_layout
+    label = probabilities.argmax(1)
+    confidence = probabilities[np.arange(len(label)), label]
+    values = np.concatenate([probabilities, confidence[:, None], weights], axis=1)
+    positions = np.minimum(values * scale, most).astype(np.int64) + start
+    shared = probabilities.shape[1] + 1
+    places = figures.modality_positions
     present = [places[name] for joined in modalities for name in joined.split("+") if name in places]
-    return [
-        probabilities.argmax(1) + label.start,
-        (probability.bin_of(probabilities) + columns).ravel(),
-        confidence.bin_of(probabilities.max(1)) + confidence.start,
-        (weight.bin_of(weights) + experts)[weights > 0],
-        np.asarray(present, np.int64),
-    ]
+    return np.concatenate(
+        [
+            label + figures.by_name["label"].start,
+            positions[:, :shared].ravel(),
+            positions[:, shared:][weights > 0],
+            np.array(present, np.int64),
+        ]
+    )
 
 
 def pair_counts(predicted: np.ndarray, new: np.ndarray) -> tuple[int, int]:
@@ -186,9 +211,3 @@ def pair_counts(predicted: np.ndarray, new: np.ndarray) -> tuple[int, int]:
     equal = predicted[later, None] == predicted[None, :]
     earlier = np.arange(count)[None, :] < later[:, None]
     return int(later.sum()), int((equal & earlier).sum())
-
-
-def totals(values: Mapping[str, int], figures: Figures) -> np.ndarray:
-    """Counts ``[len(TOTALS)]`` of the figure ``total``, in its order."""
-    assert values.keys() <= set(TOTALS)
-    return np.fromiter((values.get(key, 0) for key in TOTALS), np.int64, figures.by_name["total"].size)

@@ -96,7 +96,7 @@ def test_an_absent_expert_has_no_weight() -> None:
     total = observe(counted, texts("a", "b"), prediction([0, 1], [[0.0, 0.6, 0.4], [0.5, 0.2, 0.3]]))
     assert total.by_key("weight") == {"speech": 1, "text": 2, "cross_modal": 2}
     figure = FIGURES.by_name["weight"]
-    assert total.table("weight")[0].argmax() == figure.bin_of(np.array([0.5]))[0]
+    assert total.table("weight")[0].argmax() == figure.position(0.5) - figure.start
 
 
 def test_context_turns_and_the_same_words_at_another_place_are_told_apart() -> None:
@@ -146,7 +146,7 @@ def test_levels_and_durations_of_new_recordings() -> None:
 @pytest.mark.parametrize("value", [-np.inf, np.inf, -1e30, 1e30, 0.0])
 def test_extreme_values_fall_into_the_outermost_bins(value: float) -> None:
     figure = FIGURES.by_name["rms_dbfs"]
-    assert 0 <= figure.bin_of(np.array([value]))[0] < figure.bins
+    assert figure.start <= figure.position(value) < figure.start + figure.bins
 
 
 def test_hostile_requests_do_not_make_the_counts_grow() -> None:
