@@ -191,7 +191,7 @@ def test_manifests_contain_no_secret_values(builds: Builds) -> None:
     for build, objects in builds.items():
         assert not of_kind(objects, "Secret"), build
         settings = of_kind(objects, "ConfigMap")
-        assert set(settings) == {"mistere-settings"}, build
+        assert set(settings) - {"mistere-dashboard"} == {"mistere-settings"}, build
         for name, value in settings["mistere-settings"]["data"].items():
             assert not re.search("KEY|TOKEN|PASSWORD|SECRET", name) and "@" not in value, (build, name)
         text = str(objects)
