@@ -43,7 +43,7 @@ format: setup-dev ## format the code
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-compile: setup ## write images.lock.yaml and retraining.yaml
+compile: setup ## write images.lock.yaml, retraining.yaml and scoring.yaml
 	$(BIN)/python -m pipelines.images
 	$(BIN)/mistere compile
 

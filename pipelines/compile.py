@@ -1,4 +1,4 @@
-"""``mistere compile``: compiles the pipeline to the YAML of Kubeflow Pipelines."""
+"""``mistere compile``: compiles a pipeline to the YAML of Kubeflow Pipelines."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from mistere.artifacts.signing import check_signer
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT, is_checkout
-from mistere.kubernetes.image_signatures import check_registry
-from mistere.kubernetes.images import image
-from mistere.serving.kserve.inference_service import check_cluster_support
+from mistere.config.stages import PipelineName
+from pipelines.catalogue import PIPELINES
 from pipelines.ir_check import check_pipeline
 from pipelines.profiles import load_profile
 from pipelines.train_image import check_train_image
 
 
-def default_output() -> Path:
+def default_output(pipeline: PipelineName = "retraining") -> Path:
     """The compiled file of the checkout if that is the current folder, else a file in the current folder."""
-    return Path("pipelines/retraining.yaml" if is_checkout() and Path.cwd() == PROJECT_ROOT else "retraining.yaml")
+    file = PIPELINES[pipeline].file
+    return Path("pipelines") / file if is_checkout() and Path.cwd() == PROJECT_ROOT else Path(file)
 
 
-def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> None:
-    """Write the pipeline as KFP's YAML, with the profile's sections as the parameters' defaults.
+def compile_pipeline(
+    profile: str, settings: Iterable[str], output: Path, pipeline: PipelineName = "retraining"
+) -> None:
+    """Write a pipeline as KFP's YAML, with the profile's sections as the parameters' defaults.
 
     A value given for a parameter replaces its default as a whole, so the sections are also constants of the steps that complete
     a section given in part.
@@ -33,6 +34,7 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
         profile: base settings.
         settings: ``--set`` on top.
         output: the file to write.
+        pipeline: which pipeline.
 
     Raises:
         UsageError: an invalid setting, one with which a cluster cannot deploy, or a file in a folder that does not exist.
@@ -43,25 +45,17 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
             f"there is no folder {output.parent} for {output.name}: create it, or write the file elsewhere."
         )
     config = load_profile(profile, settings)
-    check_cluster_support(config.deployment)
+    chosen = PIPELINES[pipeline]
+    chosen.check(config)
     check_train_image(config)
-    check_signer(
-        config.deployment.bundle_key,
-        config.cluster.signing_secret,
-        "cluster.signing_secret to the secret with the private key",
-    )
-    check_registry(image("predictor"), config.deployment.image_key)
+    chosen.check_signatures(config)
     import yaml
     from kfp.compiler import Compiler
 
-    from pipelines.retraining import retraining
-
-    sections = config.parameters()
-    transcribing = config.data.transcription.is_on
-    pipeline = retraining(config.modalities, config.cluster, Path(profile).stem, sections, transcribing=transcribing)
+    definition = chosen.define(config, Path(profile).stem)
     partial = output.with_name(f".{output.stem}.partial.yaml")
     try:
-        Compiler().compile(pipeline, str(partial), pipeline_parameters=sections)
+        Compiler().compile(definition, str(partial), pipeline_parameters=chosen.parameters(config))
         text = _DEFAULT.sub("", partial.read_text(encoding="utf-8"))
         check_pipeline(next(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))))
         partial.write_text(text, encoding="utf-8")

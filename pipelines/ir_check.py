@@ -47,7 +47,7 @@ def check_pipeline(spec: Spec) -> None:
         more = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
         raise MistereError(
             f"Kubeflow Pipelines would refuse this pipeline at run time: {mismatches[0]}{more}. Correct the types that the"
-            " components declare (components/*/component.py) or how pipelines/retraining.py connects them."
+            " components declare (components/*/component.py) or how the definition in pipelines/ connects them."
         )
 
 
@@ -64,7 +64,7 @@ def find_mismatches(spec: Spec) -> Iterator[str]:
             yield f"the pipeline's default for '{name}' is not of its type {parameter['parameterType']}"
     for name, component in [("the pipeline", spec["root"]), *components.items()]:
         if "dag" in component:
-            yield from _Dag(name, component, components).mismatches()
+            yield from _Dag(name, component, components, spec["root"]).mismatches()
         elif component.get("executorLabel") not in executors:
             yield f"component '{name}' has no executor"
 
@@ -72,11 +72,12 @@ def find_mismatches(spec: Spec) -> Iterator[str]:
 class _Dag:
     """A component that consists of tasks."""
 
-    def __init__(self, name: str, component: Spec, components: Mapping[str, Spec]) -> None:
+    def __init__(self, name: str, component: Spec, components: Mapping[str, Spec], root: Spec) -> None:
         self.name = name
         self.component = component
         self.tasks: Mapping[str, Spec] = component["dag"].get("tasks", {})
         self.components = components
+        self.root = root
 
     def mismatches(self) -> Iterator[str]:
         for name, task in self.tasks.items():
@@ -185,7 +186,7 @@ class _Dag:
         looped = any(
             ("parameterIterator" in task or "artifactIterator" in task)
             and self.components.get(task["componentRef"]["name"]) is self.component
-            for other in self.components.values()
+            for other in (self.root, *self.components.values())
             for task in other.get("dag", {}).get("tasks", {}).values()
         )
         for kind in ("parameters", "artifacts"):

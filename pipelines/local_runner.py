@@ -1,6 +1,7 @@
-"""Runs the pipeline under kfp's local runner, in a separate process so that kfp's output goes to a separate log.
+"""Runs a pipeline under kfp's local runner, in a separate process so that kfp's output goes to a separate log.
 
-``python -m pipelines.local_runner ARGUMENTS.json ROOT``: the pipeline's arguments as JSON, and a directory for kfp.
+``python -m pipelines.local_runner ARGUMENTS.json ROOT [PIPELINE]``: the pipeline's arguments as JSON, a directory for kfp, and which
+pipeline (``retraining``).
 """
 
 from __future__ import annotations
@@ -80,20 +81,18 @@ def start(arguments: Path, root: Path, events: Path, log: Path, lock: IO[str]) -
     return LocalPipeline(process, copy_redacted(process.stdout, open_private(log)))
 
 
-def main(arguments: Path, root: Path) -> None:
-    """Run the pipeline. The outcome is recorded in the store; an exception here only leaves a traceback in the log."""
+def main(arguments: Path, root: Path, pipeline: str = "retraining") -> None:
+    """Run a pipeline. The outcome is recorded in the store; an exception here only leaves a traceback in the log."""
     die_with_parent()
     hold_runner_lock()
     from kfp import local
 
-    from mistere.config.modalities import modalities_of
-    from pipelines.retraining import retraining
+    from pipelines.catalogue import find_pipeline
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
     given = read_json(arguments)
-    transcribing = bool(given["data"]["transcription"]["source"])
-    retraining(modalities_of(given), transcribing=transcribing)(**given)
+    find_pipeline(pipeline).define_local(given)(**given)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE
 from mistere.common.environment import AUTHORITY_VARIABLES, RETRIES_VARIABLE
 from mistere.config.cluster import ClusterConfig, StepSettings
-from mistere.config.stages import stages
+from mistere.config.stages import every_stage
 from mistere.kubernetes.current_pod import authority_folder
 from mistere.kubernetes.image_registry import CREDENTIALS_VARIABLE
 from mistere.kubernetes.secret_keys import REGISTRY_FILE, SIGNING_FILE, STORAGE_VARIABLES, TRACKING_KEYS, WEBHOOK_KEYS
@@ -82,8 +82,8 @@ def apply(
         kubernetes.add_toleration(task, **{name: value for name, value in fields.items() if value})
     for key, value in sorted({**_LABELS, "mistere/stage": stage.replace("_", "-"), **cluster.labels}.items()):
         kubernetes.add_pod_label(task, key, value)
-    _secrets(task, cluster, {secret for name in (stage, *also) for secret in stages()[name].secrets})
-    if stages()[stage].settings:
+    _secrets(task, cluster, {secret for name in (stage, *also) for secret in every_stage()[name].secrets})
+    if every_stage()[stage].settings:
         kubernetes.use_config_map_as_env(task, SETTINGS_MAP, {key: key for key in SETTINGS_KEYS}, optional=True)
     return task
 

@@ -11,7 +11,9 @@ from pydantic import create_model
 from components.gate_model.config import GateConfig
 from components.validate_data.config import ValidationConfig
 from mistere.config.loader import Config, load_config
+from mistere.config.stages import PipelineName
 from mistere.engine.stage import RunContext
+from pipelines.catalogue import PIPELINES
 
 PROFILES = Path(__file__).parent / "profiles"
 PIPELINE_CONFIG: type[Config] = create_model(
@@ -39,6 +41,6 @@ def load_local_profile(profile: str, settings: Iterable[str] = ()) -> Config:
     return load_profile(profile, [*_LOCAL_DEPLOYMENT, *settings])
 
 
-def pipeline_arguments(config: Config, context: RunContext) -> dict[str, Any]:
-    """Arguments of the pipeline: the run's context and all sections."""
-    return {"run": context.model_dump(mode="json"), **config.parameters()}
+def pipeline_arguments(config: Config, context: RunContext, pipeline: PipelineName = "retraining") -> dict[str, Any]:
+    """Arguments of a pipeline: the run's context and its sections."""
+    return {"run": context.model_dump(mode="json"), **PIPELINES[pipeline].parameters(config)}

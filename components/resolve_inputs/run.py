@@ -9,17 +9,16 @@ from pydantic import Field, create_model
 
 from components.resolve_inputs.preflight import preflight
 from components.resolve_inputs.rerun import inputs_digest, remaining_work
-from mistere.artifacts.object_store import ObjectStore, open_store
+from mistere.artifacts.object_store import open_store
 from mistere.common.errors import UsageError
 from mistere.config.base import Section
 from mistere.config.loader import Config, complete_config
-from mistere.data.latest import LATEST
+from mistere.data.latest import latest_data
 from mistere.engine.execution import execute
 from mistere.engine.finished_run import INPUTS_VALUE, has_finished
 from mistere.engine.run_settings import deployment_namespace, is_complete, run_context
 from mistere.engine.stage import Result, RunContext, Stage, Step, load_stage
 from mistere.kubernetes.current_pod import is_inside
-from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, SETTINGS_MAP
 from mistere.registry.release.champion import read_champion
 from mistere.runs.run_info import RunOrigin, changed_stage_settings, read_origin, write_run_info
 from mistere.serving.kserve.inference_service import check_cluster_support
@@ -117,7 +116,7 @@ def run(config: RunParameters, step: Step) -> Result:
         check_cluster_support(whole.deployment)
     digest, remote = step.run.data_digest, step.run.data_remote
     if not digest:
-        digest, remote = _latest(step.store)
+        digest, remote = latest_data(step.store)
     origin = _origin(config, step, whole)
     if origin is not None:
         context = step.run.model_copy(update={"data_digest": digest, "data_remote": remote})
@@ -167,17 +166,6 @@ def _code_state(run: RunContext) -> str:
     if not run.commit:
         return "unknown"
     return f"uncommitted{f': {run.uncommitted}' if run.uncommitted else ''}" if run.dirty else "committed"
-
-
-def _latest(store: ObjectStore) -> tuple[str, str]:
-    """Digest and remote of the published data."""
-    latest = LATEST.read(store).value
-    if latest is None:
-        raise UsageError(
-            f"no data has been published ({store.location(LATEST.key)} does not exist): publish it with `mistere data publish`, or "
-            f"set {DATA_REMOTE} and {DATA_DIGEST} in the ConfigMap {SETTINGS_MAP}."
-        )
-    return latest.digest, latest.remote
 
 
 def shards(section: Mapping[str, Any]) -> list[dict[str, int]]:

@@ -51,3 +51,11 @@ class GateVerdictArtifact(_PipelineArtifact):
 
 class ModelBundleArtifact(_PipelineArtifact):
     """Everything the predictor needs."""
+
+
+class ScoredShardsArtifact(_PipelineArtifact):
+    """The scores of a share of an archive."""
+
+
+class ArchiveScoresArtifact(_PipelineArtifact):
+    """The scores of an archive."""

@@ -406,6 +406,31 @@ class BaseEncoder(Manifest):
     outside_digest: ClassVar[frozenset[str]] = Manifest.outside_digest | {"source"}
 
 
+class ScoredShards(Manifest):
+    """The scores of some shards of an archive: ``turns/SHARD.parquet`` and ``calls/SHARD.parquet`` of each."""
+
+    dataset: str
+    labels: list[str]
+    bundle_digest: str
+    model_version: str = ""
+    shards: list[dict[str, Any]] = Field(description="What was scored of each shard, in order.")
+
+
+class ArchiveScores(Manifest):
+    """The scores of an archive: ``calls.parquet``, ``scores.html`` and ``plan.json``; the turns are in the parts."""
+
+    dataset: str
+    bundle_digest: str
+    model_version: str = ""
+    turns: int
+    calls: int
+    parts: list[Segment] = Field(description="Digests of the artifacts with the tables of turns.")
+
+    def refers_to(self) -> list[tuple[str, str]]:
+        """The tables of turns."""
+        return [("ScoredShards", digest) for digest in self.parts]
+
+
 MANIFESTS: dict[str, type[Manifest]] = {
     cls.__name__: cls
     for cls in (
@@ -420,5 +445,7 @@ MANIFESTS: dict[str, type[Manifest]] = {
         GateVerdict,
         ModelBundle,
         BaseEncoder,
+        ScoredShards,
+        ArchiveScores,
     )
 }

@@ -11,7 +11,7 @@ from mistere.common.suggestions import did_you_mean
 from mistere.config.base import OBJECT_NAME as _NAME
 from mistere.config.base import OptionalQuantity, Quantity, Section, Toleration
 from mistere.config.pod_environment import Environment, EnvironmentReference, check_authorities
-from mistere.config.stages import split_task, stages
+from mistere.config.stages import every_stage, split_task
 
 KUBEFLOW_NAMESPACE: Final = "kubeflow"
 
@@ -110,7 +110,7 @@ class ClusterConfig(Section):
     @field_validator("steps")
     @classmethod
     def _known(cls, steps: dict[str, StepSettings]) -> dict[str, StepSettings]:
-        known = [*stages(), *(task for stage, info in stages().items() for task in info.tasks(stage))]
+        known = [*every_stage(), *(task for stage, info in every_stage().items() for task in info.tasks(stage))]
         for name in steps:
             if name not in known and not split_task(name)[0]:
                 raise ValueError(f"there is no step {name!r}{did_you_mean(name, known)}")
@@ -118,7 +118,7 @@ class ClusterConfig(Section):
 
     def step(self, stage: str, modality: str = "") -> StepSettings:
         """The settings of a step: the stage's defaults, then ``steps.STAGE``, then ``steps.STAGE-MODALITY``."""
-        values = dict(stages()[stage].pod)
+        values = dict(every_stage()[stage].pod)
         for name in (stage, f"{stage}-{modality}"):
             if name in self.steps:
                 values.update({field: getattr(self.steps[name], field) for field in self.steps[name].model_fields_set})

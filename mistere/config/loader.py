@@ -28,6 +28,7 @@ from mistere.config.gate import RuleThresholds
 from mistere.config.mixture import MixtureConfig
 from mistere.config.modalities import DEFAULT_MODALITIES, modalities_of, name_problem, sections_with
 from mistere.config.registry import RegistryConfig
+from mistere.config.scoring import ScoringConfig
 from mistere.config.validation import ValidationSettings
 
 
@@ -53,6 +54,7 @@ class Config(Section):
     gate: RuleThresholds = RuleThresholds()
     registry: RegistryConfig = RegistryConfig()
     deployment: DeploymentConfig = DeploymentConfig()
+    scoring: ScoringConfig = ScoringConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     def section(self, name: str) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class Config(Section):
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """The names of the sections that are parameters of the pipeline; ``cluster`` is compiled into it."""
+        """The names of the sections that are parameters of the retraining pipeline; ``cluster`` is compiled into it, and ``scoring`` is another pipeline's."""
         return sections_with(self.modalities)
 
     def parameters(self) -> dict[str, dict[str, Any]]:

@@ -24,6 +24,9 @@ from mistere.config.modalities import DEFAULT_MODALITIES, name_problem
 AFFECTS_RESULTS = False
 
 _DECLARATION: Final = "stage.yaml"
+PipelineName = Literal["retraining", "scoring"]
+RETRAINING: Final = "retraining"
+SCORING: Final = "scoring"
 
 
 class StageInfo(Section):
@@ -32,6 +35,7 @@ class StageInfo(Section):
     Attributes:
         doing: what the stage does, as a report continues "The run failed while …"; ``{modality}`` is replaced.
         after: the stage that it follows in lists of stages; empty for the first.
+        pipeline: the pipeline that it is a part of.
         per_modality: whether the pipeline runs it once for each modality, as task ``STAGE-MODALITY``.
         optional: whether it is part of a run only where a setting asks for it; lists of tasks name it once it has a record.
         exit_handler: whether it runs at the end of every run, whatever happened.
@@ -43,6 +47,7 @@ class StageInfo(Section):
 
     doing: str = Field(min_length=1)
     after: str = ""
+    pipeline: PipelineName = "retraining"
     per_modality: bool = False
     optional: bool = False
     exit_handler: bool = False
@@ -58,8 +63,24 @@ class StageInfo(Section):
 
 
 @cache
-def stages(components: Path = PROJECT_ROOT / "components") -> dict[str, StageInfo]:
-    """Every stage by the name of its folder, in the order of the pipeline.
+def stages(
+    components: Path = PROJECT_ROOT / "components", pipeline: PipelineName = "retraining"
+) -> dict[str, StageInfo]:
+    """The stages of a pipeline by the names of their folders, in the pipeline's order.
+
+    Args:
+        components: the folder that holds a folder for each stage.
+        pipeline: which pipeline.
+
+    Raises:
+        UsageError: as :func:`every_stage`.
+    """
+    return {name: info for name, info in every_stage(components).items() if info.pipeline == pipeline}
+
+
+@cache
+def every_stage(components: Path = PROJECT_ROOT / "components") -> dict[str, StageInfo]:
+    """The stages of all pipelines by the names of their folders, those of each pipeline in its order.
 
     Args:
         components: the folder that holds a folder for each stage.
@@ -72,12 +93,14 @@ def stages(components: Path = PROJECT_ROOT / "components") -> dict[str, StageInf
     return {name: declarations[name] for name in sorted(declarations, key=lambda name: (depths[name], name))}
 
 
-def task_titles(modalities: Iterable[str] = DEFAULT_MODALITIES) -> dict[str, str]:
+def task_titles(
+    modalities: Iterable[str] = DEFAULT_MODALITIES, pipeline: PipelineName = "retraining"
+) -> dict[str, str]:
     """What each task of a run does, by the task's name and in the order of the pipeline, without the exit handler."""
     names = tuple(modalities)
     return {
         task: doing
-        for stage, info in stages().items()
+        for stage, info in stages(pipeline=pipeline).items()
         if not info.exit_handler
         for task, doing in info.tasks(stage, names).items()
     }
@@ -86,13 +109,13 @@ def task_titles(modalities: Iterable[str] = DEFAULT_MODALITIES) -> dict[str, str
 def task_title(task: str) -> str:
     """What a task does, by its name; empty if no stage has such a task."""
     stage, modality = split_task(task)
-    return stages()[stage].tasks(stage, [modality])[task] if stage else ""
+    return every_stage()[stage].tasks(stage, [modality])[task] if stage else ""
 
 
 def split_task(task: str) -> tuple[str, str]:
     """The stage and the modality of a task by its name; both empty if no stage has such a task."""
     stage, _, modality = task.partition("-")
-    info = stages().get(stage)
+    info = every_stage().get(stage)
     if info is None or info.per_modality == (not modality) or (modality and name_problem(modality)):
         return "", ""
     return stage, modality

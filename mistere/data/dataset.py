@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -34,6 +34,7 @@ OPTIONAL_COLUMNS = ("role", "language")
 """Columns of text that a shard has only where one of its rows has a value; also the attributes of :class:`Utterance`."""
 ROWS_PER_GROUP = 128
 MAX_SHARD_BYTES = 256 * 1024 * 1024
+Info = TypeVar("Info", bound="DatasetInfo")
 _SHARD_NAME = re.compile(r"^(train|dev|test)-.*\.parquet$")
 
 
@@ -160,9 +161,15 @@ def schema(modalities: Mapping[str, str] | None = None, optional: Collection[str
 
 
 def load_info(path: Path, name: str = "") -> DatasetInfo:
+    """Read ``dataset.yaml``; the arguments and errors are those of :func:`load_info_as`."""
+    return load_info_as(DatasetInfo, path, name)
+
+
+def load_info_as(cls: type[Info], path: Path, name: str = "") -> Info:
     """Read ``dataset.yaml``.
 
     Args:
+        cls: the description, or one that requires less.
         path: the file.
         name: name of the file in errors; by default its path.
 
@@ -174,7 +181,7 @@ def load_info(path: Path, name: str = "") -> DatasetInfo:
     if not path.is_file():
         raise UsageError(f"{name} is missing: a dataset folder needs a dataset.yaml beside its parquet shards.")
     try:
-        return DatasetInfo.model_validate(read_yaml(path))
+        return cls.model_validate(read_yaml(path))
     except ParseError as error:
         raise DataError(f"{name} is not readable YAML ({error}): correct it.") from error
     except ValidationError as error:
@@ -256,6 +263,7 @@ def read_utterances(
     without: frozenset[str] = frozenset(),
     rows: tuple[int, int] | None = None,
     predict_roles: Collection[str] = (),
+    labelled: bool = True,
 ) -> Iterator[Utterance]:
     """Stream the utterances of shards, in file order.
 
@@ -266,19 +274,22 @@ def read_utterances(
         without: leave these dialogues out.
         rows: half-open range of rows to read of each shard; None reads all.
         predict_roles: turns of other roles get no label; empty leaves all labels as they are.
+        labelled: whether the rows have labels; without, the column is not read and need not be there.
 
     Raises:
         DataError: a required column is missing, a column is of another kind, or a shard is unreadable.
     """
     kind_columns = (kind_of(kind).column(name) for name, kind in modalities.items())
-    columns = [*REQUIRED_COLUMNS, *kind_columns, "speaker", *OPTIONAL_COLUMNS]
+    required = [name for name in REQUIRED_COLUMNS if labelled or name != "label"]
+    columns = [*required, *kind_columns, "speaker", *OPTIONAL_COLUMNS]
     for batch in read_batches(shards, columns, rows=rows):
         present = set(batch.schema.names)
-        missing = [name for name in REQUIRED_COLUMNS if name not in present]
+        missing = [name for name in required if name not in present]
         if missing:
             raise DataError(f"a shard lacks the column {missing[0]!r}; every utterance needs one.")
         absent = [None] * len(batch)
-        names, turns, labels = (batch.column(name).to_pylist() for name in REQUIRED_COLUMNS)
+        names, turns = (batch.column(name).to_pylist() for name in ("dialogue_id", "turn"))
+        labels = batch.column("label").to_pylist() if labelled else absent
         speakers = batch.column("speaker").to_pylist() if "speaker" in present else absent
         optional = {
             column: batch.column(column).to_pylist() if column in present else absent for column in OPTIONAL_COLUMNS

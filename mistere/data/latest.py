@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from mistere.artifacts.object_store import ObjectStore
 from mistere.artifacts.pointer import Pointer
 from mistere.artifacts.sealed_record import SealedRecord
+from mistere.common.errors import UsageError
 from mistere.common.names import OneLine, Segment
+from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, SETTINGS_MAP
 
 
 class LatestData(SealedRecord):
@@ -26,3 +29,18 @@ class LatestData(SealedRecord):
 
 
 LATEST: Final = Pointer("data/latest.json", LatestData, "latest data", "delete it and run `mistere data publish` again")
+
+
+def latest_data(store: ObjectStore) -> tuple[str, str]:
+    """Digest and remote of the published data.
+
+    Raises:
+        UsageError: nothing has been published.
+    """
+    latest = LATEST.read(store).value
+    if latest is None:
+        raise UsageError(
+            f"no data has been published ({store.location(LATEST.key)} does not exist): publish it with `mistere data publish`, or "
+            f"set {DATA_REMOTE} and {DATA_DIGEST} in the ConfigMap {SETTINGS_MAP}."
+        )
+    return latest.digest, latest.remote

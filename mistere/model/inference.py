@@ -84,6 +84,11 @@ class DialogueModel:
         self._mixture, self._temperature, self._embedders = mixture, temperature, dict(embedders)
         self.dimensions = dict(mixture.dimensions)
 
+    @property
+    def embedders(self) -> Mapping[str, Embedder]:
+        """The encoders by modality; none for a model that takes vectors only."""
+        return self._embedders
+
     def predict(
         self, dialogues: Sequence[Sequence[HasModalities]], max_seconds: float | None = None
     ) -> list[DialoguePrediction]:

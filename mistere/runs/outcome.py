@@ -1,7 +1,7 @@
 """The outcome of a run, read from its records in the store: for the command's exit code, for ``--wait`` and for the report.
 
 The rules, in this order: a failed stage sets its own exit code; a rejected dataset gives 4; a gate that held or rejected gives
-3; a finished deployment gives 0; anything else is an unfinished run and gives 1.
+3; a finished deployment gives 0, and so do finished scores; anything else is an unfinished run and gives 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mistere.artifacts.object_store import LocalStore, MissingObjectError, Objec
 from mistere.artifacts.sealed_record import unseal
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.config.modalities import modalities_of
-from mistere.config.stages import split_task, stages, task_titles
+from mistere.config.stages import RETRAINING, SCORING, PipelineName, split_task, stages, task_titles
 from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.lineage import read_lineage
 from mistere.registry.release.champion import NO_CHAMPION
@@ -31,7 +31,7 @@ _OPTIONAL: Final = frozenset(name for name, stage in stages().items() if stage.o
 _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
 FINISHED: Final = frozenset({"done", "reused"})
-Verdict = Literal["deployed", "held", "rejected", "data rejected", "failed"]
+Verdict = Literal["deployed", "held", "rejected", "data rejected", "failed", "scored"]
 SAME_MODEL: Final = "This model is the champion itself: the same data, code and settings made it again, so there is nothing new to release."
 EXAMPLE: Final = "example/dialogue.json"
 """The example dialogue in a bundle (:mod:`mistere.serving.example_dialogue`)."""
@@ -42,6 +42,9 @@ _KILLED: Final = (
     "If nobody stopped it and the log has no trace of an error, its process was killed, most likely because memory ran out (see the kernel's log, `dmesg`): give it more memory or "
     "lower the batch size, and run again; finished steps are found again."
 )
+_SCORES: Final = "summarise_scores"
+"""The last stage of the scoring pipeline."""
+SCORES_PAGE: Final = "scores.html"
 M = TypeVar("M", bound=Manifest)
 
 
@@ -49,6 +52,12 @@ def base_task(task: str) -> str:
     """The task that a shard belongs to; any other task itself."""
     match = _SHARD.match(task)
     return match["task"] if match else task
+
+
+def pipeline_of(names: Iterable[str]) -> PipelineName:
+    """The pipeline of a run by the names of tasks that have a record."""
+    found = {split_task(base_task(name))[0] for name in names}
+    return SCORING if found & stages(pipeline=SCORING).keys() else RETRAINING
 
 
 def ordered_tasks(names: Iterable[str], modalities: Iterable[str] = ()) -> list[str]:
@@ -69,7 +78,7 @@ def ordered_tasks(names: Iterable[str], modalities: Iterable[str] = ()) -> list[
             shards.setdefault(match["task"], []).append((int(match["index"]), task))
     return [
         name
-        for task in task_titles(tuple(modalities) or modalities_of(seen))
+        for task in task_titles(tuple(modalities) or modalities_of(seen), pipeline_of(names))
         if task in recorded or split_task(task)[0] not in _OPTIONAL
         for name in ([task_name for _, task_name in sorted(shards[task])] if task in shards else [task])
     ]
@@ -271,6 +280,9 @@ def _decide(store: ObjectStore, outcome: Outcome) -> None:
     elif deployment:
         outcome.exit_code, outcome.verdict = int(ExitCode.DEPLOYED), "deployed"
         outcome.reasons = _gate_sentences(store, outcome, {"promote"})
+    elif outcome.finished(_SCORES):
+        outcome.exit_code, outcome.verdict = 0, "scored"
+        outcome.report = store.location(report_key(outcome.run_id, SCORES_PAGE))
     elif store.exists(stop_key(outcome.run_id)):
         outcome.stopped, outcome.reasons = True, [STOPPED]
     elif outcome.damaged:

@@ -49,20 +49,24 @@ def run(
 @pipeline_app.command("compile")
 def compile_(
     profile: Profile = "sample",
+    pipeline: Annotated[str | None, typer.Option(help="retraining or scoring; by default both.")] = None,
     settings: Settings = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write; by default pipelines/retraining.yaml in the checkout, and retraining.yaml elsewhere."
+            help="The file to write; by default pipelines/PIPELINE.yaml in the checkout, and PIPELINE.yaml elsewhere."
         ),
     ] = None,
 ) -> None:
-    """Compile the pipeline to the YAML of Kubeflow Pipelines."""
+    """Compile the pipelines to the YAML of Kubeflow Pipelines. With a file to write, one pipeline: retraining, unless named."""
+    from pipelines.catalogue import PIPELINES, RETRAINING, find_pipeline
     from pipelines.compile import compile_pipeline, default_output
 
-    file = output or default_output()
-    compile_pipeline(profile, settings or [], file)
-    typer.echo(f"wrote {file}")
+    named = [find_pipeline(pipeline).name] if pipeline is not None else [RETRAINING.name] if output else [*PIPELINES]
+    for name in named:
+        file = output or default_output(name)
+        compile_pipeline(profile, settings or [], file, name)
+        typer.echo(f"wrote {file}")
 
 
 AllowDirty = Annotated[
@@ -90,6 +94,7 @@ def submit(
         bool,
         typer.Option("--if-changed", help="Exit with 0 if the same was submitted before and did not fail."),
     ] = False,
+    pipeline: Annotated[str, typer.Option(help="retraining or scoring.")] = "retraining",
     resubmit: Annotated[
         int,
         typer.Option(
@@ -100,9 +105,9 @@ def submit(
         ),
     ] = 0,
 ) -> None:
-    """Start the pipeline on a cluster, unless the same commit, profile and data were submitted before.
+    """Start a pipeline on a cluster, unless the same commit, profile and data were submitted before.
 
-    Exit codes: 0 started; with --wait 0 deployed, 3 not promoted by the gate, 4 data rejected; 1 error, 2 usage.
+    Exit codes: 0 started; with --wait 0 deployed or scored, 3 not promoted by the gate, 4 data rejected; 1 error, 2 usage.
     """
     from pipelines.cli.commands.submit import submit as command
 
@@ -118,6 +123,7 @@ def submit(
         allow_dirty=allow_dirty,
         if_changed=if_changed,
         resubmit=resubmit,
+        pipeline=pipeline,
     )
     raise typer.Exit(code)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.command_group import command_group
-from pipelines.cli.options import Output
+from pipelines.cli.options import Output, StoreLocation
 
 serving_app = command_group()
 
@@ -77,3 +77,56 @@ def predict(
     from pipelines.cli.commands.predict import predict as command
 
     command(dialogue, url, model, as_json)
+
+
+@serving_app.command()
+def score(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A dataset directory (labels are not needed), a .dvc file, a Git revision or a DVC digest.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A registered version (3, @challenger, MODEL/3) or a bundle; by default the champion."),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Group the calls by a column of the dataset; may be repeated."),
+    ] = None,
+    time: Annotated[str, typer.Option(metavar="COLUMN", help="The column with the time of a call, for trends.")] = "",
+    min_calls: Annotated[int, typer.Option(help="Do not report groups and periods with fewer calls.", min=2)] = 20,
+    fail_undecodable: Annotated[
+        bool, typer.Option("--fail-undecodable", help="End at a recording or image that does not decode.")
+    ] = False,
+    cache: Annotated[
+        str, typer.Option(metavar="PLACE", help="Where vectors are kept: store, a directory, s3://…, or off.")
+    ] = "store",
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Directory of the results; by default one below scores/ in the output directory."
+        ),
+    ] = None,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Annotated[
+        str | None, typer.Option(metavar="URI", help="The MLflow server that belongs to the store.")
+    ] = None,
+) -> None:
+    """Score a whole archive of dialogues: tables of turns and of calls, and a page with trends. The same command resumes.
+
+    Exit codes: 0 scored, 4 data empty or damaged, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.score import score as command
+
+    settings = {
+        "by": by or [],
+        "time": time,
+        "min_calls": min_calls,
+        "undecodable": "fail" if fail_undecodable else "missing",
+        "cache": cache,
+    }
+    command(data, model, settings, output, to, store, tracking)

@@ -15,7 +15,9 @@ from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.digests.git_problems import missing_commit
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
+from mistere.config.stages import PipelineName
 from mistere.kubernetes.images import IMAGES_LOCK
+from pipelines.catalogue import PIPELINES
 from pipelines.compile import compile_pipeline
 from pipelines.images import lock_text, source_hash
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 
     from pipelines.kubeflow.connection.client import Pipelines
 
-PIPELINE: Final = "mistere-retraining"
-_DESCRIPTION: Final = "Retrains a model of emotions in conversations and, if the gate agrees, releases it."
 _CONTENT: Final = re.compile(r"content sha256:([0-9a-f]{64})")
 
 
@@ -97,12 +97,14 @@ class Version:
         content: SHA-256 of the package.
         package: the pipeline as YAML.
         commit: of the tree that it was compiled from.
+        pipeline: which pipeline it is.
     """
 
     name: str
     content: str
     package: str
     commit: str
+    pipeline: PipelineName = "retraining"
 
     @property
     def description(self) -> str:
@@ -121,20 +123,23 @@ class Version:
 
 
 @cache
-def compiled_version(profile: str, settings: tuple[str, ...], tree: Tree) -> Version:
-    """Compile the pipeline for a cluster. Cached, because schedules often share a version.
+def compiled_version(
+    profile: str, settings: tuple[str, ...], tree: Tree, pipeline: PipelineName = "retraining"
+) -> Version:
+    """Compile a pipeline for a cluster. Cached, because schedules often share a version.
 
     Args:
         profile: the base settings.
         settings: as for ``--set``.
         tree: the source tree.
+        pipeline: which pipeline.
     """
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "retraining.yaml"
-        compile_pipeline(profile, settings, file)
+        file = Path(folder) / PIPELINES[pipeline].file
+        compile_pipeline(profile, settings, file, pipeline)
         package = file.read_text(encoding="utf-8")
     name = re.sub(r"[^a-z0-9.]+", "-", f"{tree.described}-{profile_name(profile)}".lower()).strip("-.")
-    return Version(name, hashlib.sha256(package.encode()).hexdigest(), package, tree.commit)
+    return Version(name, hashlib.sha256(package.encode()).hexdigest(), package, tree.commit, pipeline)
 
 
 def profile_name(profile: str) -> str:
@@ -163,7 +168,8 @@ def ensure_uploaded(pipelines: Pipelines, version: Version) -> tuple[V2beta1Pipe
     Returns:
         The version on the server, and whether it was uploaded now.
     """
-    pipeline = pipelines.pipeline(PIPELINE, _DESCRIPTION)
+    chosen = PIPELINES[version.pipeline]
+    pipeline = pipelines.pipeline(chosen.server_name, chosen.description)
     for name in (version.name, version.second_name):
         on_server = pipelines.version(pipeline, name)
         if on_server is None:
@@ -173,6 +179,6 @@ def ensure_uploaded(pipelines: Pipelines, version: Version) -> tuple[V2beta1Pipe
         if content_of(on_server) == version.content:
             return on_server, False
     raise UsageError(
-        f"the versions {version.name} and {version.second_name} of {PIPELINE} exist on the server with other contents: delete "
+        f"the versions {version.name} and {version.second_name} of {chosen.server_name} exist on the server with other contents: delete "
         "the second one there."
     )

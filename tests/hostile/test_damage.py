@@ -16,7 +16,6 @@ import pytest
 import torch
 from transformers import TrainerState
 
-from components.embed_shard.vector_cache import VectorCache
 from components.finetune_encoder.training.checkpointing import last_whole_checkpoint
 from components.finetune_encoder.training.snapshot import Snapshot
 from components.gate_model.run import STAGE
@@ -32,6 +31,7 @@ from mistere.engine.finished_run import take_over
 from mistere.engine.finished_steps import find_finished, remember
 from mistere.engine.stage import RunContext, StageRecord, stage_record_key
 from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
+from mistere.model.vector_cache import VectorCache
 from mistere.registry.lineage import Lineage, lineage_key, read_lineage, write_lineage
 from mistere.registry.release.champion import CHAMPION_KEY, Champion, read_champion
 from mistere.registry.release.journal import LEASE_SECONDS, Journal

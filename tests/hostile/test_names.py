@@ -18,7 +18,6 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from components.embed_shard.vector_cache import VectorCache
 from components.pull_data.run import describe
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.io import artifact_key, open_artifact, publish
@@ -31,6 +30,7 @@ from mistere.common.progress import Progress
 from mistere.data.dvc_remote import RemoteData, shard_paths
 from mistere.engine.run_settings import run_context
 from mistere.model.encoders import sources
+from mistere.model.vector_cache import VectorCache
 from mistere.registry.lineage import lineage_key, read_lineage
 from mistere.registry.release.champion import CHAMPION_KEY, read_champion
 from mistere.runs.outcome import read_outcome

@@ -12,7 +12,7 @@ from mistere.config.loader import Config
 from mistere.data.latest import LATEST
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin
-from mistere.serving.kserve.inference_service import check_cluster_support
+from pipelines.catalogue import PIPELINES
 from pipelines.kubeflow.connection.client import Pipelines
 from pipelines.kubeflow.connection.target import ClusterTarget, cluster_target, pin_for_cluster
 from pipelines.kubeflow.schedules.plan import DesiredSchedule, apply_change, plan
@@ -108,7 +108,7 @@ def _desired_schedules(schedule_file: ScheduleFile, target: ClusterTarget, tree:
         profile, settings = schedule.profile or schedule_file.profile, (*schedule_file.settings, *schedule.settings)
         try:
             config = load_profile(profile, settings, "settings")
-            check_cluster_support(config.deployment)
+            PIPELINES[schedule.pipeline].check(config)
             check_train_image(config)
         except UsageError as error:
             raise UsageError(f"schedule {schedule.name}: {error}") from error
@@ -119,7 +119,9 @@ def _desired_schedules(schedule_file: ScheduleFile, target: ClusterTarget, tree:
             )
         configs.append((schedule, profile, settings, config))
     return [
-        _desired_schedule(schedule, profile, config, compiled_version(profile, settings, tree), target, tree)
+        _desired_schedule(
+            schedule, profile, config, compiled_version(profile, settings, tree, schedule.pipeline), target, tree
+        )
         for schedule, profile, settings, config in configs
     ]
 
@@ -141,7 +143,7 @@ def _desired_schedule(
         dirty=tree.dirty,
         uncommitted=tree.uncommitted,
     )
-    arguments = pipeline_arguments(config, context)
+    arguments = pipeline_arguments(config, context, schedule.pipeline)
     del arguments["run"]
     return DesiredSchedule(
         schedule=schedule,

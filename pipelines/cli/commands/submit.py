@@ -12,10 +12,12 @@ from mistere.artifacts.manifests import canonical_digest
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import require_checkout
 from mistere.config.loader import Config
+from mistere.config.stages import PipelineName
 from mistere.data.versions import PinnedData
 from mistere.engine.stage import RunContext, new_run_id
+from mistere.registry.release.champion import read_champion
 from mistere.runs.run_info import RunOrigin, write_run_info
-from mistere.serving.kserve.inference_service import check_cluster_support
+from pipelines.catalogue import RETRAINING, SCORING, find_pipeline
 from pipelines.cli.output.release_notice import release_notice
 from pipelines.cli.output.run_display import summary
 from pipelines.cli.output.run_follower import follow
@@ -30,7 +32,7 @@ from pipelines.profiles import load_profile, pipeline_arguments
 from pipelines.train_image import check_train_image
 
 if TYPE_CHECKING:
-    from kfp_server_api import V2beta1Run
+    from kfp_server_api import V2beta1PipelineVersion, V2beta1Run
 
 
 def submit(
@@ -47,6 +49,7 @@ def submit(
     if_changed: bool = False,
     resubmit: int = 0,
     every: float = 5.0,
+    pipeline: str = "retraining",
 ) -> int:
     """Start a run on a cluster, unless an identical run was submitted before and did not fail.
 
@@ -63,6 +66,7 @@ def submit(
         if_changed: return 0 without following if an identical run was submitted before.
         resubmit: how often a followed run that failed without a reason of a step is started again; finished steps are reused.
         every: seconds between two requests for the state of a followed run.
+        pipeline: which pipeline.
 
     Returns:
         The exit code.
@@ -70,24 +74,28 @@ def submit(
     require_checkout("mistere submit")
     if resubmit and not wait:
         raise UsageError("--resubmit starts a run again that failed, so it needs --wait: add --wait.")
+    chosen = find_pipeline(pipeline)
     config = load_profile(profile, settings)
-    check_cluster_support(config.deployment)
+    chosen.check(config)
     check_train_image(config)
     target = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)
-    if notice := release_notice(config.gate, tree.commit, tree.dirty, tree.uncommitted):
+    if chosen is RETRAINING and (notice := release_notice(config.gate, tree.commit, tree.dirty, tree.uncommitted)):
         print(notice, flush=True)
+    if chosen is SCORING and data is None:
+        raise UsageError("name the archive to score with --data.")
     source = data if data is not None else config.data.source
     with task_progress(f"uploading what {target.store.uri} lacks of {source}"):
         pinned = pin_for_cluster(source, target.store)
-    version = compiled_version(profile, tuple(settings), tree)
+    version = compiled_version(profile, tuple(settings), tree, chosen.name)
     pipelines = Pipelines(
         target.host,
         config.cluster.namespace,
         ui=chosen_ui(config.cluster.ui),
         kubeflow_namespace=config.cluster.kubeflow_namespace,
     )
-    digest = _digest(config, profile, pinned, version)
+    champion = read_champion(target.store).digest if chosen is SCORING else ""
+    digest = _digest(config, profile, pinned, version, champion)
     claim = read_claim(target.store, digest)
 
     def begin(claim: Claim) -> Submission:
@@ -140,8 +148,8 @@ def _show(pipelines: Pipelines, submission: Submission) -> None:
         print(f"         {pipelines.pages.hint}", flush=True)
 
 
-def _digest(config: Config, profile: str, pinned: PinnedData, version: Version) -> str:
-    """Identity of a submission: commit, compiled pipeline, profile and settings, data, and namespace."""
+def _digest(config: Config, profile: str, pinned: PinnedData, version: Version, champion: str) -> str:
+    """Identity of a submission: commit, compiled pipeline, profile and settings, data, namespace and, to score with, the champion."""
     context = RunContext(run_id="", store="", tracking_uri="", data_remote=pinned.remote, data_digest=pinned.digest)
     return canonical_digest(
         {
@@ -149,7 +157,8 @@ def _digest(config: Config, profile: str, pinned: PinnedData, version: Version) 
             "content": version.content,
             "profile": profile_name(profile),
             "namespace": config.cluster.namespace,
-            "arguments": pipeline_arguments(config, context),
+            "arguments": pipeline_arguments(config, context, version.pipeline),
+            **({"champion": champion} if champion else {}),
         }
     )
 
@@ -184,9 +193,7 @@ def _start(
         give_back(target.store, before, claimed)
         raise
     try:
-        run = pipelines.start(
-            _run_body(config, context, experiment, uploaded.pipeline_id, uploaded.pipeline_version_id)
-        )
+        run = pipelines.start(_run_body(config, context, experiment, uploaded, version.pipeline))
     except MistereError as error:
         if not isinstance(error, UnavailableError) or error.status == 401:
             give_back(target.store, before, claimed)
@@ -197,14 +204,18 @@ def _start(
     return submission
 
 
-def _run_body(config: Config, context: RunContext, experiment: str, pipeline: str, version: str) -> V2beta1Run:
+def _run_body(
+    config: Config, context: RunContext, experiment: str, uploaded: V2beta1PipelineVersion, pipeline: PipelineName
+) -> V2beta1Run:
     from kfp_server_api import V2beta1PipelineVersionReference, V2beta1Run, V2beta1RuntimeConfig
 
     return V2beta1Run(
         display_name=context.run_id,
         description=f"profile {context.profile}, data {context.data_digest}, commit {context.commit or 'unknown'}",
         experiment_id=experiment,
-        pipeline_version_reference=V2beta1PipelineVersionReference(pipeline_id=pipeline, pipeline_version_id=version),
-        runtime_config=V2beta1RuntimeConfig(parameters=pipeline_arguments(config, context)),
+        pipeline_version_reference=V2beta1PipelineVersionReference(
+            pipeline_id=uploaded.pipeline_id, pipeline_version_id=uploaded.pipeline_version_id
+        ),
+        runtime_config=V2beta1RuntimeConfig(parameters=pipeline_arguments(config, context, pipeline)),
         service_account=config.cluster.service_account,
     )

@@ -123,7 +123,7 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
     """
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
     console.print()
-    style = {"deployed": "bold green", "held": "bold yellow"}.get(outcome.verdict, "bold red")
+    style = {"deployed": "bold green", "scored": "bold green", "held": "bold yellow"}.get(outcome.verdict, "bold red")
     console.print(Text(f"{outcome.verdict.upper()}", style=style))
     for reason in outcome.reasons:
         console.print(f"  {reason}", markup=False)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mistere.artifacts.manifests import canonical_digest
 from mistere.artifacts.object_store import ObjectStore
-from mistere.config.modalities import modalities_of, sections_with
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin, write_origin
 from pipelines.kubeflow.schedules.schedule_file import Schedule
@@ -153,7 +152,7 @@ def _differences(pipelines: Pipelines, desired: DesiredSchedule, existing: V2bet
         yield f"version {version_label(version.display_name, content_of(version))} → {desired.version.label}"
     before = (existing.runtime_config.parameters if existing.runtime_config else None) or {}
     yield from _leaves("run", _of_runs(before.get("run") or {}), _of_runs(desired.parameters()["run"]))
-    for section in sections_with(modalities_of(desired.arguments)):
+    for section in desired.arguments:
         yield from _leaves(section, before.get(section), desired.arguments[section])
 
 

@@ -12,6 +12,7 @@ from mistere.common.names import problem
 from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import Section
+from mistere.config.stages import PipelineName
 from pipelines.kubeflow.schedules.cron import check_cron
 
 
@@ -40,6 +41,7 @@ class Schedule(Section):
     Attributes:
         name: unique in the file and, with it, in the namespace.
         cron: six fields, seconds first, in UTC.
+        pipeline: ``retraining`` or ``scoring``.
         profile: the base settings; empty for the file's profile.
         settings: as for ``--set``, applied after the file's.
         data: the data of the runs.
@@ -50,6 +52,7 @@ class Schedule(Section):
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
     cron: str
+    pipeline: PipelineName = "retraining"
     profile: str = ""
     settings: list[str] = Field(default_factory=list)
     data: ScheduleData = ScheduleData()

@@ -15,7 +15,6 @@ import torch
 
 import components.embed_shard.run as embed_shard
 from components.embed_shard.run import ShardConfig, share_of
-from components.embed_shard.vector_cache import VectorCache
 from components.extract_embeddings.run import run as extract_embeddings
 from components.finetune_encoder.fine_tuning import fine_tune
 from components.pull_data.run import describe
@@ -38,6 +37,7 @@ from mistere.model.encoders.embedding import Embedder
 from mistere.model.encoders.families import families
 from mistere.model.encoders.sources import resolve_base
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, save_tuned
+from mistere.model.vector_cache import VectorCache
 from pipelines.profiles import load_profile
 from tests.local.workshop import make_dataset, rows, tone
 

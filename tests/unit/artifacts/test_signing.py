@@ -148,7 +148,7 @@ def test_run_that_requires_signatures_and_does_not_sign_is_refused_before_it_sta
     output = tmp_path / "pipeline.yaml"
     with pytest.raises(UsageError, match=r"nothing signs this run's bundle: set cluster\.signing_secret to the secret"):
         compile_pipeline("sample", [key], output)
-    monkeypatch.setattr("pipelines.compile.image", lambda role: f"localhost/mistere/{role}-python:src-0123456789ab")
+    monkeypatch.setattr("pipelines.catalogue.image", lambda role: f"localhost/mistere/{role}-python:src-0123456789ab")
     with pytest.raises(UsageError, match="names no registry, so the image has no signature"):
         compile_pipeline("sample", [key.replace("bundle_key", "image_key")], output)
     assert not output.exists()

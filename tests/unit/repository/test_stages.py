@@ -19,7 +19,7 @@ import yaml
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.config.cluster import ClusterConfig, StepSettings
-from mistere.config.stages import stages
+from mistere.config.stages import every_stage, stages
 from mistere.engine.stage import Stage
 from tests.compile.steps import OPTIONAL, stages_of, step_of
 
@@ -123,7 +123,7 @@ def test_new_folder_adds_a_stage(copy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", sorted(path.parent.name for path in COMPONENTS.glob("*/run.py")))
 def test_stage_declaration_matches_its_code(stage: str) -> None:
-    info = stages()[stage]
+    info = every_stage()[stage]
     declared: Stage = import_module(f"components.{stage}.run").STAGE
     run = import_module(f"components.{stage}.run").run
     assert declared.name == stage and (COMPONENTS / stage / "component.py").is_file()

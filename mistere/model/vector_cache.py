@@ -14,20 +14,37 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mistere.artifacts.manifests import canonical_digest
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore, open_store
+from mistere.common.digests.code import source_digest
 from mistere.common.digests.files import digest_of
 from mistere.common.errors import MistereError
 from mistere.common.paths import cache_directory
 from mistere.common.progress import Progress
 from mistere.data.kinds.kind import DIGEST_BYTES
 
+if TYPE_CHECKING:
+    from mistere.model.encoders.embedding import Embedder
+
 _KEY_BYTES = DIGEST_BYTES
 _CONNECTIONS = 8
 _OPEN_SEGMENTS = 4
 _SEGMENT = re.compile(r"[0-9a-f]{64}\.safetensors")
+
+
+def vectors_identity(encoder_digest: str, embedder: Embedder) -> str:
+    """Digest of everything that a vector depends on, except the content.
+
+    Args:
+        encoder_digest: identifies the fine-tuned encoder.
+        embedder: computes the vectors; its precision and device round differently from others.
+    """
+    code = source_digest("mistere.model.encoders.embedding")
+    return canonical_digest([encoder_digest, str(embedder.precision), embedder.device.type, code])
 
 
 def window_key(window: bytes, key: bytes) -> bytes:

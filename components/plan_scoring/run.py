@@ -1,0 +1,106 @@
+"""``plan_scoring``: complete the run's parameters, pin archive and model, and share the shards out. Never cached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from mistere.artifacts.io import artifact_key
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import ObjectStore
+from mistere.common.errors import UsageError
+from mistere.config.scoring import ScoringConfig
+from mistere.data.latest import latest_data
+from mistere.engine.execution import execute
+from mistere.engine.run_settings import run_context
+from mistere.engine.stage import Result, Stage, Step
+from mistere.registry.release.champion import read_champion
+from mistere.scoring.archive import ArchiveColumns, open_archive
+
+STAGE: Final = Stage(name="plan_scoring", config=ScoringConfig, cached=False)
+
+
+class Plan(NamedTuple):
+    """What the other steps of the run get."""
+
+    context: dict[str, Any]
+    section: dict[str, Any]
+    shards: list[dict[str, int]]
+    data_digest: str
+    bundle_digest: str
+    model_version: str
+
+
+def plan(run: Mapping[str, Any], job: str, compiled: Mapping[str, Any], scoring: Mapping[str, Any]) -> Plan:
+    """Complete the parameters of a run and resolve what it depends on.
+
+    Args:
+        run: the run's context, as the pipeline received it.
+        job: the id of the run in Kubeflow Pipelines.
+        compiled: the ``profile`` that the pipeline was compiled from, and its ``section``.
+        scoring: the section, as the pipeline received it.
+
+    Raises:
+        UsageError: a setting is unknown, there is no such model or data, or the data lack a column.
+        DataError: the archive is empty or damaged.
+    """
+    context = run_context(run, job, str(compiled.get("profile", "")))
+    section = {**compiled.get("section", {}), **scoring}
+    values = execute(STAGE, context.model_dump(mode="json"), section)
+    resolved = {name: values[name] for name in ("data_digest", "data_remote")}
+    tasks = int(values["tasks"])
+    return Plan(
+        context.model_copy(update=resolved).model_dump(mode="json"),
+        section,
+        [{"index": index, "of": tasks} for index in range(tasks)],
+        values["data_digest"],
+        values["bundle_digest"],
+        values["model_version"],
+    )
+
+
+def run(config: ScoringConfig, step: Step) -> Result:
+    """Check the archive and the model as far as that is cheap, and pin the run to them.
+
+    Args:
+        config: the ``scoring`` section.
+        step: this execution.
+
+    Raises:
+        UsageError: there is no such model or data, or the data lack a column.
+        DataError: the archive is empty or damaged.
+    """
+    digest, remote = step.run.data_digest, step.run.data_remote
+    if not digest:
+        digest, remote = latest_data(step.store)
+    bundle, version = _model(config.model, step.store)
+    archive = open_archive(remote, digest)
+    first = archive.shards[0]
+    archive.facts(first)
+    ArchiveColumns(tuple(config.by), config.time).check(archive.path(first), first, archive.info)
+    tasks = min(config.shards, len(archive.shards))
+    step.progress(f"data {digest[:12]}, model {bundle[:12]}")
+    return Result(
+        values={
+            "data_digest": digest,
+            "data_remote": remote,
+            "bundle_digest": bundle,
+            "model_version": version,
+            "tasks": str(tasks),
+        }
+    )
+
+
+def _model(named: str, store: ObjectStore) -> tuple[str, str]:
+    """Digest and version of the model."""
+    champion = read_champion(store).champion
+    if named and not (champion and champion.bundle_digest == named):
+        key = f"{artifact_key(ModelBundle.__name__, named)}/manifest.json"
+        if not store.exists(key):
+            raise UsageError(
+                f"scoring.model: there is no bundle {named[:12]} in {store.uri}: `mistere models` lists them."
+            )
+        return named, ""
+    if champion is None:
+        raise UsageError(f"no model has been released in {store.uri}: run the retraining first, or set scoring.model.")
+    return champion.bundle_digest, champion.model_version

@@ -1,0 +1,1 @@
+"""Score a share of an archive's shards with a released model."""

@@ -1,0 +1,308 @@
+"""Shares of emotions by group and period, from the table of calls, with intervals and without small groups.
+
+The share of a group is the mean of its calls' shares: each call counts once, however long it is. Its interval has two parts: how much
+calls differ, and how uncertain the share of each call is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, Final
+
+import numpy as np
+
+from mistere.common.errors import UsageError
+from mistere.common.names import shown
+from mistere.metrics.call_statistics import NORMAL_95
+from mistere.scoring.archive import NO_VALUE
+from mistere.scoring.tables import CALL_ID, TIME, figure
+
+MAX_VALUES: Final = 200
+"""Values of a group column at most: more would not be groups, and would name single callers."""
+NO_DAY: Final = -(10**6)
+_EPOCH: Final = date(1970, 1, 1)
+_ROWS: Final = 8192
+_LONGEST_BY_DAY: Final = 45
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Shares of the emotions in a set of calls ``[C]``, with 95 % intervals.
+
+    Attributes:
+        calls: the number of calls.
+        error: standard errors.
+    """
+
+    calls: int
+    value: np.ndarray
+    error: np.ndarray
+
+    @property
+    def low(self) -> np.ndarray:
+        """Lower bounds."""
+        return np.maximum(self.value - NORMAL_95 * self.error, 0.0)
+
+    @property
+    def high(self) -> np.ndarray:
+        """Upper bounds."""
+        return np.minimum(self.value + NORMAL_95 * self.error, 1.0)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over calls: their number, and by emotion shares, squared shares and variances of shares ``[3, C]``."""
+
+    calls: int
+    values: np.ndarray
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.calls + other.calls, self.values + other.values)
+
+    def __sub__(self, other: Sums) -> Sums:
+        return Sums(self.calls - other.calls, self.values - other.values)
+
+    def estimates(self) -> Estimates:
+        """The means with their errors; at least two calls."""
+        shares, squares, variances = self.values
+        mean = shares / self.calls
+        between = np.maximum(squares - self.calls * mean**2, 0.0) / max(1, self.calls - 1)
+        return Estimates(self.calls, mean, np.sqrt((between + variances / self.calls) / self.calls))
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the share of an emotion differs between two sets of calls.
+
+    Attributes:
+        column: the group's column.
+        group: its value.
+        label: index of the emotion.
+        before: share in the first half of the time, or in all other groups.
+        after: share in the second half, or in the group.
+        low: lower bound of the difference's 95 % interval.
+        high: upper bound.
+        clear: whether the difference is one even though many were looked at (Bonferroni).
+    """
+
+    column: str
+    group: str
+    label: int
+    before: float
+    after: float
+    low: float
+    high: float
+    clear: bool
+
+    @property
+    def difference(self) -> float:
+        """After minus before."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Period:
+    """A day, or a week from Monday on."""
+
+    start: date
+    estimates: Estimates
+
+
+class GroupedCalls:
+    """Sums of calls by group and day.
+
+    Args:
+        columns: the group columns.
+        labels: the emotions.
+        min_calls: sets of fewer calls are not reported.
+    """
+
+    def __init__(self, columns: Sequence[str], labels: Sequence[str], min_calls: int) -> None:
+        self.columns, self.labels, self.min_calls = tuple(columns), tuple(labels), min_calls
+        empty = np.zeros((3, len(labels)))
+        self.total = Sums(0, empty)
+        self._empty = Sums(0, empty)
+        self._days: dict[int, Sums] = {}
+        self._groups: dict[str, dict[str, dict[int, Sums]]] = {name: {} for name in columns}
+
+    @classmethod
+    def read(cls, calls: Path, columns: Sequence[str], labels: Sequence[str], min_calls: int) -> GroupedCalls:
+        """Read a table of calls in a stream.
+
+        Raises:
+            UsageError: a column has too many values to be one of groups.
+        """
+        grouped = cls(columns, labels, min_calls)
+        for batch in call_batches(
+            calls, [*columns, *(figure(f, la) for la in labels for f in ("share", "share_error"))]
+        ):
+            grouped._add(batch)
+        return grouped
+
+    def _add(self, batch: Mapping[str, list[Any]]) -> None:
+        shares = np.array([batch[figure("share", label)] for label in self.labels], dtype=np.float64).T
+        errors = np.array([batch[figure("share_error", label)] for label in self.labels], dtype=np.float64).T
+        scored = ~np.isnan(shares[:, 0]) if len(shares) else np.zeros(0, dtype=bool)
+        values = np.stack([shares, shares**2, errors**2], axis=1)[scored]
+        times = batch.get(TIME)
+        days = np.array([NO_DAY if t is None else (t.date() - _EPOCH).days for t in times or [None] * len(scored)])[
+            scored
+        ]
+        self.total += Sums(len(values), values.sum(0))
+        for day, part in _split(days, values):
+            self._days[int(day)] = self._days.get(int(day), self._empty) + part
+        for name in self.columns:
+            names = [value or NO_VALUE for value, one in zip(batch[name], scored, strict=True) if one]
+            index = {value: number for number, value in enumerate(dict.fromkeys(names))}
+            codes = np.array([index[value] for value in names], dtype=np.int64)
+            groups = self._groups[name]
+            for value, code in index.items():
+                mine = codes == code
+                by_day = groups.setdefault(value, {})
+                for day, part in _split(days[mine], values[mine]):
+                    by_day[int(day)] = by_day.get(int(day), self._empty) + part
+            if len(groups) > MAX_VALUES:
+                raise UsageError(
+                    f"the column {shown(name)} has more than {MAX_VALUES} values, too many to be groups: name another one with --by."
+                )
+
+    @property
+    def has_times(self) -> bool:
+        """Whether some calls have a time."""
+        return any(day != NO_DAY for day in self._days)
+
+    @property
+    def by_week(self) -> bool:
+        """Whether periods are weeks: the archive spans more than six of them."""
+        days = [day for day in self._days if day != NO_DAY]
+        return bool(days) and max(days) - min(days) >= _LONGEST_BY_DAY
+
+    def overall(self) -> Estimates | None:
+        """All calls; None if they are too few."""
+        return self._reported(self.total)
+
+    def periods(self, column: str = "", group: str = "") -> list[Period | date]:
+        """The periods of all calls or of a group, in order; of one that is too small only its start."""
+        return self._periods(self._groups[column][group] if column else self._days)
+
+    def groups(self, column: str) -> tuple[dict[str, Estimates], int]:
+        """The groups of a column, the largest first, and how many are in the last one, which joins those that are too small.
+
+        A remainder that is itself too small takes in the next groups, so that no small group follows from the total.
+        """
+        kept, joined = self._kept(column)
+        rows = {name: sums.estimates() for name, sums in kept.items()}
+        if joined:
+            rest = sum((self._sum(column, name) for name in joined), self._empty)
+            if (estimates := self._reported(rest)) is not None:
+                rows[f"other ({len(joined)})"] = estimates
+        return rows, len(joined)
+
+    def named_groups(self, column: str) -> list[str]:
+        """The groups of a column that are reported by their names, the largest first."""
+        return list(self._kept(column)[0])
+
+    def changes(self) -> list[Change]:
+        """Differences of all groups that are large enough on both sides, the clearest first.
+
+        With times, the second half of the days is compared with the first; without, each group with all other calls.
+        """
+        pairs: list[tuple[str, str, Sums, Sums]] = []
+        for column in self.columns:
+            for name in self.named_groups(column):
+                days = self._groups[column][name]
+                if self.has_times:
+                    middle = self._middle()
+                    known = {day: sums for day, sums in days.items() if day != NO_DAY}
+                    before = sum((sums for day, sums in known.items() if day < middle), self._empty)
+                    after = sum((sums for day, sums in known.items() if day >= middle), self._empty)
+                else:
+                    after = self._sum(column, name)
+                    before = self.total - after
+                if min(before.calls, after.calls) >= self.min_calls:
+                    pairs.append((column, name, before, after))
+        looks = max(1, len(pairs) * len(self.labels))
+        clear = NormalDist().inv_cdf(1 - 0.025 / looks)
+        found: list[tuple[float, Change]] = []
+        for column, name, before, after in pairs:
+            one, other = before.estimates(), after.estimates()
+            error = np.sqrt(one.error**2 + other.error**2)
+            for index in range(len(self.labels)):
+                difference = float(other.value[index] - one.value[index])
+                margin = NORMAL_95 * float(error[index])
+                score = abs(difference) / float(error[index]) if error[index] > 0 else 0.0
+                found.append(
+                    (
+                        score,
+                        Change(
+                            column, name, index, float(one.value[index]), float(other.value[index]),
+                            difference - margin, difference + margin, score > clear,
+                        ),
+                    )
+                )  # fmt: skip
+        return [change for _, change in sorted(found, key=lambda pair: -pair[0])]
+
+    def halves(self) -> tuple[date, date, date] | None:
+        """The first day, the first day of the second half, and the last day; None without times."""
+        days = [day for day in self._days if day != NO_DAY]
+        if not days:
+            return None
+        return _day(min(days)), _day(self._middle()), _day(max(days))
+
+    def _middle(self) -> int:
+        days = [day for day in self._days if day != NO_DAY]
+        return min(days) + (max(days) - min(days) + 1) // 2
+
+    def _sum(self, column: str, group: str) -> Sums:
+        return sum(self._groups[column][group].values(), self._empty)
+
+    def _kept(self, column: str) -> tuple[dict[str, Sums], list[str]]:
+        sums = {name: self._sum(column, name) for name in self._groups[column]}
+        order = sorted(sums, key=lambda name: (-sums[name].calls, name))
+        kept = [name for name in order if sums[name].calls >= self.min_calls]
+        joined = [name for name in order if sums[name].calls < self.min_calls]
+        while kept and 0 < sum(sums[name].calls for name in joined) < self.min_calls:
+            joined.insert(0, kept.pop())
+        return {name: sums[name] for name in kept}, joined
+
+    def _reported(self, sums: Sums) -> Estimates | None:
+        return sums.estimates() if sums.calls >= self.min_calls else None
+
+    def _periods(self, days: Mapping[int, Sums]) -> list[Period | date]:
+        periods: dict[date, Sums] = {}
+        for day, sums in days.items():
+            if day != NO_DAY:
+                start = _day(day)
+                if self.by_week:
+                    start -= timedelta(days=start.weekday())
+                periods[start] = periods.get(start, self._empty) + sums
+        return [
+            Period(start, estimates) if (estimates := self._reported(periods[start])) is not None else start
+            for start in sorted(periods)
+        ]
+
+
+def call_batches(calls: Path, columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """The table of calls in parts: lists by column, with the id, the shard and, if there is one, the time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(calls) as file:
+        names = set(file.schema_arrow.names)
+        wanted = [CALL_ID, "shard", *([TIME] if TIME in names else []), *columns]
+        for batch in file.iter_batches(_ROWS, columns=list(dict.fromkeys(wanted))):
+            yield batch.to_pydict()
+
+
+def _split(codes: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, Sums]]:
+    """Sums of the rows with each code."""
+    for code in np.unique(codes):
+        mine = values[codes == code]
+        yield int(code), Sums(len(mine), mine.sum(0))
+
+
+def _day(number: int) -> date:
+    return _EPOCH + timedelta(days=number)

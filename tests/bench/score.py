@@ -1,0 +1,144 @@
+"""Batch scoring beside the endpoint: utterances per second, ten times the data, and the memory at both sizes.
+
+usage: mistere bench score [--bundle BUNDLE] [--output DIR] [--dialogues 60] [--rounds 3]
+
+The dialogues are variants of the bundle's example with other words and another gain, so that nothing is embedded twice. Arms, each in
+a process of its own and without its start:
+
+- endpoint: a predictor, asked one dialogue at a time by each of 16 clients;
+- score: ``mistere score`` with its cache off, on the same dialogues;
+- ten times the dialogues, with the process's peak memory at both sizes.
+
+Arms alternate; every figure is a ratio of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
+from mistere.serving.deployment import service_and_bundle
+from mistere.serving.example_dialogue import read_example
+from mistere.serving.vectors import VectorDialogue
+from tests.bench.serving_speed import CLIENTS, predictor, v1_body, versions
+
+SCORE = """
+import json, resource, sys, time
+from pathlib import Path
+import mistere.model.inference, mistere.scoring.scorer, mistere.scoring.tables
+from mistere.model.inference import load_bundle
+from mistere.scoring.archive import ArchiveColumns, open_archive
+from mistere.scoring.scorer import Scorer
+from mistere.scoring.scoring import score_shard
+from mistere.scoring.tables import TableForm
+from mistere.artifacts.object_store import LocalStore
+
+data, bundle, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+model = load_bundle(bundle)
+archive = open_archive(data)
+scorer = Scorer(model, LocalStore(folder / "store"), "off")
+form = TableForm(model.labels, model.experts, ArchiveColumns(), "", model.bundle.digest)
+start = time.perf_counter()
+turns = sum(
+    score_shard(scorer, archive, name, form, folder / "turns" / name, folder / "calls" / name).turns for name in archive.shards
+)
+seconds = time.perf_counter() - start
+print(json.dumps({"turns": turns, "seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+
+
+def write(folder: Path, dialogues: Sequence[Sequence[Utterance]]) -> Path:
+    """The dialogues as a dataset, in shards of a few megabytes."""
+    info = DatasetInfo(
+        name="bench", description="", labels=["a", "b"], language="en", licence="", splits="", speaker_disjoint=False
+    )
+    rows = (
+        ("test", replace(turn, dialogue_id=f"d{number}", turn=index, label=None))
+        for number, dialogue in enumerate(dialogues)
+        for index, turn in enumerate(dialogue)
+    )
+    write_dataset(folder, info, rows, max_shard_bytes=8 << 20)  # type: ignore[arg-type]
+    return folder
+
+
+def scored(data: Path, bundle: str) -> dict[str, float]:
+    """One process that scores."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", SCORE, str(data), bundle, folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def asked(bundle: str, bodies: Sequence[bytes]) -> float:
+    """Seconds in which 16 clients get the answers to all requests of a fresh predictor."""
+    with predictor(bundle, "--vector-store-mib", "0") as server:
+
+        def ask(body: bytes) -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
+            connection.request("POST", "/v1/models/mistere:predict", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
+            if answer.status != 200:
+                raise SystemExit(content[:300].decode())
+            connection.close()
+
+        start = time.perf_counter()
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(ask, bodies))
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="mistere bench score", description=__doc__.split("\n", 1)[0])  # type: ignore[union-attr]
+    parser.add_argument("--bundle")
+    parser.add_argument("--output", type=Path, default=Path("output"))
+    parser.add_argument("--dialogues", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    _, bundle = service_and_bundle(options.output, options.bundle)
+    example = read_example(Path(bundle))
+    if example is None or isinstance(example.dialogue, VectorDialogue):
+        raise SystemExit(f"{bundle} holds no example dialogue of utterances")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        many = versions(example.dialogue, 10 * options.dialogues)
+        few = many[: options.dialogues]
+        small, large = write(folder / "small", few), write(folder / "large", many)
+        bodies = [v1_body(dialogue) for dialogue in few]
+        ratios, growth, memory = [], [], []
+        turns = sum(map(len, few))
+        for number in range(options.rounds):
+            endpoint = asked(bundle, bodies)
+            one = scored(small, bundle)
+            ratios.append(endpoint / one["seconds"])
+            print(
+                f"round {number + 1}: endpoint {turns / endpoint:.1f}, score {one['turns'] / one['seconds']:.1f} utterances/s: "
+                f"{ratios[-1]:.2f} times as many",
+                flush=True,
+            )
+            if number == 0:
+                ten = scored(large, bundle)
+                growth.append(ten["seconds"] / one["seconds"])
+                memory = [one["memory"], ten["memory"]]
+                print(
+                    f"ten times the dialogues: {growth[-1]:.1f} times as long; peak memory {memory[0]:.0f} and {memory[1]:.0f} MB"
+                )
+        print(f"median: {statistics.median(ratios):.2f} times the utterances per second of the endpoint")
+
+
+if __name__ == "__main__":
+    main()
