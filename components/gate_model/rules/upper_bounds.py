@@ -18,22 +18,24 @@ RULES = (
         description="highest expected calibration error (0..1).",
         examples=Examples(promotes={"test.ece": 0.05}, cases=(Case("reject", {"test.ece": 0.16}),)),
     ),
+    # Not the clock: a busy machine made good models too slow.
     upper_bound(
         "latency",
-        figure="runtime.dialogue_ms.p95",
+        figure="runtime.unloaded_ms.p95",
         subject="The response time",
-        finding="95 % of test dialogues are answered within {measured:.0f} ms on the machine that evaluated the model",
+        finding="95 % of test dialogues are answered within {measured:.0f} ms on the machine that evaluated the model, without the time "
+        "that other processes took",
         limit="{bound:.0f} ms",
         setting="max_dialogue_ms",
         default=False,
         limits={"gt": 0},
         description="longest time for a dialogue (of vectors, if the model takes those) on the machine that evaluated it (95th percentile), "
-        "in ms.",
+        "in ms, without the time that other processes took.",
         fix="set evaluation.runtime=true",
         examples=Examples(
-            promotes={"runtime.dialogue_ms.p95": 120.0},
+            promotes={"runtime.unloaded_ms.p95": 120.0},
             thresholds={"max_dialogue_ms": 500.0},
-            cases=(Case("reject", {"runtime.dialogue_ms.p95": 501.0}),),
+            cases=(Case("reject", {"runtime.unloaded_ms.p95": 501.0}),),
         ),
     ),
     # Base weights are shared between versions and do not count.
