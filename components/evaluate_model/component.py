@@ -19,6 +19,7 @@ def evaluate_model(
     run: dict,
     evaluation: dict,
     champion_digest: str,
+    anchor_digest: str,
     utterances: Input[UtteranceSetArtifact],
     MODALITY_vectors: Input[EmbeddingSetArtifact],
     MODALITY_encoder: Input[EncoderCheckpointArtifact],
@@ -33,6 +34,7 @@ def evaluate_model(
         run: the run's context.
         evaluation: the ``evaluation`` section.
         champion_digest: the champion's bundle, or ``none``.
+        anchor_digest: the bundle of the gate's anchor, or ``none``.
         utterances: the dataset.
         MODALITY_vectors: vectors of this modality, or their absence.
         MODALITY_encoder: what made them, or its absence.
@@ -58,6 +60,6 @@ def evaluate_model(
         evaluation,
         inputs=inputs,
         outputs={"report": report.path},
-        external_inputs={"champion_digest": champion_digest},
+        external_inputs={"champion_digest": champion_digest, "anchor_digest": anchor_digest},
     )
     show(report.path, metrics, confusion)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from components.evaluate_model.baselines import Baseline
     from components.evaluate_model.raw_utterances import RawTest
     from mistere.evaluation.gate_timeline import GateTimeline
     from mistere.evaluation.split_metrics import Answers
@@ -66,6 +67,7 @@ def run(
     model: ArtifactHandle[MoEModel],
     report: Path,
     champion_digest: str,
+    anchor_digest: str,
 ) -> Result:
     """Evaluate.
 
@@ -78,7 +80,9 @@ def run(
         model: the mixture.
         report: folder of the output artifact.
         champion_digest: the champion's bundle, or ``none``.
+        anchor_digest: the bundle of the gate's anchor, or ``none``.
     """
+    from components.evaluate_model.baselines import Baseline, compare_slices
     from components.evaluate_model.raw_utterances import columns_of, keys_of, read_raw_test
     from components.evaluate_model.robustness import CleanDialogues, Reembedding
     from mistere.data.transcripts import TEXT_SOURCE
@@ -88,6 +92,7 @@ def run(
     from mistere.evaluation.split_metrics import Answers, write_predictions
     from mistere.metrics.expert_gate import collapsed_gate
     from mistere.metrics.modality_choice import choice_metrics
+    from mistere.metrics.slices import slice_metrics
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.mixture.prediction import load_mixture
 
@@ -112,8 +117,8 @@ def run(
     keys = keys_of(test)
     turns = {dialogue.dialogue_id: len(dialogue) for dialogue in test}
     columns = [*config.slices, *([TEXT_SOURCE] if utterances.manifest.transcription else [])]
-    parts = {**raw.membership(keys), **columns_of(reader, list(dict.fromkeys(columns)), keys)}
-    metrics |= measure_slices(config, flat, true, turns, parts, len(data.labels))
+    parts = slices_of(flat, turns) | raw.membership(keys) | columns_of(reader, list(dict.fromkeys(columns)), keys)
+    metrics |= slice_metrics(parts, true, flat.predicted, flat.dialogues, len(data.labels), config)
     if config.speaker_probe:
         metrics |= _speaker_probe(config, step, mixture, data, raw, keys, flat)
     present = {name: (encoders[name], vectors[name]) for name in mixture.dimensions}
@@ -128,10 +133,15 @@ def run(
         if config.int8:
             metrics |= again.int8({name: _embedder(step, e, "float32", int8=True) for name, (e, _) in present.items()})
 
-    champion = None
-    if champion_digest != NO_CHAMPION:
-        champion, compared = _champion(config, step, utterances.manifest, champion_digest, labels, names, report)
-        metrics |= compared
+    evaluations: dict[str, ChampionEvaluation] = {}
+    for baseline in (Baseline.champion(champion_digest), Baseline.anchor(anchor_digest)):
+        if baseline.digest != NO_CHAMPION:
+            evaluations[baseline.name], compared = _baseline(
+                config, step, utterances.manifest, baseline, labels, names, report
+            )
+            metrics |= compared
+    if "champion" in evaluations and not evaluations["champion"].incomparable:
+        metrics |= compare_slices(report, parts, len(data.labels), config)
     _write_files(report, metrics, runtime, timelines, raw, names, answers)
     return Result(
         manifests={
@@ -145,38 +155,29 @@ def run(
                 metrics=metrics,
                 runtime=runtime,
                 confusion=evaluated.confusion.tolist(),
-                champion=champion,
+                champion=evaluations.get("champion"),
+                anchor=evaluations.get("anchor"),
             )
         }
     )
 
 
-def measure_slices(
-    config: EvaluationConfig,
-    flat: Answers,
-    true: np.ndarray,
-    turns: Mapping[str, int],
-    parts: Mapping[str, list[str | None]],
-    classes: int,
-) -> dict[str, float]:
-    """Figures of parts of the test split: by modality, by the dialogue's number of turns, and by further parts.
+def slices_of(flat: Answers, turns: Mapping[str, int]) -> dict[str, list[str | None]]:
+    """The slices that every model has: by modality, and by the dialogue's number of turns.
 
     Args:
-        config: resamples and seed.
         flat: predictions of the N utterances.
-        true: classes ``[N]``.
         turns: number of turns of each dialogue.
-        parts: the part of each utterance, by kind of part.
-        classes: number of labels.
-    """
-    from mistere.metrics.slices import binned, slice_metrics
 
-    parts = {
+    Returns:
+        By kind, the slice of each utterance ``[N]``.
+    """
+    from mistere.metrics.slices import binned
+
+    return {
         "modalities": list(flat.modalities),
         "dialogue_turns": [binned("dialogue_turns", turns[name]) for name in flat.dialogues],
-        **parts,
     }
-    return slice_metrics(parts, true, flat.predicted, flat.dialogues, classes, config)
 
 
 def _speaker_probe(
@@ -260,21 +261,21 @@ def _runtime(
     return figures | measure_runtime(load, raw.timed)
 
 
-def _champion(
+def _baseline(
     config: EvaluationConfig,
     step: Step,
     reference: UtteranceSet,
-    digest: str,
+    baseline: Baseline,
     labels: list[np.ndarray],
     names: list[str],
     report: Path,
 ) -> tuple[ChampionEvaluation, dict[str, float]]:
-    from components.evaluate_model.champion import compare_with_champion, evaluate_champion
+    from components.evaluate_model.baselines import compare_with, evaluate_baseline
 
-    champion = evaluate_champion(step, reference, digest, labels, names, report)
-    if champion.incomparable:
-        return champion, {}
-    return champion, compare_with_champion(report, len(reference.labels), config)
+    evaluation = evaluate_baseline(step, reference, baseline, labels, names, report)
+    if evaluation.incomparable:
+        return evaluation, {}
+    return evaluation, compare_with(baseline, report, len(reference.labels), config)
 
 
 def _write_files(

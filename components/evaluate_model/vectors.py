@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from components.evaluate_model.champion import compare_with_champion, earlier_predictions
-from components.evaluate_model.run import measure_slices
+from components.evaluate_model.baselines import Baseline, compare_slices, compare_with, earlier_predictions
+from components.evaluate_model.run import slices_of
 from components.evaluate_model.runtime import measure_runtime, sizes
 from mistere.artifacts.identities import EncoderIdentity
 from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact
@@ -24,7 +24,8 @@ from mistere.config.evaluation import EvaluationConfig
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, liveliest, write_timelines
 from mistere.evaluation.mixture_evaluation import MixtureEvaluation, evaluate_mixture
 from mistere.evaluation.split_metrics import Answers, write_predictions
-from mistere.metrics.predictions import CHAMPION_FILE, PREDICTIONS_FILE
+from mistere.metrics.predictions import PREDICTIONS_FILE
+from mistere.metrics.slices import slice_metrics
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.model.mixture.prediction import load_mixture, predict
 from mistere.registry.release.champion import NO_CHAMPION
@@ -49,6 +50,7 @@ def evaluate_vectors(
     data: EmbeddedDialogues,
     report: Path,
     champion_digest: str,
+    anchor_digest: str = NO_CHAMPION,
 ) -> EvaluationReport:
     """Evaluate on test, and write predictions, timelines and an example dialogue of vectors.
 
@@ -60,6 +62,7 @@ def evaluate_vectors(
         data: vectors of the mixture's modalities.
         report: folder of the report's files.
         champion_digest: the champion's bundle, or ``none``.
+        anchor_digest: the bundle of the gate's anchor, or ``none``.
     """
     mixture, temperature = load_mixture(model.path), model.manifest.temperature
     evaluated = evaluate_mixture(mixture, temperature, data, config)
@@ -67,13 +70,18 @@ def evaluate_vectors(
     flat = Answers.of(evaluated.scored.predictions, evaluated.names)
     true = evaluated.scored.labels
     turns = {name: len(labels) for name, labels in zip(evaluated.names, evaluated.labels, strict=True)}
-    metrics = evaluated.metrics | measure_slices(config, flat, true, turns, {}, len(data.labels))
+    parts, classes = slices_of(flat, turns), len(data.labels)
+    metrics = evaluated.metrics | slice_metrics(parts, true, flat.predicted, flat.dialogues, classes, config)
     runtime = _runtime(config, model, evaluated.read)
-    champion = None
-    if champion_digest != NO_CHAMPION:
-        champion = _champion(store, progress, model.manifest, champion_digest, evaluated, report)
-        if not champion.incomparable:
-            metrics |= compare_with_champion(report, len(data.labels), config)
+    baselines: dict[str, ChampionEvaluation] = {}
+    for baseline in (Baseline.champion(champion_digest), Baseline.anchor(anchor_digest)):
+        if baseline.digest == NO_CHAMPION:
+            continue
+        compared = baselines[baseline.name] = _evaluate(store, progress, model.manifest, baseline, evaluated, report)
+        if not compared.incomparable:
+            metrics |= compare_with(baseline, report, classes, config)
+    if "champion" in baselines and not baselines["champion"].incomparable:
+        metrics |= compare_slices(report, parts, classes, config)
     (report / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
     (report / "runtime.json").write_text(json.dumps(runtime, indent=1, sort_keys=True), encoding="utf-8")
     timelines = liveliest(evaluated.names, evaluated.answers, evaluated.labels, data.labels)
@@ -91,7 +99,8 @@ def evaluate_vectors(
         metrics=metrics,
         runtime=runtime,
         confusion=evaluated.confusion.tolist(),
-        champion=champion,
+        champion=baselines.get("champion"),
+        anchor=baselines.get("anchor"),
     )
 
 
@@ -141,19 +150,19 @@ def _runtime(
     return figures | measure_runtime(load, short[:_TIMED])
 
 
-def _champion(
+def _evaluate(
     store: ObjectStore,
     progress: Progress,
     candidate: MoEModel,
-    digest: str,
+    baseline: Baseline,
     evaluated: MixtureEvaluation,
     report: Path,
 ) -> ChampionEvaluation:
-    """The champion's predictions: from its own report of this test split, or by its mixture on vectors of the same encoders."""
-    known = earlier_predictions(store, progress, digest, candidate.test_digest, report)
+    """The earlier model's predictions: from its own report of this test split, or by its mixture on vectors of the same encoders."""
+    known = earlier_predictions(store, progress, baseline, candidate.test_digest, report)
     if known is not None:
         return known
-    bundle = open_artifact(store, ModelBundle, digest).manifest
+    bundle = open_artifact(store, ModelBundle, baseline.digest).manifest
     made = {name: encoder.identity for name, encoder in bundle.encoders.items()} | bundle.vectors
     same = all(
         one.digest and candidate.encoders.get(name, EncoderIdentity()).digest == one.digest
@@ -166,9 +175,9 @@ def _champion(
     else:
         from mistere.model.inference import load_bundle
 
-        champion = load_bundle(store.location(artifact_key(ModelBundle.__name__, digest)))
-        answers = champion.predict_embeddings([{name: one[name] for name in made} for one in evaluated.read])
-        write_predictions(report / CHAMPION_FILE, answers, evaluated.labels, evaluated.names)
-        return ChampionEvaluation(bundle_digest=digest, test_digest=candidate.test_digest)
-    progress.note(f"the champion cannot be compared: {why}.")
-    return ChampionEvaluation(bundle_digest=digest, incomparable=why)
+        earlier = load_bundle(store.location(artifact_key(ModelBundle.__name__, baseline.digest)))
+        answers = earlier.predict_embeddings([{name: one[name] for name in made} for one in evaluated.read])
+        write_predictions(report / baseline.file, answers, evaluated.labels, evaluated.names)
+        return ChampionEvaluation(bundle_digest=baseline.digest, test_digest=candidate.test_digest)
+    progress.note(f"the {baseline.name} cannot be compared: {why}.")
+    return ChampionEvaluation(bundle_digest=baseline.digest, incomparable=why)

@@ -18,13 +18,16 @@ class Candidate:
     """A candidate's figures.
 
     Attributes:
-        metrics: flat metrics of the test split, of the candidate (``test.…``) and of the champion (``champion.…``).
+        metrics: flat metrics of the test split, of the candidate (``test.…``), the champion (``champion.…``)
+            and the anchor (``anchor.…``).
         runtime: its costs on the machine that evaluated it (``runtime.…``).
         labels: names of the classes.
         experts: names of the experts, the unimodal ones first and the cross-modal one last.
         test_digest: identifies the test split of the metrics.
         champion_digest: identifies the champion's bundle; empty without a champion.
         champion: how the champion was evaluated; None if it was not.
+        anchor_digest: identifies the anchor's bundle; empty without an anchor.
+        anchor: how the anchor was evaluated; None if it was not.
         data_verdict: verdict of the dataset's validation; ``unknown`` if it was not validated.
         data_warnings: sentences of its warnings.
         code: whether a commit contains the code that made it.
@@ -39,6 +42,8 @@ class Candidate:
     test_digest: str = ""
     champion_digest: str = ""
     champion: ChampionEvaluation | None = None
+    anchor_digest: str = ""
+    anchor: ChampionEvaluation | None = None
     data_verdict: Literal["pass", "warn", "reject", "unknown"] = "pass"
     data_warnings: Sequence[str] = ()
     code: CodeState = "committed"
@@ -67,9 +72,9 @@ def passed(rule: str, measured: float | None, bound: float | None, sentence: str
     return RuleResult(rule=rule, outcome="promote", measured=measured, bound=bound, sentence=sentence)
 
 
-def held(rule: str, measured: float | None, bound: float | None, sentence: str) -> RuleResult:
-    """The measurements do not decide the rule."""
-    return RuleResult(rule=rule, outcome="hold", measured=measured, bound=bound, sentence=sentence)
+def held(rule: str, measured: float | None, bound: float | None, sentence: str, *, final: bool = False) -> RuleResult:
+    """The measurements do not decide the rule; ``final``: and no person may override it."""
+    return RuleResult(rule=rule, outcome="hold", measured=measured, bound=bound, sentence=sentence, final=final)
 
 
 def rejected(rule: str, measured: float | None, bound: float | None, sentence: str) -> RuleResult:

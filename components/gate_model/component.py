@@ -12,6 +12,7 @@ def gate_model(
     run: dict,
     gate: dict,
     champion_digest: str,
+    anchor_digest: str,
     code_state: str,
     validation: Input[ValidationReportArtifact],
     report: Input[EvaluationReportArtifact],
@@ -23,6 +24,7 @@ def gate_model(
         run: the run's context.
         gate: the ``gate`` section.
         champion_digest: the champion's bundle, or ``none``.
+        anchor_digest: the bundle of the anchor (``gate.anchor``), or ``none``.
         code_state: whether a commit contains the code: ``committed``, ``uncommitted`` (with the files: ``uncommitted: a.py``)
             or ``unknown``.
         validation: the dataset's validation.
@@ -41,6 +43,10 @@ def gate_model(
         gate,
         inputs={"validation": validation.path, "report": report.path},
         outputs={"verdict": verdict.path},
-        external_inputs={"champion_digest": champion_digest, "code_state": code_state},
+        external_inputs={
+            "champion_digest": champion_digest,
+            "anchor_digest": anchor_digest,
+            "code_state": code_state,
+        },
     )
     return values["verdict"]

@@ -29,6 +29,7 @@ def run(
     report: ArtifactHandle[EvaluationReport],
     verdict: Path,
     champion_digest: str,
+    anchor_digest: str,
     code_state: str,
 ) -> Result:
     """Evaluate every rule.
@@ -37,12 +38,15 @@ def run(
         config: the thresholds of all rules.
         step: this execution.
         validation: the dataset's validation.
-        report: the candidate's evaluation, and the champion's on the same test split.
+        report: the candidate's evaluation, and those of champion and anchor on the same test split.
         verdict: folder of the output artifact.
         champion_digest: the champion's bundle, or ``none``.
+        anchor_digest: the anchor's bundle, or ``none``.
         code_state: whether a commit contains the code that made the candidate, and the files with uncommitted changes.
     """
-    decided = decide(config, report.manifest, validation.manifest, champion_digest, code_state)
+    decided = decide(
+        config, report.manifest, validation.manifest, champion_digest, code_state, anchor_digest=anchor_digest
+    )
     results = [result.model_dump() for result in decided.rules]
     (verdict / "verdict.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     return Result(manifests={"verdict": decided}, values={"verdict": decided.verdict})
@@ -55,16 +59,18 @@ def decide(
     champion_digest: str,
     code_state: str,
     *,
+    anchor_digest: str = NO_CHAMPION,
     takes_vectors: bool = False,
 ) -> GateVerdict:
     """Evaluate every rule on a candidate.
 
     Args:
         config: the thresholds of all rules.
-        evaluation: of the candidate, and of the champion on the same test split.
+        evaluation: of the candidate, and of champion and anchor on the same test split.
         validation: the dataset's validation; None if it was not validated.
         champion_digest: the champion's bundle, or ``none``.
         code_state: as for :func:`run`.
+        anchor_digest: the anchor's bundle, or ``none``.
         takes_vectors: whether the candidate has no encoders.
     """
     from components.gate_model.candidate import Candidate, CodeState
@@ -79,6 +85,8 @@ def decide(
         test_digest=evaluation.test_digest,
         champion_digest="" if champion_digest == NO_CHAMPION else champion_digest,
         champion=evaluation.champion,
+        anchor_digest="" if anchor_digest == NO_CHAMPION else anchor_digest,
+        anchor=evaluation.anchor,
         data_verdict=validation.verdict if validation else "unknown",
         data_warnings=validation.warnings if validation else (),
         code=cast(CodeState, code),

@@ -29,6 +29,7 @@ def resolve_inputs(
         ("context", dict),
         ("data_digest", str),
         ("champion_digest", str),
+        ("anchor_digest", str),
         ("code_state", str),
         # Of an output declared `list`, KFP makes a loop's items strings; of `list[dict]`, structs.
         ("MODALITY_shards", list[dict]),
@@ -58,11 +59,12 @@ def resolve_inputs(
         deployment: the ``deployment`` section.
 
     Returns:
-        Output: ``work``, ``release`` (all cached steps were found finished, and the gate promotes) or ``nothing``.
+        Output: ``work``, ``release`` (all cached steps were found finished, and the gate does not reject) or ``nothing``.
         finished: digests of the finished artifacts, by task and output; empty if there is work.
         context: the run's context with the data resolved.
         data_digest: the DVC digest that the run is pinned to.
         champion_digest: the champion's bundle, or ``none``.
+        anchor_digest: the bundle of the gate's anchor, or ``none``.
         code_state: ``committed``, ``uncommitted`` (with the files: ``uncommitted: a.py``) or ``unknown``.
         MODALITY_shards: ``index`` and ``of`` of each task that embeds this modality.
         data_section: the complete section, as are the following outputs.
@@ -87,7 +89,7 @@ def resolve_inputs(
         "deployment": deployment,
     }
     context, values, sections, remaining, finished = resolve(run, job, compiled, given)
-    digests = values["data_digest"], values["champion_digest"], values["code_state"]
+    digests = [values[name] for name in ("data_digest", "champion_digest", "anchor_digest", "code_state")]
     parallel = [
         shards(sections["MODALITY"]),
     ]

@@ -15,7 +15,7 @@ from mistere.engine.stage import RunContext, load_stage
 from mistere.kubernetes.images import ROLES, image
 
 WORK, RELEASE, NOTHING = "work", "release", "nothing"
-"""What is left to do: the steps; only the release of the finished model; nothing."""
+"""What is left to do: the steps; only to register and release the finished model; nothing."""
 _RELEASED: Final = frozenset({"registry", "deployment"})
 """What no cached step reads: the sections of the release."""
 
@@ -68,5 +68,5 @@ def remaining_work(store: ObjectStore, context: RunContext, digest: str) -> tupl
     finished: FinishedRun | None = take_over(store, context, digest) if digest else None
     if finished is None:
         return WORK, {}
-    promoted = finished.values("gate_model").get("verdict") == "promote"
-    return (RELEASE if promoted else NOTHING), finished.outputs()
+    registered = finished.values("gate_model").get("verdict") in {"promote", "hold"}
+    return (RELEASE if registered else NOTHING), finished.outputs()

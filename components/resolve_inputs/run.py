@@ -19,6 +19,7 @@ from mistere.engine.finished_run import INPUTS_VALUE, has_finished
 from mistere.engine.run_settings import deployment_namespace, is_complete, run_context
 from mistere.engine.stage import Result, RunContext, Stage, Step, load_stage
 from mistere.kubernetes.current_pod import is_inside
+from mistere.registry.mlflow.model_registry import resolve_anchor
 from mistere.registry.release.champion import read_champion
 from mistere.runs.run_info import RunOrigin, changed_stage_settings, read_origin, write_run_info
 from mistere.serving.kserve.inference_service import check_cluster_support
@@ -108,7 +109,8 @@ def run(config: RunParameters, step: Step) -> Result:
         step: this execution.
 
     Raises:
-        UsageError: a setting is unknown or invalid, no data has been published, or the run is on a cluster and would deploy locally.
+        UsageError: a setting is unknown or invalid, no data has been published, there is no such anchor, or the run is on a cluster
+            and would deploy locally.
         MistereError: the tracking server or an encoder's source is missing, refuses access or cannot be reached.
     """
     whole = config.config()
@@ -127,6 +129,7 @@ def run(config: RunParameters, step: Step) -> Result:
         "data_digest": digest,
         "data_remote": remote,
         "champion_digest": champion,
+        "anchor_digest": resolve_anchor(whole.gate, step.run.tracking_uri, whole.registry.model_name),
         "code_state": _code_state(step.run),
     }
     inputs = inputs_digest(whole, step.run, values) if config.compiled else ""

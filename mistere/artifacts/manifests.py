@@ -274,7 +274,7 @@ class MoEModel(Manifest):
 
 
 class ChampionEvaluation(BaseModel):
-    """The champion on the same test split. Its predictions are a file of the report, unless ``incomparable`` gives a reason."""
+    """The champion, or the anchor, on the same test split. Its predictions are a file of the report, unless ``incomparable`` gives a reason."""
 
     bundle_digest: Segment
     test_digest: str = Field(default="", description="Identifies the test split of its predictions.")
@@ -295,13 +295,18 @@ class EvaluationReport(Manifest):
     )
     dialogues: int
     metrics: dict[str, float] = Field(
-        description="Metrics of the model (``test.…``) and of the champion (``champion.…``)."
+        description="Metrics of the model (``test.…``), of the champion (``champion.…``) and of the anchor (``anchor.…``)."
     )
     runtime: dict[str, float] = Field(
         default_factory=dict, description="Cost of the model on the machine that evaluated it."
     )
     confusion: list[list[int]]
     champion: ChampionEvaluation | None = None
+    anchor: ChampionEvaluation | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,  # reports without an anchor keep their digests
+        description="The anchor of the gate, likewise.",
+    )
 
 
 class RuleResult(BaseModel):
@@ -316,6 +321,11 @@ class RuleResult(BaseModel):
         default_factory=list,
         exclude_if=lambda names: not names,  # verdicts without it keep their digests
         description="The settings that decide the rule, in the section ``gate``.",
+    )
+    final: bool = Field(
+        default=False,
+        exclude_if=lambda final: not final,  # likewise
+        description="A model that this rule holds cannot be approved by a person.",
     )
 
 

@@ -13,6 +13,7 @@ from mistere.common.parsing.parquet import read_parquet
 
 PREDICTIONS_FILE = "predictions.parquet"
 CHAMPION_FILE = "champion.parquet"
+ANCHOR_FILE = "anchor.parquet"
 
 
 @dataclass(frozen=True)

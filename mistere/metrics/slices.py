@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +16,10 @@ from mistere.metrics.classification import DialogueBootstrap, Interval
 
 _PREFIX = "test.slice."
 _KEY = re.compile(rf"{re.escape(_PREFIX)}(?P<kind>[^.]+)\.(?P<value>.+)\.weighted_f1")
+SUPPORT: Final = f"{_PREFIX}{{name}}.support"
+"""Template of the metric with a slice's number of test utterances; a slice's name is its kind and its value: ``words.4-8``."""
+DIFFERENCE: Final = "champion.slice.{name}.difference"
+"""Template of the metric with a slice's weighted F1 minus the champion's, paired."""
 _MOST_VALUES = 20
 _BOUNDS: Mapping[str, tuple[float, ...]] = {
     "dialogue_turns": (6, 11, 21),
@@ -75,16 +80,62 @@ def slice_metrics(
         config: resamples and seed.
     """
     metrics: dict[str, float] = {}
+    for name, inside, bootstrap in _slices(membership, dialogues, config):
+        score, key = bootstrap.weighted_f1(true[inside], predicted[inside], classes), f"{_PREFIX}{name}.weighted_f1"
+        metrics |= {key: score.value, f"{key}.low": score.low, f"{key}.high": score.high}
+        metrics[SUPPORT.format(name=name)] = float(inside.sum())
+    return {name: round(value, 8) for name, value in metrics.items()}
+
+
+def slice_differences(
+    membership: Mapping[str, Sequence[str | None]],
+    true: np.ndarray,
+    predicted: np.ndarray,
+    champion: np.ndarray,
+    dialogues: Sequence[str],
+    classes: int,
+    config: EvaluationConfig,
+) -> dict[str, float]:
+    """Weighted F1 minus the champion's in each slice of each kind, with its paired interval.
+
+    Args:
+        membership: as for :func:`slice_metrics`.
+        true: classes ``[N]``.
+        predicted: classes ``[N]``.
+        champion: classes ``[N]`` that the champion predicts.
+        dialogues: of each utterance ``[N]``.
+        classes: number of labels.
+        config: resamples and seed.
+    """
+    metrics: dict[str, float] = {}
+    for name, inside, bootstrap in _slices(membership, dialogues, config):
+        rows = true[inside], predicted[inside], champion[inside]
+        difference, key = bootstrap.weighted_f1_difference(*rows, classes), DIFFERENCE.format(name=name)
+        metrics |= {key: difference.value, f"{key}.low": difference.low, f"{key}.high": difference.high}
+    return {name: round(value, 8) for name, value in metrics.items()}
+
+
+def _slices(
+    membership: Mapping[str, Sequence[str | None]], dialogues: Sequence[str], config: EvaluationConfig
+) -> Iterator[tuple[str, np.ndarray, DialogueBootstrap]]:
+    """Each slice: its name, the mask ``[N]`` of its utterances, and resamples of its dialogues."""
     names = np.asarray(dialogues, dtype=object)
     for kind, values in membership.items():
         for value in sorted({value for value in values if value is not None}):
             inside = np.array([one == value for one in values])
-            bootstrap = DialogueBootstrap(list(names[inside]), config.resamples, config.seed)
-            score = bootstrap.weighted_f1(true[inside], predicted[inside], classes)
-            name = f"{_PREFIX}{kind}.{value}.weighted_f1"
-            metrics |= {name: score.value, f"{name}.low": score.low, f"{name}.high": score.high}
-            metrics[f"{_PREFIX}{kind}.{value}.support"] = float(inside.sum())
-    return {name: round(value, 8) for name, value in metrics.items()}
+            yield f"{kind}.{value}", inside, DialogueBootstrap(list(names[inside]), config.resamples, config.seed)
+
+
+def slice_names(metrics: Mapping[str, float], template: str) -> list[str]:
+    """The names of the slices that have a metric, or a bound of its interval, in alphabetical order.
+
+    Args:
+        metrics: any metrics.
+        template: :data:`SUPPORT` or :data:`DIFFERENCE`.
+    """
+    before, after = map(re.escape, template.split("{name}"))
+    key = re.compile(rf"{before}(.+?){after}(?:\.low|\.high)?")
+    return sorted({match[1] for name in metrics if (match := key.fullmatch(name))})
 
 
 def slices_from_metrics(metrics: Mapping[str, float]) -> list[SlicePoint]:

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.gate_model.candidate import Candidate, held, not_evaluated, passed, rejected
+from components.gate_model.candidate import Candidate, not_evaluated
 from components.gate_model.example_figures import interval
+from components.gate_model.paired_comparison import PairedComparison
 from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
 from mistere.config.gate import RuleThresholds
@@ -31,34 +32,20 @@ class Thresholds(RuleThresholds):
     )
 
 
+_COMPARISON = PairedComparison(NAME, "champion", DIFFERENCE, rejects="worse")
+
+
 def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     """Promote if the paired interval shows the candidate good enough, reject if it shows it worse, else hold."""
-    superior = thresholds.champion_mode == "superiority"
-    bound = 0.0 if superior else -thresholds.champion_margin
     if not candidate.champion_digest:
         return not_evaluated(NAME, "There is no champion yet: nothing to compare with.")
-    champion = candidate.champion
-    if champion is None or champion.bundle_digest != candidate.champion_digest:
-        return rejected(NAME, None, bound, "The champion was not evaluated on this test split.")
-    if champion.incomparable:
-        return held(NAME, None, bound, f"The champion cannot be compared: {champion.incomparable}.")
-    if champion.test_digest != candidate.test_digest:
-        return held(
-            NAME, None, bound, "The champion was evaluated on another test split; such figures are never compared."
-        )
-    difference = candidate.interval(DIFFERENCE)
-    if difference is None:
-        return rejected(NAME, None, bound, "The difference from the champion was not measured.")
-    sentence = (
-        f"Weighted F1 differs from the champion's by {difference.value:+.3f} "
-        f"(paired 95 % interval {difference.low:+.3f} to {difference.high:+.3f})"
+    return _COMPARISON.evaluate(
+        candidate,
+        candidate.champion_digest,
+        candidate.champion,
+        thresholds.champion_margin,
+        superior=thresholds.champion_mode == "superiority",
     )
-    required = "better than the champion" if superior else f"not worse by more than {-bound:.3f}"
-    if difference.low > 0 or (not superior and difference.low >= bound):
-        return passed(NAME, difference.low, bound, f"{sentence}: {required}.")
-    if difference.high < 0:
-        return rejected(NAME, difference.low, bound, f"{sentence}: worse than the champion.")
-    return held(NAME, difference.low, bound, f"{sentence}: undecided whether it is {required}.")
 
 
 EXAMPLES = Examples(

@@ -18,6 +18,9 @@ class Thresholds(RuleThresholds):
     allow_uncommitted: bool = Field(
         default=False, description="release models of code that is in no commit; they cannot be reproduced."
     )
+    approve_uncommitted: bool = Field(
+        default=False, description="whether a person may approve a model that is held because its code is in no commit."
+    )
 
 
 def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
@@ -31,7 +34,13 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     if thresholds.allow_uncommitted:
         return passed(NAME, None, None, f"{sentence}, which this profile allows.")
     fix = "commit them and run again" if uncommitted else "run it in a clone"
-    return held(NAME, None, None, f"{sentence}: {fix}, or allow it with --set gate.allow_uncommitted=true.")
+    return held(
+        NAME,
+        None,
+        None,
+        f"{sentence}: {fix}, or allow it with --set gate.allow_uncommitted=true.",
+        final=not thresholds.approve_uncommitted,
+    )
 
 
 EXAMPLES = Examples(

@@ -11,10 +11,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from components.gate_model.candidate import Candidate, not_evaluated, not_measured, passed, rejected
+from components.gate_model.candidate import Candidate
+from components.gate_model.group_floor import GroupFloor
 from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
-from mistere.common.counting import counted
 from mistere.config.gate import Number, Off, RuleThresholds
 
 NAME = "language_floor"
@@ -34,34 +34,20 @@ class Thresholds(RuleThresholds):
     )
 
 
+_FLOOR = GroupFloor(
+    rule=NAME,
+    groups="language",
+    figure="a weighted F1",
+    score_key=f"{_KEY}.{{group}}.weighted_f1",
+    support_key=f"{_KEY}.{{group}}.support",
+    setting="min_language_f1",
+)
+
+
 def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     """Reject a candidate with a language below the minimum; a language with few utterances is left out."""
-    bound, enough = thresholds.min_language_f1, thresholds.min_language_support
-    if bound is False:
-        return not_evaluated(NAME, "No minimum is set for single languages (gate.min_language_f1).")
-    scores: dict[str, float] = {}
-    for language in sorted({match[1] for name in candidate.metrics if (match := _FIGURE.fullmatch(name))}):
-        support, score = (candidate.metrics.get(f"{_KEY}.{language}.{what}") for what in ("support", "weighted_f1"))
-        if support is None or (support >= enough and score is None):
-            return not_measured(NAME, f"The weighted F1 of the language {language}", bound)
-        if support >= enough and score is not None:
-            scores[language] = score
-    if not scores:
-        return not_evaluated(
-            NAME,
-            f"The data name no two languages, or none with the {counted(enough, 'test utterance')} that a minimum requires.",
-        )
-    worst = min(scores, key=lambda language: scores[language])
-    below = [language for language, score in scores.items() if score < bound]
-    if not below:
-        sentence = (
-            f"Every language reaches a weighted F1 of {bound:.2f}; the lowest is {worst} with {scores[worst]:.3f}."
-        )
-        return passed(NAME, scores[worst], bound, sentence)
-    named = ", ".join(f"{language} {scores[language]:.3f}" for language in below)
-    return rejected(
-        NAME, scores[worst], bound, f"Every language needs a weighted F1 of {bound:.2f}; below it: {named}."
-    )
+    languages = sorted({match[1] for name in candidate.metrics if (match := _FIGURE.fullmatch(name))})
+    return _FLOOR.evaluate(candidate.metrics, languages, thresholds.min_language_f1, thresholds.min_language_support)
 
 
 EXAMPLES = Examples(

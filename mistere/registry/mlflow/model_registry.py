@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
+from mistere.config.gate import RuleThresholds
 from mistere.config.registry import RegistryConfig
 from mistere.registry.lineage import Lineage
 from mistere.registry.mlflow.connection import connected
 from mistere.registry.mlflow.logged_model import link_version, log_model
 from mistere.registry.mlflow.run_logging import TAG_PREFIX, LoggedRun, RunRecord, artifact_root, record_run, run_tags
-from mistere.registry.release.champion import Champion
+from mistere.registry.release.champion import NO_CHAMPION, Champion
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -58,7 +59,13 @@ class Registration:
 
 
 def register(
-    tracking_uri: str, config: RegistryConfig, lineage: Lineage, record: RunRecord, store: ObjectStore, bundle: Path
+    tracking_uri: str,
+    config: RegistryConfig,
+    lineage: Lineage,
+    record: RunRecord,
+    store: ObjectStore,
+    bundle: Path,
+    tags: Mapping[str, str] | None = None,
 ) -> Registration:
     """Register a bundle as a model version with alias ``challenger``; the same bundle is registered once.
 
@@ -69,6 +76,7 @@ def register(
         record: what is logged of the run.
         store: the store that holds the bundle, and the files of a new experiment, unless a server decides that itself.
         bundle: the bundle's folder on this machine.
+        tags: further tags of the version, which replace those of an earlier registration.
 
     Raises:
         MistereError: the tracking server cannot be reached or refuses.
@@ -85,6 +93,8 @@ def register(
                 client.set_model_version_tag(config.model_name, version, key, value)
         else:
             version = _create(client, config, lineage, run.run_id, model, record)
+        for key, value in (tags or {}).items():
+            client.set_model_version_tag(config.model_name, version, f"{TAG_PREFIX}{key}", value)
         link_version(client, model, config.model_name, version)
         client.set_registered_model_alias(config.model_name, CHALLENGER, version)
         client.set_terminated(run.run_id)
@@ -254,9 +264,36 @@ def find_version(tracking_uri: str, reference: str, default_name: str) -> Regist
     return matches[0]
 
 
+def resolve_anchor(gate: RuleThresholds, tracking_uri: str, default_name: str) -> str:
+    """Digest of the bundle that ``gate.anchor`` names, or :data:`NO_CHAMPION`.
+
+    Raises:
+        UsageError: there is no such version.
+        MistereError: the tracking server cannot be reached or refuses.
+    """
+    reference = str(getattr(gate, "anchor", ""))  # a rule's setting, which the rule declares
+    if not reference:
+        return NO_CHAMPION
+    try:
+        return find_version(tracking_uri, reference, default_name).bundle_digest
+    except UsageError as error:
+        raise UsageError(f"gate.anchor={reference}: {error}") from error
+
+
 def _listed(versions: Sequence[RegisteredVersion]) -> str:
     """The newest versions with their aliases: ``2 @champion, 1``."""
     return ", ".join(f"{entry.version}{''.join(f' @{alias}' for alias in entry.aliases)}" for entry in versions[:10])
+
+
+def tag_version(tracking_uri: str, model_name: str, version: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a version.
+
+    Raises:
+        MistereError: the tracking server cannot be reached or refuses.
+    """
+    with connected(tracking_uri) as client:
+        for key, value in tags.items():
+            client.set_model_version_tag(model_name, version, f"{TAG_PREFIX}{key}", value)
 
 
 def mirror_champion(tracking_uri: str, champion: Champion) -> None:

@@ -50,6 +50,8 @@ def candidate(case: Case, without: str = "") -> Candidate:
         "test_digest": "test",
         "champion_digest": "champion",
         "champion": ChampionEvaluation(bundle_digest="champion", test_digest="test"),
+        "anchor_digest": "anchor",
+        "anchor": ChampionEvaluation(bundle_digest="anchor", test_digest="test"),
     }
     return Candidate(**{**attributes, **case.candidate})
 

@@ -58,13 +58,15 @@ METRICS = {
         for key, value in with_bounds(f"test.robustness.{one}.loss", 0, 0.01, 0.03).items()
     },
     **with_bounds("champion.difference.weighted_f1", 0.005, 0.02, 0.035),
+    **with_bounds("champion.slice.modalities.speech+text.difference", 0.005, 0.02, 0.035),
+    "test.slice.modalities.speech+text.support": 300.0,
     "test.gain_coverage": 0.95,
     **with_bounds("test.gain_over_mean_of_experts", 0.0, 0.01, 0.02),
     **{
         key: value for name in EXPERTS for key, value in with_bounds(f"test.gain_over.{name}", 0.01, 0.03, 0.05).items()
     },
 }
-RUNTIME = {"runtime.dialogue_ms.p95": 120.0, "runtime.size_mb": 12.0}
+RUNTIME = {"runtime.unloaded_ms.p95": 120.0, "runtime.size_mb": 12.0}
 CHAMPION = ChampionEvaluation(bundle_digest="champion", test_digest="test")
 
 
@@ -292,6 +294,7 @@ def test_text_only_model_skips_expert_rules_and_noise_conditions() -> None:
     loud = with_bounds("test.robustness.noise_20db.loss", 0.5, 0.5, 0.5)
     results = evaluate_rules(candidate(experts=("text", "cross_modal"), metrics=loud))
     assert {name for name, result in results.items() if result.outcome == "off"} == {
+        "anchor_comparison",
         "expert_collapse",
         "language_floor",
         "minimum_contribution",

@@ -94,7 +94,7 @@ class Runner:
             config or {},
             inputs={"validation": self.validation(), "report": report},
             outputs={"verdict": str(self.folder / "verdict")},
-            external_inputs={"champion_digest": champion, "code_state": "committed"},
+            external_inputs={"champion_digest": champion, "anchor_digest": "none", "code_state": "committed"},
         )
         return values["verdict"], self.record("gate_model")
 
@@ -168,7 +168,7 @@ def test_step_is_reused_by_another_run(local: Runner) -> None:
         local.context("other"),
         {},
         inputs=inputs,
-        external_inputs={"champion_digest": "none", "code_state": "committed"},
+        external_inputs={"champion_digest": "none", "anchor_digest": "none", "code_state": "committed"},
     )
     record = StageRecord.model_validate_json(local.store.read(stage_record_key("other", "gate_model"))[0])
     assert record.status == "reused"
@@ -275,12 +275,12 @@ def test_uncached_stage_runs_every_time_and_resolves_external_inputs(local: Runn
         return execute(RESOLVE, {**local.context(), "data_digest": "d.dir"}, {"given": RANDOM_ENCODERS})
 
     seen = {"data_digest": "d.dir", "data_remote": "", "code_state": "unknown", "inputs": ""}
-    assert resolve() == {**seen, "champion_digest": "none"}
+    assert resolve() == {**seen, "champion_digest": "none", "anchor_digest": "none"}
     champion = Champion(
         bundle_digest="b" * 64, evaluation_digest="e", model_name="m", model_version="1", run_id="run", moved_at=0.0
     )
     move_champion(local.store, read_champion(local.store), champion)
-    assert resolve() == {**seen, "champion_digest": "b" * 64}
+    assert resolve() == {**seen, "champion_digest": "b" * 64, "anchor_digest": "none"}
     assert local.record("resolve_inputs").status == "done"
     local.store.write("champion.json", b"{")
     with pytest.raises(ArtifactError, match=r"champion pointer .* is damaged"):

@@ -1,0 +1,85 @@
+"""No slice of the test split with enough utterances may lose much against the champion: the paired interval of each decides.
+
+A mean that stays can hide that the model got worse for one language, one channel or short utterances.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from components.gate_model.candidate import Candidate, not_evaluated, not_measured, passed, rejected
+from components.gate_model.example_figures import interval
+from components.gate_model.rule import Case, Examples, Rule
+from mistere.artifacts.manifests import RuleResult
+from mistere.common.counting import counted
+from mistere.config.gate import Number, Off, RuleThresholds
+from mistere.metrics.slices import DIFFERENCE, SUPPORT, slice_names
+
+NAME = "slice_loss"
+
+
+class Thresholds(RuleThresholds):
+    """Thresholds of this rule."""
+
+    max_slice_loss: Annotated[Number, Field(ge=0, le=1)] | Off = Field(
+        default=0.05,
+        description="how much weighted F1 (0..1) a slice may be shown to lose against the champion (the upper end of the paired interval).",
+    )
+    min_slice_support: int = Field(default=100, ge=1, description="how many test utterances of a slice are enough.")
+
+
+def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
+    """Reject a candidate if the whole interval of a slice's difference is below the allowed loss.
+
+    An interval that includes it passes: among dozens of slices, some are always undecided.
+    """
+    allowed, enough = thresholds.max_slice_loss, thresholds.min_slice_support
+    if allowed is False:
+        return not_evaluated(NAME, "No limit is set for the loss of single slices (gate.max_slice_loss).")
+    names, champion = slice_names(candidate.metrics, DIFFERENCE), candidate.champion
+    if not names and (champion is None or champion.incomparable):
+        return not_evaluated(NAME, "There is no champion to compare the slices with.")
+    if not names:
+        return not_measured(NAME, "The difference from the champion in each slice", -allowed, "evaluate it again")
+    worst, measured = "", None
+    for name in names:
+        support = candidate.metrics.get(SUPPORT.format(name=name))
+        difference = candidate.interval(DIFFERENCE.format(name=name))
+        if support is None or (support >= enough and difference is None):
+            return not_measured(NAME, f"The difference from the champion in {_words(name)}", -allowed)
+        if support >= enough and difference is not None and (measured is None or difference.high < measured.high):
+            worst, measured = name, difference
+    if measured is None:
+        return not_evaluated(NAME, f"No slice has the {counted(enough, 'test utterance')} that a comparison requires.")
+    sentence = (
+        f"Of the slices, {_words(worst)} loses most: weighted F1 differs from the champion's by {measured.value:+.3f} "
+        f"(paired 95 % interval {measured.low:+.3f} to {measured.high:+.3f})"
+    )
+    if measured.high < -allowed:
+        return rejected(NAME, measured.high, -allowed, f"{sentence}, a loss of more than the allowed {allowed:.3f}.")
+    return passed(NAME, measured.high, -allowed, f"{sentence}, not shown to lose more than the allowed {allowed:.3f}.")
+
+
+def _words(name: str) -> str:
+    """A slice in a sentence: ``words 4-8`` of ``words.4-8``."""
+    return " ".join(name.replace("_", " ").split(".", 1))
+
+
+_EXAMPLE = "words.4-8"
+EXAMPLES = Examples(
+    promotes={
+        SUPPORT.format(name=_EXAMPLE): 300.0,
+        **interval(DIFFERENCE.format(name=_EXAMPLE), -0.06, -0.02, 0.02),
+    },
+    cases=(
+        Case("reject", interval(DIFFERENCE.format(name=_EXAMPLE), -0.15, -0.1, -0.051)),
+        Case("promote", interval(DIFFERENCE.format(name=_EXAMPLE), -0.13, -0.09, -0.05)),
+        Case(
+            "off",
+            {SUPPORT.format(name=_EXAMPLE): 99.0, **interval(DIFFERENCE.format(name=_EXAMPLE), -0.5, -0.4, -0.3)},
+        ),
+    ),
+)
+RULES = (Rule(NAME, Thresholds, evaluate, EXAMPLES),)
