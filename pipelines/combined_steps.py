@@ -76,7 +76,7 @@ def release(
     champion_digest: str,
     finished: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Run ``register_model`` and ``deploy_model`` on artifacts of the store.
+    """Run ``register_model`` and, unless a person decides, ``deploy_model`` on artifacts of the store.
 
     Args:
         run: the run's context.
@@ -104,10 +104,11 @@ def release(
         values = execute(
             REGISTER, run, registry, inputs=inputs, outputs={"bundle": str(folder / "bundle")}, pod_of=DEPLOY.name
         )
-        execute(
-            DEPLOY,
-            run,
-            deployment,
-            inputs={"report": inputs["report"], "bundle": str(folder / "bundle")},
-            external_inputs={"model_version": values["model_version"], "champion_digest": champion_digest},
-        )
+        if values["next"] == "release":
+            execute(
+                DEPLOY,
+                run,
+                deployment,
+                inputs={"report": inputs["report"], "bundle": str(folder / "bundle")},
+                external_inputs={"model_version": values["model_version"], "champion_digest": champion_digest},
+            )

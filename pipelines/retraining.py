@@ -133,6 +133,7 @@ def _steps(
         transcribing: whether utterances without text are transcribed.
     """
     context, champion = inputs.outputs["context"], inputs.outputs["champion_digest"]
+    anchor = inputs.outputs["anchor_digest"]
     section = {name: inputs.outputs[f"{name}_section"] for name in sections_with(modalities)}
     pulled = pull_data(run=context, data=section["data"], data_digest=inputs.outputs["data_digest"])
     pod_settings.apply(pulled, cluster, "pull_data")
@@ -176,6 +177,7 @@ def _steps(
             run=context,
             evaluation=section["evaluation"],
             champion_digest=champion,
+            anchor_digest=anchor,
             utterances=utterances,
             model=model.outputs["model"],
             **encoders,
@@ -186,12 +188,15 @@ def _steps(
             run=context,
             gate=section["gate"],
             champion_digest=champion,
+            anchor_digest=anchor,
             code_state=inputs.outputs["code_state"],
             validation=validated.outputs["report"],
             report=evaluated.outputs["report"],
         )
         pod_settings.apply(judged, cluster, "gate_model")
-        with dsl.If(judged.outputs["Output"] == "promote", name="gate-promotes"):
+        with dsl.If(
+            judged.outputs["Output"] != "reject", name="not-rejected"
+        ):  # what the gate holds waits for a person
             registered = register_model(modalities)(
                 run=context,
                 registry=section["registry"],
@@ -203,14 +208,15 @@ def _steps(
                 **encoders,
             )
             pod_settings.apply(registered, cluster, "register_model")
-            deployed = deploy_model(
-                run=context,
-                deployment=section["deployment"],
-                model_version=registered.outputs["Output"],
-                champion_digest=champion,
-                report=evaluated.outputs["report"],
-                bundle=registered.outputs["bundle"],
-            )
-            pod_settings.apply(deployed, cluster, "deploy_model")
-            if cluster is None:  # locally there is no service: the step runs a predictor for the smoke test
-                deployed.set_container_image(image("train"))
+            with dsl.If(registered.outputs["Output"] == "release", name="release"):
+                deployed = deploy_model(
+                    run=context,
+                    deployment=section["deployment"],
+                    model_version=registered.outputs["model_version"],
+                    champion_digest=champion,
+                    report=evaluated.outputs["report"],
+                    bundle=registered.outputs["bundle"],
+                )
+                pod_settings.apply(deployed, cluster, "deploy_model")
+                if cluster is None:  # locally there is no service: the step runs a predictor for the smoke test
+                    deployed.set_container_image(image("train"))

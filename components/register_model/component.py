@@ -1,5 +1,7 @@
 """The KFP component ``register_model``, for the modalities of a run."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 from kfp.dsl import Input, Output
 
@@ -27,7 +29,7 @@ def register_model(
     report: Input[EvaluationReportArtifact],
     verdict: Input[GateVerdictArtifact],
     bundle: Output[ModelBundleArtifact],
-) -> str:
+) -> NamedTuple("Outputs", [("Output", str), ("model_version", str)]):  # type: ignore[valid-type]
     """Publish the bundle and register a model version in MLflow.
 
     Args:
@@ -42,7 +44,8 @@ def register_model(
         bundle: everything the predictor needs.
 
     Returns:
-        the version in the registry.
+        Output: ``release``, or ``wait`` if a person decides.
+        model_version: the version in the registry.
     """
     from components.register_model.run import STAGE
     from mistere.engine.execution import execute
@@ -59,4 +62,4 @@ def register_model(
         "verdict": verdict.path,
     }
     values = execute(STAGE, run, registry, inputs=inputs, outputs={"bundle": bundle.path})
-    return values["model_version"]
+    return values["next"], values["model_version"]

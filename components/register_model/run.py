@@ -1,4 +1,4 @@
-"""``register_model``: publish the bundle, sign it if a key is set, and register it in MLflow with alias ``challenger``."""
+"""``register_model``: publish the bundle, sign it if a key is set, and register it in MLflow as a candidate with its verdict."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def run(
         encoders: the encoder, or its absence, by modality.
         model: the mixture.
         report: the evaluation.
-        verdict: the gate's verdict, for the lineage.
+        verdict: the gate's verdict: a model that it holds is registered too, and waits for a person.
         bundle: folder of the output artifact.
     """
     from components.register_model.registration import register_bundle
@@ -128,7 +128,10 @@ def run(
             dataset=utterances.manifest.dataset,
             **start_facts({**step.run.identity.model_dump(), **info}),
         )
-        return register_bundle(step.store, step.run.tracking_uri, config, opened, lineage, record, step.progress.note)
+        judged = report.manifest, verdict.manifest
+        return register_bundle(
+            step.store, step.run.tracking_uri, config, opened, lineage, record, *judged, step.progress.note
+        )
 
     return Result(manifests={"bundle": manifest}, on_published=enter)
 

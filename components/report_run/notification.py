@@ -32,6 +32,7 @@ _TIMEOUT_SECONDS: Final = (3.0, 5.0)  # to connect, to answer
 _LONGEST_TEXT, _MOST_REASONS = 2900, 5  # Slack takes 3,000 characters a block
 _SIGNS: Final = {
     "deployed": ":white_check_mark:",
+    "waiting": ":raised_hand:",
     "held": ":large_yellow_circle:",
     "rejected": ":x:",
     "data rejected": ":x:",

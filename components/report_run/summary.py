@@ -45,6 +45,7 @@ def summary(
             "headline": headline(outcome),
             "reasons": outcome.reasons,
             "message": outcome.message,
+            "candidate": outcome.candidate,
         },
         "stages": [
             record.model_dump(exclude={"stage", "values", "checksum"})

@@ -28,6 +28,10 @@ EXIT_CODES = {
     ),
     "DATA_REJECTED": ("data rejected", "The dataset is wrong: validation rejected it, or it cannot be read."),
     "DIFFERENT": ("different", "`mistere schedule diff` found a difference."),
+    "WAITING": (
+        "waiting",
+        "The gate lets the model pass, and it waits for `mistere approve` (`registry.release: approval`).",
+    ),
     "INTERRUPTED": ("interrupted", "Ctrl-C, or SIGTERM or SIGHUP, ended the command."),
 }
 

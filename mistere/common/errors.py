@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     NOT_PROMOTED = 3
     DATA_REJECTED = 4
     DIFFERENT = 5
+    WAITING = 6
     INTERRUPTED = 130
 
 

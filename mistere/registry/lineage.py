@@ -94,7 +94,7 @@ def write_lineage(store: ObjectStore, lineage: Lineage) -> Lineage:
     """Write a lineage and return what is recorded.
 
     The stored one of the same bundle stays, if it is complete and as reproducible: a rerun that finds everything finished did not
-    make the bundle. Only the locations and the version are updated.
+    make the bundle. Only the locations, the version and the verdict are updated.
     """
     try:
         stored = read_lineage(store, lineage.bundle_digest)
@@ -105,7 +105,9 @@ def write_lineage(store: ObjectStore, lineage: Lineage) -> Lineage:
         bool(lineage.config),
     ):
         version = lineage.model_version or stored.model_version
-        kept = {name: getattr(lineage, name) for name in (*_LOCATIONS, "data_endpoint")} | {"model_version": version}
+        kept = {name: getattr(lineage, name) for name in (*_LOCATIONS, "data_endpoint", "verdict")} | {
+            "model_version": version
+        }
         lineage = stored.model_copy(update=kept)
         if lineage == stored:
             return stored

@@ -66,6 +66,19 @@ def ask_command(outcome: Outcome, url: str = "", *, model: str = "", relative: b
     return ("" if outcome.example else _WRITTEN) + " ".join(parts)
 
 
+def decide_command(outcome: Outcome, decision: str, *, output: str = "", relative: bool = False) -> str:
+    """Decide on the candidate of a run.
+
+    Args:
+        outcome: of the run.
+        decision: ``approve`` or ``reject``.
+        output: the output directory, if it is not the default one.
+        relative: see :func:`program`.
+    """
+    parts = [program(outcome, relative=relative), decision, shell_word(outcome.candidate), "--reason", "'…'"]
+    return " ".join(parts + (["--output", shell_word(output)] if output not in {"", "output"} else []))
+
+
 def page_command(outcome: Outcome, page: RunsPage, *, relative: bool = False) -> str:
     """Start the server of MLflow's page; empty if a server runs already.
 

@@ -11,6 +11,7 @@ from mistere.runs.outcome import Outcome
 
 _TITLES = {
     "above_majority": "above the majority baseline",
+    "anchor_comparison": "comparison with the anchor",
     "bundle_size": "size of the bundle",
     "calibration": "calibration",
     "champion_comparison": "comparison with the champion",
@@ -24,9 +25,10 @@ _TITLES = {
     "missing_modality": "missing modality",
     "mixture_gain": "not below its own experts",
     "robustness": "degraded input",
+    "slice_loss": "no slice that loses much",
 }
 _FORMS = {"bundle_size": "{:.1f} MiB", "latency": "{:.0f} ms", "data_verdict": "{:.0f}"}
-_SIGNED = frozenset({"champion_comparison", "minimum_contribution", "mixture_gain"})
+_SIGNED = frozenset({"anchor_comparison", "champion_comparison", "minimum_contribution", "mixture_gain", "slice_loss"})
 _OUTCOMES = {
     "promote": ("✓ passed", "good"),
     "hold": ("● held", "wait"),
@@ -79,15 +81,15 @@ def _number(rule: str, value: float | None) -> str:
 
 def shown_reasons(outcome: Outcome, gate: GateVerdict | None) -> list[str]:
     """The reasons at the top of the page: all reasons against a model, or the most important ones for it."""
-    if gate is None or outcome.verdict != "deployed":
+    if gate is None or outcome.verdict not in {"deployed", "waiting"}:
         return outcome.reasons
     passed = [rule for rule in gate.rules if rule.outcome == "promote"]
     foremost = [rule.sentence for name in _FOREMOST for rule in passed if rule.rule == name]
     others = len(passed) - len(foremost)
     if not foremost or not others:
         return outcome.reasons
-    return [
-        *foremost,
-        "One more rule passed." if others == 1 else f"The other {counted(others, 'enabled rule')} passed too.",
-        *[reason for reason in outcome.reasons if reason not in {rule.sentence for rule in gate.rules}],
-    ]
+    summed_up = "One more rule passed." if others == 1 else f"The other {counted(others, 'enabled rule')} passed too."
+    further = [reason for reason in outcome.reasons if reason not in {rule.sentence for rule in gate.rules}]
+    if outcome.verdict == "waiting":
+        return [*further, *foremost, summed_up]
+    return [*foremost, summed_up, *further]

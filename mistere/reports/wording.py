@@ -9,13 +9,21 @@ from typing import Any
 from mistere.common.errors import ExitCode
 from mistere.config.stages import task_title
 from mistere.reports.mlflow_page import runs_page
-from mistere.reports.next_commands import DEFAULT_SERVICE, ask_command, page_command, program, serve_command
+from mistere.reports.next_commands import (
+    DEFAULT_SERVICE,
+    ask_command,
+    decide_command,
+    page_command,
+    program,
+    serve_command,
+)
 from mistere.runs.outcome import Outcome, base_task
 from mistere.serving.kserve.live_service import port_forward
 
 _STATUS = {"done": ("ran", ""), "reused": ("reused", "soft"), "failed": ("failed", "bad")}
 _PILLS = {
     "deployed": ("released", "good"),
+    "waiting": ("waits for approval", "wait"),
     "held": ("held back", "wait"),
     "rejected": ("rejected", "bad"),
     "data rejected": ("data rejected", "bad"),
@@ -56,6 +64,8 @@ def headline(outcome: Outcome) -> str:
     """The outcome in one sentence."""
     if outcome.verdict == "deployed":
         return "The new model passed the gate and was released."
+    if outcome.verdict == "waiting":
+        return "The new model passed the gate and waits for approval."
     if outcome.is_champion:
         return f"The run made the champion again, and the gate {'held it back' if outcome.verdict == 'held' else 'rejected it'}."
     if outcome.verdict == "held":
@@ -107,7 +117,7 @@ def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> 
     )
     if outcome.verdict == "deployed":
         return _released(outcome, _service(info), outcome.mlflow or tracking_uri)
-    if outcome.verdict in {"held", "rejected"}:
+    if outcome.verdict in {"waiting", "held", "rejected"}:
         return _not_promoted(outcome, outcome.mlflow or tracking_uri)
     if outcome.verdict == "data rejected":
         return [NextStep("Fix the problems above in the dataset."), NextStep("Run again after that:", command)]
@@ -150,7 +160,10 @@ def _not_promoted(outcome: Outcome, tracking_uri: str) -> list[NextStep]:
         advice = "Add test dialogues, which narrow the intervals of an undecided comparison, or improve the model."
     else:
         advice = "Look below for weak emotions and experts, and improve their data or settings."
+    if outcome.verdict == "waiting":
+        return [*_decide(outcome), *_mlflow(outcome, tracking_uri)]
     return [
+        *_decide(outcome),
         NextStep(advice),
         NextStep(
             "For another model, change the data, the code or a setting first: a run with the same ones ends in the same way. Stages "
@@ -158,6 +171,18 @@ def _not_promoted(outcome: Outcome, tracking_uri: str) -> list[NextStep]:
             f"{program(outcome)} settings",
         ),
         *_mlflow(outcome, tracking_uri),
+    ]
+
+
+def _decide(outcome: Outcome) -> list[NextStep]:
+    """How a person decides on the candidate; nothing if nobody can."""
+    if not outcome.candidate:
+        return []
+    return [
+        NextStep("Release it all the same, with your reason in the promotion log:", decide_command(outcome, "approve"))
+        if outcome.verdict == "held"
+        else NextStep("Release it, with your reason in the promotion log:", decide_command(outcome, "approve")),
+        NextStep("Or decline it:", decide_command(outcome, "reject")),
     ]
 
 

@@ -1,7 +1,8 @@
 """The outcome of a run, read from its records in the store: for the command's exit code, for ``--wait`` and for the report.
 
 The rules, in this order: a failed stage sets its own exit code; a rejected dataset gives 4; a gate that held or rejected gives
-3; a finished deployment gives 0, and so do finished scores; anything else is an unfinished run and gives 1.
+3, and so does a model that a person rejected before; a finished deployment gives 0, and so do finished scores; a registered
+model that waits for approval gives 6; anything else is an unfinished run and gives 1.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _OPTIONAL: Final = frozenset(name for name, stage in stages().items() if stage.o
 _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
 FINISHED: Final = frozenset({"done", "reused"})
-Verdict = Literal["deployed", "held", "rejected", "data rejected", "failed", "scored"]
+Verdict = Literal["deployed", "waiting", "held", "rejected", "data rejected", "failed", "scored"]
 SAME_MODEL: Final = "This model is the champion itself: the same data, code and settings made it again, so there is nothing new to release."
 EXAMPLE: Final = "example/dialogue.json"
 """The example dialogue in a bundle (:mod:`mistere.serving.example_dialogue`)."""
@@ -108,6 +109,7 @@ class Outcome(BaseModel):
         verdict: the outcome in one or two words.
         reasons: a sentence for each reason.
         message: of the deployment.
+        candidate: the registered version that a person may approve, as ``mistere approve`` takes it; empty if there is none.
         stages: records of the tasks that were reached, in the pipeline's order.
         champion_before: bundle digest of the champion at the start of the run; empty if there was none.
         champion_weighted_f1: the champion's weighted F1 on the same test split; None if unknown.
@@ -133,6 +135,7 @@ class Outcome(BaseModel):
     verdict: Verdict = "failed"
     reasons: list[str] = Field(default_factory=list)
     message: str = ""
+    candidate: str = ""
     stages: list[StageRecord] = Field(default_factory=list)
     weighted_f1: Estimate | None = None
     experts: dict[str, Estimate] = Field(default_factory=dict)
@@ -265,7 +268,8 @@ def _decide(store: ObjectStore, outcome: Outcome) -> None:
     failed = [record for record in outcome.stages if record.status == "failed" and record.task != EXIT_HANDLER]
     validated, gated = outcome.finished("validate_data"), outcome.finished("gate_model")
     gate = gated.values.get("verdict", "") if gated else ""
-    deployment = outcome.finished("deploy_model")
+    deployment, registered = outcome.finished("deploy_model"), outcome.finished("register_model")
+    waits_for = registered.values.get("waits_for", "") if registered else ""
     if failed:
         outcome.exit_code = failed[0].exit_code or int(ExitCode.ERROR)
         outcome.verdict = "data rejected" if outcome.exit_code == ExitCode.DATA_REJECTED else "failed"
@@ -277,9 +281,15 @@ def _decide(store: ObjectStore, outcome: Outcome) -> None:
     elif gate in {"hold", "reject"}:
         outcome.exit_code, outcome.verdict = int(ExitCode.NOT_PROMOTED), "held" if gate == "hold" else "rejected"
         outcome.reasons = _gate_sentences(store, outcome, {"reject", "hold"}) or [f"The gate's verdict was {gate}."]
+        outcome.reasons += [waits_for] if waits_for else []
     elif deployment:
         outcome.exit_code, outcome.verdict = int(ExitCode.DEPLOYED), "deployed"
         outcome.reasons = _gate_sentences(store, outcome, {"promote"})
+    elif registered and waits_for:
+        rejected = registered.values.get("state") == "rejected"
+        outcome.exit_code = int(ExitCode.NOT_PROMOTED if rejected else ExitCode.WAITING)
+        outcome.verdict = "rejected" if rejected else "waiting"
+        outcome.reasons = [waits_for, *_gate_sentences(store, outcome, {"promote"})]
     elif outcome.finished(_SCORES):
         outcome.exit_code, outcome.verdict = 0, "scored"
         outcome.report = store.location(report_key(outcome.run_id, SCORES_PAGE))
@@ -333,7 +343,7 @@ def _figures(store: ObjectStore, outcome: Outcome) -> None:
         alone = {name: Estimate.of(report.metrics, f"test.expert.{name}.weighted_f1") for name in report.experts}
         outcome.experts = {name: estimate for name, estimate in alone.items() if estimate is not None}
         outcome.majority_weighted_f1 = report.metrics.get("test.majority.weighted_f1")
-        if outcome.verdict in {"deployed", "held", "rejected"}:
+        if outcome.verdict in {"deployed", "waiting", "held", "rejected"}:
             outcome.reasons += _left_out(report.metrics)
     started, registered = outcome.finished("resolve_inputs"), outcome.finished("register_model")
     champion = started.values.get("champion_digest", "") if started else ""
@@ -348,6 +358,8 @@ def _figures(store: ObjectStore, outcome: Outcome) -> None:
     if registered:
         outcome.bundle_digest = registered.outputs.get("bundle", "")
         outcome.experiment = registered.values.get("experiment", "")
+        if registered.values.get("state") == "waiting":
+            outcome.candidate = registered.values.get("approvable", "")
     if outcome.bundle_digest:  # not the recorded location: the store may have been moved since
         key = artifact_key(ModelBundle.__name__, outcome.bundle_digest)
         outcome.bundle = store.location(key)

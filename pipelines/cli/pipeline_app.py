@@ -38,7 +38,7 @@ def run(
 ) -> None:
     """Run the whole pipeline on this machine.
 
-    Exit codes: 0 deployed, 3 not promoted by the gate, 4 data rejected, 1 error, 2 usage.
+    Exit codes: 0 deployed, 3 not promoted by the gate, 4 data rejected, 6 waiting for approval, 1 error, 2 usage.
     """
     from pipelines.cli.commands.run import run as command
 
@@ -107,7 +107,8 @@ def submit(
 ) -> None:
     """Start a pipeline on a cluster, unless the same commit, profile and data were submitted before.
 
-    Exit codes: 0 started; with --wait 0 deployed or scored, 3 not promoted by the gate, 4 data rejected; 1 error, 2 usage.
+    Exit codes: 0 started; with --wait 0 deployed or scored, 3 not promoted by the gate, 4 data rejected, 6 waiting for approval;
+    1 error, 2 usage.
     """
     from pipelines.cli.commands.submit import submit as command
 

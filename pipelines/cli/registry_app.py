@@ -58,9 +58,9 @@ def register(
     store: StoreLocation = None,
     tracking: Tracking = None,
 ) -> None:
-    """Evaluate a training, and register it as a version of vectors if the release gate lets it pass.
+    """Evaluate a training, and register it as a version of vectors unless the release gate rejects it.
 
-    Exit codes: 0 registered, 3 held or rejected, 1 error, 2 usage.
+    Exit codes: 0 registered, 3 held or rejected, 6 registered and waiting for approval, 1 error, 2 usage.
     """
     from pipelines.cli.commands.registry.register import register as command
     from pipelines.cli.registry_location import registry_location
@@ -80,6 +80,54 @@ def promote(
 ) -> None:
     """Make a version the champion and deploy it, after its smoke test."""
     from pipelines.cli.commands.registry.promote import promote as command
+    from pipelines.cli.registry_location import registry_location
+
+    command(registry_location(output, store, tracking), version, model, reason)
+
+
+Decision = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model of which one version waits, MODEL/VERSION, MODEL@ALIAS, a version, or the start of a bundle's digest.",
+    ),
+]
+Why = Annotated[str, typer.Option("--reason", help="Why you decide so, for the promotion log.")]
+
+
+@registry_app.command()
+def approve(
+    version: Decision,
+    reason: Why,
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Tracking = None,
+) -> None:
+    """Release a version that waits for a person: one that the gate held, or any if the profile says so.
+
+    Exit codes: 0 released, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.registry.decide import approve as command
+    from pipelines.cli.registry_location import registry_location
+
+    command(registry_location(output, store, tracking), version, model, reason)
+
+
+@registry_app.command()
+def reject(
+    version: Decision,
+    reason: Why,
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Tracking = None,
+) -> None:
+    """Decide that a version is not released.
+
+    Exit codes: 0 rejected, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.registry.decide import reject as command
     from pipelines.cli.registry_location import registry_location
 
     command(registry_location(output, store, tracking), version, model, reason)

@@ -73,9 +73,11 @@ def test_a_run_whose_finished_model_is_not_promoted_has_no_release() -> None:
     assert pods_of(pipeline_spec(), {"work-to-do": False, "all-finished": False}) == Pods(total=8, chain=7)
 
 
-def test_a_run_with_work_has_at_most_27_pods_one_after_another() -> None:
-    branches = {"work-to-do": True, "all-finished": False, "data-passes": True, "gate-promotes": True}
-    assert pods_of(pipeline_spec(), branches) == Pods(total=32, chain=27)
+def test_a_run_with_work_has_at_most_28_pods_one_after_another() -> None:
+    branches = {"work-to-do": True, "all-finished": False, "data-passes": True, "not-rejected": True, "release": True}
+    assert pods_of(pipeline_spec(), branches) == Pods(total=33, chain=28)
+    waits = pods_of(pipeline_spec(), {**branches, "release": False})
+    assert waits == Pods(total=31, chain=26), "a model that waits for a person is registered, and the run ends"
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -42,10 +42,11 @@ def release(
     seen: ChampionPointer,
     champion: Champion,
     deployment: Deployment,
-    action: Literal["deploy", "promote", "rollback"],
+    action: Literal["deploy", "promote", "approve", "rollback"],
     reason: str,
     by: str,
     roll_out: RollOut | None = None,
+    check: Callable[[], None] | None = None,
 ) -> None:
     """Make a bundle the champion and deploy it.
 
@@ -59,6 +60,7 @@ def release(
         reason: for the log; a release that does not succeed is logged with its error instead.
         by: for the log.
         roll_out: makes a cluster serve the bundle; None if the deployment is only a pointer in the store.
+        check: called once this release holds the journal; raises if what others decided meanwhile forbids it.
 
     Raises:
         ConflictError: another process moved the champion first, or took this release over and rolled it back.
@@ -82,7 +84,7 @@ def release(
         raise
     releasing = _Releasing(held, mirror, event, champion, seen)
     try:
-        releasing.move(roll_out)
+        releasing.move(roll_out, check)
     except BaseException as error:
         if not releasing.end(error):
             raise
@@ -114,10 +116,12 @@ class _Releasing:
     def store(self) -> ObjectStore:
         return self.held.store
 
-    def move(self, roll_out: RollOut | None) -> None:
+    def move(self, roll_out: RollOut | None, check: Callable[[], None] | None) -> None:
         """Move everything to the new bundle."""
         deployment = self.held.journal.deployment
         add(self.store, self.event)
+        if check is not None:
+            check()
         current = read_champion(self.store)
         if not current.is_same(self.seen):
             raise ConflictError(

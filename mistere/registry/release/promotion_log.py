@@ -26,22 +26,23 @@ Outcome = Literal["pending", "done", "lost", "undone"]
 
 
 class PromotionEvent(SealedRecord):
-    """A move of the champion, or an attempt to move it.
+    """A move of the champion, an attempt to move it, or a person's rejection of a candidate.
 
     Attributes:
         at: seconds since 1970; also the time that the champion is stamped with.
-        action: ``deploy`` by a run, ``promote`` or ``rollback`` by a user; ``recover`` only in logs of earlier versions.
+        action: ``deploy`` by a run; ``promote``, ``approve``, ``rollback`` or ``reject`` by a user; ``recover`` only in logs of earlier
+            versions. All but ``reject`` move the champion.
         outcome: ``pending`` while the release is in progress or after its process was killed; ``done``; ``lost`` if another
             process moved the champion first; ``undone`` if a part failed and everything was rolled back.
         before: digest of the previous champion's bundle, or ``none``.
-        after: digest of the bundle that the event makes the champion.
+        after: digest of the bundle that the event makes the champion, or rejects.
         version: its version in the registry.
         reason: a sentence: why the champion was moved, or why the move was lost or undone.
         by: a run, or a user and a machine.
     """
 
     at: float
-    action: Literal["deploy", "promote", "rollback", "recover"]
+    action: Literal["deploy", "promote", "approve", "rollback", "reject", "recover"]
     outcome: Outcome
     before: str
     after: str

@@ -14,12 +14,20 @@ from mistere.artifacts.manifests import GateVerdict
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.reports.evaluated_model import COVERAGE, estimate_text
+from mistere.reports.next_commands import decide_command
 from mistere.reports.rule_rows import rule_rows
 from mistere.reports.wording import headline
 from mistere.runs.listing import run_ids
 from mistere.runs.outcome import Estimate, Outcome, read_manifest, read_outcome, read_run_info
 
-_SIGNS: Final = {"deployed": "✅", "held": "🟡", "rejected": "❌", "data rejected": "❌", "failed": "🚨"}
+_SIGNS: Final = {
+    "deployed": "✅",
+    "waiting": "✋",
+    "held": "🟡",
+    "rejected": "❌",
+    "data rejected": "❌",
+    "failed": "🚨",
+}
 
 
 _MARKUP: Final = re.compile(r"(?P<plain>(?<=[^\W_])_+(?=[^\W_])|\[[-+\d., %]+\](?![(\[:]))|[\\`*_\[\]|~]")
@@ -48,6 +56,7 @@ def markdown(store: ObjectStore, run_id: str) -> str:
         f"### {_SIGNS[outcome.verdict]} {_plain(headline(outcome))}",
         f"Run `{run_id}`{profile}: **{outcome.verdict}**",
         *_reasons(outcome),
+        *([f"Approve it: `{decide_command(outcome, 'approve')}`"] if outcome.candidate else []),
         *_figures(outcome),
         *_rules(store, outcome),
         *map(_plain, outcome.unreadable),
@@ -77,6 +86,8 @@ def _is_of(info: dict[str, object], commit: str) -> bool:
 
 
 def _reasons(outcome: Outcome) -> list[str]:
+    if outcome.verdict == "waiting":  # the other reasons are the rules' sentences, which the table shows
+        return [f"- {_plain(outcome.reasons[0])}"]
     if outcome.verdict == "deployed":  # the reasons are the rules' sentences, which the table shows
         return []
     return ["\n".join(f"- {_plain(reason)}" for reason in outcome.reasons)] if outcome.reasons else []

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mistere.reports.mlflow_page import runs_page
-from mistere.reports.next_commands import ask_command, page_command, serve_command
+from mistere.reports.next_commands import ask_command, decide_command, page_command, serve_command
 from mistere.runs.outcome import EXIT_HANDLER, Estimate, Outcome, ordered_tasks
 
 _MARKS = {"done": ("✔", "green"), "reused": ("↺", "cyan"), "failed": ("✘", "red"), "running": ("…", "yellow")}
@@ -123,7 +123,8 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
     """
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
     console.print()
-    style = {"deployed": "bold green", "scored": "bold green", "held": "bold yellow"}.get(outcome.verdict, "bold red")
+    styles = {"deployed": "bold green", "scored": "bold green", "held": "bold yellow", "waiting": "bold yellow"}
+    style = styles.get(outcome.verdict, "bold red")
     console.print(Text(f"{outcome.verdict.upper()}", style=style))
     for reason in outcome.reasons:
         console.print(f"  {reason}", markup=False)
@@ -154,8 +155,11 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
             console.print(f"registry {page.url}", markup=False)
     if log is not None:
         console.print(f"log      {log}", markup=False)
+    folder = "" if output is None else "output" if output == Path("output").resolve() else str(output)
+    if outcome.candidate:
+        console.print(f"\napprove  {decide_command(outcome, 'approve', output=folder, relative=True)}", markup=False)
+        console.print(f"reject   {decide_command(outcome, 'reject', output=folder, relative=True)}", markup=False)
     if outcome.verdict == "deployed":
-        folder = "" if output is None else "output" if output == Path("output").resolve() else str(output)
         console.print(f"\nserve it {serve_command(outcome, output=folder, relative=True)}", markup=False)
         console.print(f"ask it   {ask_command(outcome, relative=True)}", markup=False)
 

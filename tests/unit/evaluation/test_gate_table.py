@@ -32,6 +32,7 @@ def cells(table: str) -> list[list[str]]:
     ("ending", "sign", "phrases"),
     [
         ("deployed", "✅", ["**deployed**", "✓ passed", "surely above the minimum", "| difference, paired | +0.148 ("]),
+        ("waiting", "✋", ["**waiting**", f"- {runs.WAITS}", "approve mistere/5 --reason", "✓ passed"]),
         ("held", "🟡", ["**held**", f"- {runs.COMPARED}", "● held", "| mixture | 0."]),
         ("rejected", "❌", ["**rejected**", "✗ rejected", "worse by more than 0.010"]),
         ("data rejected", "❌", ["**data rejected**", "does not list"]),
@@ -46,7 +47,7 @@ def test_gate_table_matches_each_recorded_run(ending: str, sign: str, phrases: l
     for words in [*phrases, "run_report.html`"]:
         assert words in table, words
     rules = [row for row in cells(table) if len(row) == 5]
-    assert bool(rules) == (ending in {"deployed", "held", "rejected"})
+    assert bool(rules) == (ending in {"deployed", "waiting", "held", "rejected"})
     assert "not asked" not in table, "rules that are off are omitted"
     if ending == "rejected":
         assert rules[2][0] == "✗ rejected", "rejecting rules come first"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ PERMISSIONS = {
     ("checks", "test"): {"contents": "read"},
     ("images", "sign"): {"contents": "read", "packages": "write", "id-token": "write"},
     ("retrain", "retrain"): {"contents": "read", "id-token": "write"},
+    ("retrain", "approve"): {"actions": "read", "contents": "read", "id-token": "write"},
     ("retrain", "comment"): {"pull-requests": "write"},
 }
 
@@ -122,8 +124,9 @@ def test_jobs_have_timeouts_and_concurrency_groups() -> None:
     for _, job, content in jobs():
         assert 0 < content["timeout-minutes"] < 360, job
     assert load("checks")["concurrency"]["group"] == "checks-${{ github.ref }}"
-    retrain = load("retrain")["concurrency"]
-    assert retrain == {"group": "retrain", "cancel-in-progress": False}
+    for job, group in (("retrain", "retrain"), ("approve", "release")):
+        assert load("retrain")["jobs"][job]["concurrency"] == {"group": group, "cancel-in-progress": False}
+    assert "concurrency" not in load("retrain"), "a model that waits would keep the next retraining from starting"
 
 
 def test_retrain_triggers_are_push_schedule_and_dispatch() -> None:
@@ -173,7 +176,7 @@ def test_command_exists_with_its_options(call: list[str]) -> None:
 
 
 def test_commands_are_extracted_from_scripts() -> None:
-    assert [call[0] for call in CALLS] == ["submit", "submit", "gate-table"]
+    assert [call[0] for call in CALLS] == ["submit", "submit", "gate-table", "report", "approve"]
     with pytest.raises(pytest.fail.Exception, match="--no-such-option"):
         parse(["gate-table", "--no-such-option"])
 
@@ -236,6 +239,90 @@ def test_table_is_written_to_job_summary_and_output(tmp_path: Path) -> None:
             assert output == "", "nothing to comment on"
             continue
         assert re.fullmatch(rf"table<<(end-[0-9a-f]{{32}})\n{re.escape(expected)}\1\n", output), output
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        ({"outcome": {"candidate": "mistere/5"}}, "candidate=mistere/5\n"),
+        ({"outcome": {"candidate": ""}}, ""),
+        ({"outcome": {}}, ""),
+        ({"outcome": {"candidate": "mistere/5\nother=injected value"}}, "candidate=mistere/5\n"),
+        (None, ""),
+    ],
+)
+def test_the_model_that_waits_is_an_output(tmp_path: Path, report: dict[str, Any] | None, expected: str) -> None:
+    """Run the step's script with a `mistere` that prints a report."""
+    (script,) = (script for location, script in SCRIPTS if location == "retrain/retrain" and "mistere report" in script)
+    command = tmp_path / ".venv" / "bin" / "mistere"
+    command.parent.mkdir(parents=True)
+    (tmp_path / "answer").write_text(json.dumps(report))
+    command.write_text(f"#!/bin/bash\n{'exit 1' if report is None else 'cat answer'}\n")
+    command.chmod(0o755)
+    (tmp_path / "submit").write_text("run      20261125-1 in namespace mistere\n")
+    (tmp_path / "output").write_text("")
+    environment = {**_with_jq(tmp_path), "RUNNER_TEMP": str(tmp_path), "GITHUB_OUTPUT": str(tmp_path / "output")}
+    subprocess.run(["bash", "-eo", "pipefail", "-c", script], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "output").read_text() == expected
+
+
+@pytest.mark.parametrize(
+    ("approvals", "expected"),
+    [
+        (
+            [
+                {
+                    "state": "approved",
+                    "user": {"login": "mallory"},
+                    "comment": "",
+                    "environments": [{"name": "retraining"}],
+                },
+                {
+                    "state": "approved",
+                    "user": {"login": "ann"},
+                    "comment": "Better.",
+                    "environments": [{"name": "release"}],
+                },
+            ],
+            "ann on GitHub: approve mistere/5 --reason Better.\n",
+        ),
+        (
+            [{"state": "approved", "user": {"login": "ann"}, "comment": "", "environments": [{"name": "release"}]}],
+            "ann on GitHub: approve mistere/5 --reason Approved in run 7 of o/r.\n",
+        ),
+        ([{"state": "rejected", "user": {"login": "ann"}, "comment": "", "environments": [{"name": "release"}]}], ""),
+        ([], ""),
+    ],
+)
+def test_only_what_a_reviewer_approved_is_released(tmp_path: Path, approvals: list[Any], expected: str) -> None:
+    """Run the step's script with a `gh` that knows the approvals, and a `mistere` that records its call."""
+    (script,) = (
+        script for location, script in SCRIPTS if location == "retrain/approve" and "mistere approve" in script
+    )
+    command = tmp_path / ".venv" / "bin" / "mistere"
+    command.parent.mkdir(parents=True)
+    command.write_text(f'#!/bin/bash\necho "$MISTERE_ACTOR: $@" >> {tmp_path}/calls\n')
+    (tmp_path / "answer").write_text(json.dumps(approvals))
+    (tmp_path / "gh").write_text(
+        f'#!/bin/bash\n[ "$2" = repos/o/r/actions/runs/7/approvals ] && cat {tmp_path}/answer\n'
+    )
+    for path in (command, tmp_path / "gh"):
+        path.chmod(0o755)
+    (tmp_path / "calls").write_text("")
+    environment = {**_with_jq(tmp_path), "GITHUB_REPOSITORY": "o/r", "GITHUB_RUN_ID": "7", "CANDIDATE": "mistere/5"}
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", script], cwd=tmp_path, env=environment, check=False, capture_output=True
+    )
+    assert (tmp_path / "calls").read_text() == expected
+    assert done.returncode == (0 if expected else 1)
+
+
+def _with_jq(folder: Path) -> dict[str, str]:
+    """A PATH with the commands of a hosted runner."""
+    found = shutil.which("jq")
+    if found is None:
+        pytest.skip("jq is not installed")
+    return {"PATH": f"{folder}:{Path(found).parent}:/usr/bin:/bin"}
 
 
 def test_images_are_built_from_the_bake_file_and_each_is_signed_attested_and_verified(tmp_path: Path) -> None:

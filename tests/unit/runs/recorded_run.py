@@ -316,9 +316,8 @@ class RecordedRun:
         return self.publish(bundle, "register_model")
 
     def release(self, metrics: dict[str, float]) -> None:
-        digest = self.bundle(metrics)
+        digest = self.register(metrics)
         location = self.store.location(f"artifacts/ModelBundle/{digest}")
-        self.record("register_model", outputs={"bundle": digest}, values={"bundle_location": location})
         values = {
             "deployed": "true",
             "bundle": location,
@@ -327,6 +326,14 @@ class RecordedRun:
             "message": "The endpoint answered a held-out dialogue exactly as the offline evaluation did.",
         }
         self.record("deploy_model", values=values)
+
+    def register(self, metrics: dict[str, float], values: dict[str, str] | None = None) -> str:
+        digest = self.bundle(metrics)
+        location = self.store.location(f"artifacts/ModelBundle/{digest}")
+        self.record(
+            "register_model", outputs={"bundle": digest}, values={"bundle_location": location, **(values or {})}
+        )
+        return digest
 
     def step(self) -> Step:
         context = RunContext(

@@ -22,6 +22,7 @@ COMPARED = (
     "Weighted F1 differs from the champion's by -0.004 (95 % interval -0.031 to +0.022): that does not settle it."
 )
 WORSE = "Weighted F1 differs from the champion's by -0.101 (95 % interval -0.140 to -0.060): worse by more than 0.010."
+WAITS = "The model is registered as version 5 of mistere and waits for approval."
 BETTER = "Weighted F1 differs from the champion's by +0.148 (paired 95 % interval +0.091 to +0.203): not worse by more than 0.010."
 GAIN = (
     "The mixture's weighted F1 differs from that of its best expert (cross-modal) by -0.001 (paired 95 % interval -0.030 to +0.027) and "
@@ -57,6 +58,18 @@ def deployed(root: Path, status: str = "done") -> RecordedRun:
 
 def reused(root: Path) -> RecordedRun:
     return deployed(root, "reused")
+
+
+def waiting(root: Path) -> RecordedRun:
+    run = RecordedRun(root)
+    run.start()
+    run.data()
+    run.validate([])
+    run.train()
+    report = run.evaluate()
+    run.judge("promote", [FLOOR, *OTHERS])
+    run.register(report.metrics, {"waits_for": WAITS, "state": "waiting", "approvable": "mistere/5", "next": "wait"})
+    return run
 
 
 def _judged(root: Path, verdict: str, sentence: str, difference: Interval) -> RecordedRun:
@@ -115,6 +128,7 @@ def killed(root: Path) -> RecordedRun:
 ENDINGS = {
     "deployed": deployed,
     "reused": reused,
+    "waiting": waiting,
     "held": held,
     "rejected": rejected,
     "data rejected": data_rejected,

@@ -127,6 +127,7 @@ def visible_text(message: dict[str, Any]) -> str:
             "deployed",
             ["deployed", "passed the gate", "surely above the minimum", "Difference to the champion, paired*\n+0.148"],
         ),
+        ("waiting", ["waiting", runs.WAITS, ":raised_hand:"]),
         ("held", ["held", "differs from the champion's by -0.004", "-0.004 (-0.031 to +0.022)"]),
         ("rejected", ["rejected", "worse by more than 0.010"]),
         ("data rejected", ["data rejected", "does not list"]),
@@ -142,7 +143,7 @@ def test_each_outcome_sends_a_notification(
     seen = visible_text(message)
     for words in [*phrases, "run-0042 (sample)", "run_report.html"]:
         assert words in seen, words
-    assert ("Weighted F1 (95 % interval)*\n0." in seen) == (ending in {"deployed", "held", "rejected"})
+    assert ("Weighted F1 (95 % interval)*\n0." in seen) == (ending in {"deployed", "waiting", "held", "rejected"})
     assert events.read_text() == ""
 
 

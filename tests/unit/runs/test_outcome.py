@@ -18,6 +18,7 @@ from tests.unit.runs import recorded_runs as runs
 EXPECTED = {
     "deployed": (0, "deployed", "surely above the minimum"),
     "reused": (0, "deployed", "surely above the minimum"),
+    "waiting": (6, "waiting", runs.WAITS),
     "held": (3, "held", runs.COMPARED),
     "rejected": (3, "rejected", runs.WORSE),
     "data rejected": (4, "data rejected", "dataset.yaml does not list"),
@@ -68,6 +69,25 @@ def test_release_outcome_holds_metrics_bundle_and_champion(tmp_path: Path) -> No
     assert abs(outcome.champion_difference.value - apart) < 1e-6
     assert outcome.bundle.endswith(f"artifacts/ModelBundle/{outcome.bundle_digest}")
     assert outcome.mlflow == "sqlite:///mlflow.db" and "endpoint answered" in outcome.message
+
+
+def test_a_model_that_waits_names_the_version_to_approve(tmp_path: Path) -> None:
+    run = runs.waiting(tmp_path)
+    outcome = read_outcome(run.store, run.run_id)
+    assert outcome.candidate == "mistere/5" and runs.FLOOR.sentence in outcome.reasons and outcome.bundle
+    run.register({}, {"waits_for": "ann rejected version 5 of mistere: No.", "state": "rejected", "next": "wait"})
+    rejected = read_outcome(run.store, run.run_id)
+    assert (rejected.exit_code, rejected.verdict, rejected.candidate) == (3, "rejected", "")
+    assert rejected.reasons[0] == "ann rejected version 5 of mistere: No."
+
+
+def test_a_held_model_is_a_candidate_once_it_is_registered(tmp_path: Path) -> None:
+    run = runs.held(tmp_path)
+    assert read_outcome(run.store, run.run_id).candidate == ""
+    run.register({}, {"waits_for": runs.WAITS, "state": "waiting", "approvable": "mistere/5", "next": "wait"})
+    outcome = read_outcome(run.store, run.run_id)
+    assert (outcome.exit_code, outcome.verdict, outcome.candidate) == (3, "held", "mistere/5")
+    assert outcome.reasons == [runs.COMPARED, runs.WAITS]
 
 
 def test_hold_outcome_names_only_the_rules_that_held(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ WORDS = {
         "synthetic",
     ],
     "reused": ["were reused from an earlier run", "with the same inputs, settings and code", "released"],
+    "waiting": ["passed the gate and waits for approval", runs.WAITS, "Why it passed", "approve mistere/5 --reason"],
     "held": ["held back", runs.COMPARED, "Nothing was released", "● held", "✓ passed"],
     "rejected": ["not good enough and was rejected", runs.WORSE, "✗ rejected"],
     "data rejected": ["The dataset was rejected", "does not list", "There are no test metrics"],
@@ -114,7 +115,7 @@ def test_report_of_each_outcome_is_readable_and_self_contained(ending: str, tmp_
     assert ("<svg" in html) == (ending not in {"data rejected", "killed"})
     assert (
         '<span class="ids"><code>minimum_weighted_f1</code>, set by <code>gate.min_weighted_f1</code></span>' in html
-    ) == (ending in {"deployed", "reused", "held", "rejected"})
+    ) == (ending in {"deployed", "reused", "waiting", "held", "rejected"})
 
 
 def test_report_has_the_plots_of_an_evaluated_run(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Reign(BaseModel):
         since: when it became the champion, seconds since 1970.
         until: when the next one did; None for the champion.
         model: name of the model; empty if its lineage is missing.
-        action: ``deploy`` by a run, ``promote`` or ``rollback`` by a user.
+        action: ``deploy`` by a run; ``promote``, ``approve`` or ``rollback`` by a user.
         difference: weighted F1 minus that of the champion before, paired on the same test split; None where the evaluation did
             not compare the two.
         test_digest: identifies the test split of the figures.
@@ -99,7 +99,7 @@ def champions(store: ObjectStore, events: list[PromotionEvent], model_name: str)
     """The champions in the order in which they were released; a release of the champion itself changes nothing."""
     reigns: list[Reign] = []
     for event in events:
-        if event.outcome != "done" or (reigns and reigns[-1].bundle_digest == event.after):
+        if event.outcome != "done" or event.action == "reject" or (reigns and reigns[-1].bundle_digest == event.after):
             continue
         if reigns:
             reigns[-1] = reigns[-1].model_copy(update={"until": event.at})

@@ -10,6 +10,7 @@ from rich.console import Console
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.registry.mlflow.model_registry import RegisteredVersion, registered_versions
+from mistere.registry.release.candidates import Standing, standings
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.promotion_log import PromotionEvent, PromotionLog, read_log
 from pipelines.cli.commands.registry.history import print_history
@@ -20,6 +21,7 @@ from pipelines.cli.registry_location import RegistryLocation
 _COLUMNS = (
     Column("version"),
     Column("aliases"),
+    Column("state"),
     Column("weighted F1", right=True),
     Column("dataset", drop=1),
     Column("code", drop=2),
@@ -64,13 +66,17 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, history: b
     versions = registered_versions(location.tracking_uri, model_name)
     champion = read_champion(location.store).digest
     location.require_registered(versions)
+    found = standings(location.store, [entry.bundle_digest for entry in versions])
     if as_json:
-        print(json.dumps([_plain(entry, champion) for entry in versions], indent=1))
+        print(json.dumps([_plain(entry, champion, found[entry.bundle_digest]) for entry in versions], indent=1))
         return
     if not versions:
         console.print(f"The registry holds no version of {model_name} yet: `mistere run` makes one.", markup=False)
         return
-    print_table(console, _COLUMNS, [_row(entry) for entry in versions])
+    print_table(console, _COLUMNS, [_row(entry, found[entry.bundle_digest]) for entry in versions])
+    for entry in versions:
+        if found[entry.bundle_digest].state == "waiting":
+            _print_waiting(console, entry, found[entry.bundle_digest])
     served = next((entry for entry in versions if entry.bundle_digest == champion), None)
     if served is not None and "champion" not in served.aliases:
         console.print(
@@ -96,12 +102,31 @@ def _print_log(console: Console, log: PromotionLog, *, as_json: bool) -> None:
         )
 
 
-def _plain(entry: RegisteredVersion, champion: str) -> dict[str, Any]:
+def _print_waiting(console: Console, entry: RegisteredVersion, stands: Standing) -> None:
+    """Say why a version waits, and how to decide on it."""
+    candidate = stands.candidate
+    final = candidate.final_holds if candidate else []
+    reasons = [rule.sentence for rule in (candidate.holds if candidate else [])]
+    why = " ".join(reasons) or "The gate lets it pass, and its profile leaves the release to a person."
+    command = f"`mistere approve {entry.name}/{entry.version} --reason …`"
+    console.print(f"Version {entry.version} waits: {why}", style="dim", markup=False)
+    console.print(
+        f"  {'Its profile lets nobody approve it.' if final else f'Decide with {command}, or `mistere reject …`.'}",
+        style="dim",
+        markup=False,
+    )
+
+
+def _plain(entry: RegisteredVersion, champion: str, stands: Standing) -> dict[str, Any]:
+    candidate = stands.candidate
     return {
         "model": entry.name,
         "version": entry.version,
         "aliases": list(entry.aliases),
         "champion": entry.bundle_digest == champion,
+        "state": stands.state,
+        "verdict": candidate.verdict if candidate else entry.tags.get("verdict", ""),
+        "held_by": [rule.model_dump() for rule in candidate.holds] if candidate else [],
         "bundle_digest": entry.bundle_digest,
         "bundle_location": entry.bundle_location,
         "weighted_f1": entry.weighted_f1,
@@ -114,10 +139,11 @@ def _plain(entry: RegisteredVersion, champion: str) -> dict[str, Any]:
     }
 
 
-def _row(entry: RegisteredVersion) -> tuple[str, ...]:
+def _row(entry: RegisteredVersion, stands: Standing) -> tuple[str, ...]:
     return (
         entry.version,
         ", ".join(entry.aliases),
+        stands.state,
         f"{entry.weighted_f1:.3f}" if entry.weighted_f1 is not None else "",
         f"{entry.tags.get('dataset', '')} {entry.tags.get('dvc_digest', '')[:8]}".rstrip(),
         code_of(entry.tags.get("commit", ""), entry.tags.get("dirty") == "True"),

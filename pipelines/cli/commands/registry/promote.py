@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -18,6 +19,7 @@ from mistere.kubernetes.api import connect
 from mistere.registry.lineage import Lineage, read_lineage
 from mistere.registry.mlflow.model_registry import mirror_champion, registered_versions
 from mistere.registry.release.atomic_release import release
+from mistere.registry.release.candidates import Standing, standing
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.promotion_log import who
 from mistere.registry.release.recovery import is_released, recover
@@ -40,16 +42,23 @@ def promote(location: RegistryLocation, reference: str, model_name: str, reason:
         reason: for the log.
 
     Raises:
-        MistereError: its code is not committed, its smoke test failed, or the champion changed meanwhile.
+        MistereError: its code is not committed, it waits for approval or was rejected, its smoke test failed, or the champion changed
+            meanwhile.
     """
     version, lineage = location.find(reference, model_name)
-    if not lineage.reproducible:
+    stands = standing(location.store, version.bundle_digest)
+    if stands.state in {"waiting", "rejected"}:
+        raise MistereError(
+            f"version {version.version} of {version.name} {why_not_released(stands)}: decide on it with `mistere approve "
+            f"{version.name}/{version.version} --reason …`."
+        )
+    if not stands.approved and not lineage.reproducible:
         code = "code with uncommitted changes" if lineage.run.commit else "code outside a Git repository"
         raise MistereError(
             f"version {version.version} of {version.name} was made from {code}, so it cannot be reproduced and cannot be promoted: "
             "commit the code and run again."
         )
-    _release(location, lineage, "promote", reason or f"Promoted by hand ({reference}).")
+    release_version(location, lineage, "promote", reason or f"Promoted by hand ({reference}).")
 
 
 def rollback(location: RegistryLocation, reason: str) -> None:
@@ -75,10 +84,38 @@ def rollback(location: RegistryLocation, reason: str) -> None:
     except ArtifactError as error:
         raise ArtifactError(f"cannot roll back to version {before.model_version}: {error}") from error
     location.require_registered(registered_versions(location.tracking_uri, lineage.model_name))
-    _release(location, lineage, "rollback", reason or f"Rolled back by hand from version {champion.model_version}.")
+    release_version(
+        location, lineage, "rollback", reason or f"Rolled back by hand from version {champion.model_version}."
+    )
 
 
-def _release(location: RegistryLocation, lineage: Lineage, action: Literal["promote", "rollback"], reason: str) -> None:
+def why_not_released(stands: Standing) -> str:
+    """Why a version that a person has to decide on, or has rejected, is not released; continues a sentence that names the version."""
+    if stands.state == "rejected" and stands.decision is not None:
+        return f"was rejected by {stands.decision.by} ({stands.decision.reason.rstrip('.')})"
+    holds = stands.candidate.holds if stands.candidate else []
+    return f"is held by the gate ({holds[0].sentence.rstrip('.')})" if holds else "waits for approval"
+
+
+def release_version(
+    location: RegistryLocation,
+    lineage: Lineage,
+    action: Literal["promote", "approve", "rollback"],
+    reason: str,
+    check: Callable[[], None] | None = None,
+) -> None:
+    """Make a version the champion and deploy it, after its smoke test, and print what was done.
+
+    Args:
+        location: store and registry.
+        lineage: of the version.
+        action: for the log.
+        reason: for the log.
+        check: called once the release holds the journal; raises if what others decided meanwhile forbids it.
+
+    Raises:
+        MistereError: its smoke test failed, or the champion changed meanwhile.
+    """
     served = _served(location.store)
     config = DeploymentConfig(service=served.service) if served else DeploymentConfig()
     mirror = partial(mirror_champion, location.tracking_uri)
@@ -108,11 +145,11 @@ def _release(location: RegistryLocation, lineage: Lineage, action: Literal["prom
         from components.deploy_model.endpoint_check import check_endpoint
 
         answer = check_endpoint(config, bundle, lineage.bundle_location, _print_step)
-        release(location.store, mirror, seen, champion, deployment, action, reason, who())
+        release(location.store, mirror, seen, champion, deployment, action, reason, who(), check=check)
         now = " A predictor that is running serves it after a restart."
     else:
         rolling = Rolling(cluster, bundle)
-        release(location.store, mirror, seen, champion, deployment, action, reason, who(), rolling)
+        release(location.store, mirror, seen, champion, deployment, action, reason, who(), rolling, check)
         answer, now = rolling.message, f" It answers at {rolling.address}." if rolling.address else ""
         if forward := port_forward(rolling.address):
             now = f"{now[:-1]} inside the cluster; from here, forward its port: {forward}"

@@ -1,10 +1,10 @@
-"""``mistere register``: makes a model version of what ``mistere train`` wrote, if the release gate lets it pass."""
+"""``mistere register``: makes a model version of what ``mistere train`` wrote, unless the release gate rejects it."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ def register(
     settings: Sequence[str],
     location: RegistryLocation,
 ) -> int:
-    """Evaluate a finished training, decide on it by the gate's rules and, if they promote it, register its bundle.
+    """Evaluate a finished training, decide on it by the gate's rules and, unless they reject it, register its bundle.
 
     Args:
         folder: output folder of ``mistere train``.
@@ -64,7 +64,7 @@ def register(
         location: store and registry.
 
     Returns:
-        The exit code: 0 registered, 3 the gate held or rejected it.
+        The exit code: 0 registered, 3 the gate held or rejected it, 6 registered and waiting for approval.
 
     Raises:
         UsageError: the folder holds no finished training, its embeddings are missing or others, or a setting is invalid.
@@ -127,27 +127,39 @@ class _Registering:
         """Evaluate, decide, register; returns the exit code."""
         from components.evaluate_model.vectors import evaluate_vectors
         from components.gate_model.run import decide
+        from mistere.registry.mlflow.model_registry import resolve_anchor
         from mistere.registry.release.champion import read_champion
 
         model = self._model()
         data = self._source.data.only(list(model.manifest.dimensions))
         champion = read_champion(self._store).digest
         files = self._folder("report")
+        anchor = resolve_anchor(self._config.gate, self._location.tracking_uri, self._config.registry.model_name)
         manifest = evaluate_vectors(
-            self._training.evaluation, self._store, self._progress, model, data, files, champion
+            self._training.evaluation, self._store, self._progress, model, data, files, champion, anchor
         )
         report = self._published(manifest, files)
         code_state = self._training.origin.code_state
         validation = self._source.validation
-        decided = decide(self._config.gate, report.manifest, validation, champion, code_state, takes_vectors=True)
+        decided = decide(
+            self._config.gate,
+            report.manifest,
+            validation,
+            champion,
+            code_state,
+            anchor_digest=anchor,
+            takes_vectors=True,
+        )
         verdict = self._published(decided, self._folder("verdict"))
         self._show(report.manifest, verdict.manifest)
-        if decided.verdict != "promote":
+        if decided.verdict == "reject":
             kept = self._store.location(artifact_key(EvaluationReport.__name__, report.manifest.digest))
             self._console.print(f"evaluation  {kept}", markup=False, soft_wrap=True)
             return int(ExitCode.NOT_PROMOTED)
-        self._register(model, report, verdict.manifest)
-        return int(ExitCode.DEPLOYED)
+        state = self._register(model, report, verdict.manifest)
+        if decided.verdict == "hold" or state == "rejected":
+            return int(ExitCode.NOT_PROMOTED)
+        return int(ExitCode.WAITING if state == "waiting" else ExitCode.DEPLOYED)
 
     def _folder(self, name: str) -> Path:
         folder = self._scratch / name
@@ -195,7 +207,8 @@ class _Registering:
 
     def _register(
         self, model: ArtifactHandle[MoEModel], report: ArtifactHandle[EvaluationReport], verdict: GateVerdict
-    ) -> None:
+    ) -> str:
+        """Register the bundle; returns where the version stands."""
         from components.register_model.model_card import TrainingData
         from components.register_model.registration import register_bundle
         from components.register_model.vectors_bundle import assemble_vectors
@@ -222,9 +235,14 @@ class _Registering:
             bundle,
             self._lineage(bundle.manifest, place, model.manifest, report.manifest, verdict, identity),
             self._record(model.manifest, report.manifest, identity),
+            report.manifest,
+            verdict,
             self._progress.note,
         )
-        self._next(place, bundle, f"{values['model_name']}/{values['model_version']}")
+        if values["waits_for"]:
+            self._console.print(values["waits_for"], markup=False)
+        self._next(place, bundle, values)
+        return values["state"]
 
     def _data_with_rows(self, data: TrainingData) -> TrainingData:
         """The training's data with the sizes of the splits that the embeddings have."""
@@ -310,11 +328,17 @@ class _Registering:
         decisions = {"promote": "lets this model pass", "hold": "holds this model", "reject": "rejects this model"}
         self._console.print(f"The release gate {decisions[verdict.verdict]}.", markup=False)
 
-    def _next(self, place: str, bundle: ArtifactHandle[ModelBundle], version: str) -> None:
+    def _next(self, place: str, bundle: ArtifactHandle[ModelBundle], values: Mapping[str, str]) -> None:
+        version = f"{values['model_name']}/{values['model_version']}"
         lines = [("bundle", place), ("serve", command_line("mistere", "serve", place))]
         if EXAMPLE in bundle.manifest.files:
             lines.append(("ask", command_line("mistere", "predict", "--dialogue", f"{place}/{EXAMPLE}")))
-        lines.append(("release", command_line("mistere", "promote", version, *self._location.options)))
+        if not values["waits_for"]:
+            lines.append(("release", command_line("mistere", "promote", version, *self._location.options)))
+        elif values["approvable"]:
+            decide = ("--reason", "…", *self._location.options)
+            lines.append(("approve", command_line("mistere", "approve", version, *decide)))
+            lines.append(("reject", command_line("mistere", "reject", version, *decide)))
         for name, text in lines:
             self._console.print(f"{name:<9}{text}", markup=False, soft_wrap=True)
 
