@@ -72,6 +72,7 @@ def run(
     from mistere.registry.lineage import Lineage, lock_digest, this_environment
     from mistere.registry.mlflow.run_logging import RunRecord, start_facts
     from mistere.runs.outcome import read_run_info
+    from mistere.serving.traffic.reference import write_reference
 
     made: list[Manifest] = [one.manifest for one in encoders.values() if not one.manifest.absent]
     provenance = Provenance(
@@ -87,6 +88,8 @@ def run(
         manifest = manifest.model_copy(update={"scripts": trained_scripts(profile.manifest.scripts)})
     for name in profile.manifest.files:
         shutil.copyfile(profile.file(name), bundle / name)
+    scripts = profile.manifest.scripts if "text" in manifest.encoders else {}
+    write_reference(manifest, report, scripts, bundle)
     describe(manifest, utterances.manifest, report.manifest, bundle)
     manifest = manifest.model_copy(update={"provenance": provenance})
     info = read_run_info(step.store, step.run.run_id)

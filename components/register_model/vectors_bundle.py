@@ -10,6 +10,7 @@ from components.register_model.model_card import TrainingData, model_card
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import DataProfile, EvaluationReport, ModelBundle, MoEModel, canonical_digest
 from mistere.artifacts.signing import write_description
+from mistere.serving.traffic.reference import write_reference
 
 
 def assemble_vectors(
@@ -57,6 +58,7 @@ def assemble_vectors(
             "test split": report.manifest.test_digest,
         },
     )
+    write_reference(bundle, report, {}, folder)
     widths = model.manifest.dimensions
     (folder / "README.md").write_text(model_card(bundle, data, report.manifest, widths), encoding="utf-8")
     write_mlflow_model(folder, bundle.labels, bundle.experts, widths)

@@ -27,7 +27,10 @@ EXIT_CODES = {
         "The release gate held or rejected the model, or `mistere replay` found a difference.",
     ),
     "DATA_REJECTED": ("data rejected", "The dataset is wrong: validation rejected it, or it cannot be read."),
-    "DIFFERENT": ("different", "`mistere schedule diff` found a difference."),
+    "DIFFERENT": (
+        "different",
+        "`mistere schedule diff` found a difference, or `mistere monitor` found that the traffic has drifted.",
+    ),
     "WAITING": (
         "waiting",
         "The gate lets the model pass, and it waits for `mistere approve` (`registry.release: approval`).",

@@ -70,7 +70,7 @@ def load_profile(path: Path) -> Profile:
         ) from error
 
 
-def label_distance(one: Mapping[str, int], other: Mapping[str, int]) -> tuple[float, float]:
+def label_distance(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float]:
     """Jensen-Shannon distance (base 2, 0..1) of two distributions given as counts, and how large chance alone makes it.
 
     The second number is what two samples of these sizes from one distribution differ by on average: for small samples and

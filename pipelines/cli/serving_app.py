@@ -130,3 +130,26 @@ def score(
         "cache": cache,
     }
     command(data, model, settings, output, to, store, tracking)
+
+
+@serving_app.command()
+def monitor(
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="How far to look back: days or hours, such as 7d or 36h.")
+    ] = "7d",
+    page: Annotated[
+        Path | None, typer.Option(help="The HTML page to write; by default traffic.html in the output directory.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+) -> None:
+    """Compare the champion's traffic with what it was tested on, and write a page.
+
+    Exit codes: 0 steady or worth watching, 5 drifted, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.monitor import monitor as command
+    from pipelines.cli.registry_location import store_location
+
+    code = command(store_location(output, store), since, page or output / "traffic.html", as_json=as_json)
+    raise typer.Exit(code)

@@ -19,6 +19,7 @@ from mistere.common.progress import EVENTS_VARIABLE
 from mistere.config.registry import RegistryConfig
 from mistere.engine.execution import execute
 from mistere.reports.wording import headline
+from mistere.runs import webhook
 from mistere.runs.outcome import read_outcome
 from tests.local.servers import free_port
 from tests.unit.runs import recorded_runs as runs
@@ -75,8 +76,8 @@ class Receiver:
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     server = Receiver()
-    monkeypatch.setenv(notification.VARIABLE, server.url)
-    monkeypatch.setattr(notification, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setenv(webhook.VARIABLE, server.url)
+    monkeypatch.setattr(webhook, "_PAUSE_SECONDS", 0.01)
     yield server
     server.close()
 
@@ -166,9 +167,9 @@ def test_no_notification_is_sent_without_a_webhook(
     ended: dict[str, runs.RecordedRun], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for value in ("", "  "):
-        monkeypatch.setenv(notification.VARIABLE, value)
+        monkeypatch.setenv(webhook.VARIABLE, value)
         notify_outcome(ended["killed"])
-    monkeypatch.delenv(notification.VARIABLE)
+    monkeypatch.delenv(webhook.VARIABLE)
     notify_outcome(ended["killed"])
     assert receiver.paths == []
 
@@ -199,7 +200,7 @@ def test_failing_receiver_is_retried_once_and_noted(
 ) -> None:
     silences = answers.count("silence")  # a short timeout only for the silent receiver: a busy machine replies late
     limit = 30.0 if not silences else 2.0 if silences < len(answers) else 0.3
-    monkeypatch.setattr(notification, "_TIMEOUT_SECONDS", (30.0, limit))
+    monkeypatch.setattr(webhook, "_TIMEOUT_SECONDS", (30.0, limit))
     receiver.answers = list(answers)
     notify_outcome(ended["killed"])
     assert receiver.paths == [f"/services/{SECRET}"] * requests_sent
@@ -232,7 +233,7 @@ def test_invalid_or_unreachable_webhook_url_is_noted(
     events: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(notification.VARIABLE, url.format(port=free_port()))
+    monkeypatch.setenv(webhook.VARIABLE, url.format(port=free_port()))
     notify_outcome(ended["killed"])
     assert receiver.paths == []
     log = events.read_text()

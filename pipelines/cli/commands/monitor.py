@@ -1,0 +1,76 @@
+"""``mistere monitor``: compares the champion's traffic with its bundle's profile, writes a page, and notifies the webhook."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from mistere.artifacts.object_store import ObjectStore
+from mistere.common.errors import ExitCode
+from mistere.reports.traffic.page import render_traffic
+from mistere.runs.traffic_monitor import MonitoredTraffic, monitor_traffic
+from mistere.runs.webhook import try_to_post
+from pipelines.cli.output.tables import Column, output_console, print_table
+
+
+def monitor(store: ObjectStore, since: str, page: Path, *, as_json: bool = False, now: float | None = None) -> int:
+    """Compare, print the outcome, and write the page.
+
+    Args:
+        store: the object store with the champion and its traffic.
+        since: length of the window, such as ``7d``.
+        page: the HTML file to write.
+        as_json: print the whole result as JSON instead of a table.
+        now: seconds since 1970; None for the current time.
+
+    Returns:
+        5 if the traffic has drifted, else 0.
+    """
+    traffic = monitor_traffic(store, since, now)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    partial = page.with_name(f".{page.name}.partial")
+    partial.write_text(render_traffic(traffic), encoding="utf-8")
+    partial.replace(page)
+    verdict = traffic.comparison.verdict
+    errors = Console(stderr=True, highlight=False)
+
+    def note(sentence: str) -> None:
+        errors.print(sentence, markup=False, soft_wrap=True)
+
+    if verdict != "steady":
+        try_to_post(traffic.message(str(page.resolve())), note)
+    if as_json:
+        print(json.dumps(traffic.summary(), indent=1, ensure_ascii=False))
+    else:
+        _show(traffic, page)
+    return int(ExitCode.DIFFERENT if verdict == "drifted" else ExitCode.DEPLOYED)
+
+
+def _show(traffic: MonitoredTraffic, page: Path) -> None:
+    console = output_console()
+    console.print(f"{traffic.comparison.verdict:<8} {traffic.headline()}", markup=False, soft_wrap=True)
+    for sentence in (*traffic.reasons, *traffic.notes):
+        console.print(f"         {sentence}", markup=False, soft_wrap=True)
+    look = traffic.comparison.latest
+    if look is not None:
+        columns = [
+            Column("figure"),
+            Column("verdict"),
+            Column("distance", right=True),
+            Column("bound", right=True, drop=1),
+            Column("by chance", right=True, drop=2),
+        ]
+        rows = [
+            [
+                one.name,
+                "drifted" if one.drifted else "moved" if one.moved else "steady",
+                f"{one.distance:.3f}",
+                f"{one.bound:.2f}",
+                f"{one.corrected:.2g}",
+            ]
+            for one in look.measures
+        ]
+        print_table(console, columns, rows)
+    console.print(f"report   {page}", markup=False, soft_wrap=True)
