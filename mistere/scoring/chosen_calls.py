@@ -15,6 +15,8 @@ from mistere.scoring.groups import call_batches
 from mistere.scoring.tables import CALL_ID, TIME, figure, probability
 
 PER_LABEL: Final = 2
+LONG_ENOUGH: Final = 8
+"""Turns from which a trend is one; shorter calls are chosen only where there are no others."""
 _TURN: Final = "turn"
 
 
@@ -66,17 +68,17 @@ def choose_calls(calls: Path, columns: Sequence[str], labels: Sequence[str]) -> 
         labels: the emotions.
     """
     figures = ("share", "share_low", "share_high", "trend", "trend_low")
-    wanted = [*columns, "turns", *(figure(name, label) for label in labels for name in figures)]
+    wanted = [*columns, "turns", "scored_turns", *(figure(name, label) for label in labels for name in figures)]
     best: dict[tuple[int, str], list[tuple[float, str, int, ChosenCall]]] = {}
     position = 0
     for batch in call_batches(calls, wanted):
         for index, label in enumerate(labels):
             for reason, column in (("rises", "trend_low"), ("most", "share_low")):
-                scores = batch[figure(column, label)]
+                scores = _scores(batch[figure(column, label)], batch["scored_turns"])
                 heap = best.setdefault((index, reason), [])
                 for row in _promising(scores, heap):
                     call = _call(batch, row, index, label, reason, columns)
-                    heapq.heappush(heap, (scores[row], call.dialogue, position + row, call))
+                    heapq.heappush(heap, (float(scores[row]), call.dialogue, position + row, call))
                     if len(heap) > 2 * PER_LABEL:
                         heapq.heappop(heap)
         position += len(batch[CALL_ID])
@@ -118,14 +120,19 @@ def read_timelines(
     return timelines
 
 
-def _promising(scores: Sequence[float | None], heap: Sequence[tuple[float, Any, Any, Any]]) -> list[int]:
-    """The rows with a positive score that may be among the best, few of them."""
-    values = np.array(scores, dtype=np.float64)
-    values[np.isnan(values)] = -1.0
+def _scores(values: Sequence[float | None], turns: Sequence[int]) -> np.ndarray:
+    """Scores ``[n]``: those of long calls are above all others; 0 for a call without a positive value."""
+    found = np.array(values, dtype=np.float64)
+    found[np.isnan(found)] = 0.0
+    return np.where(found > 0, found + (np.array(turns) >= LONG_ENOUGH), 0.0)
+
+
+def _promising(scores: np.ndarray, heap: Sequence[tuple[float, Any, Any, Any]]) -> list[int]:
+    """The rows that may be among the best, few of them."""
     least = heap[0][0] if len(heap) >= 2 * PER_LABEL else 0.0
-    rows = np.flatnonzero(values > least)
+    rows = np.flatnonzero(scores > least)
     if len(rows) > 2 * PER_LABEL:
-        rows = rows[np.argsort(-values[rows], kind="stable")[: 2 * PER_LABEL]]
+        rows = rows[np.argsort(-scores[rows], kind="stable")[: 2 * PER_LABEL]]
     return [int(row) for row in rows]
 
 

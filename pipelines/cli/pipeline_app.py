@@ -180,6 +180,7 @@ def doctor(
         str | None,
         typer.Option(metavar="URI", help="MLflow; MLFLOW_TRACKING_URI, or cluster.tracking_uri, by default."),
     ] = None,
+    pipeline: Annotated[str, typer.Option(help="The pipeline to run: retraining or scoring.")] = "retraining",
 ) -> None:
     """Check everything that a run needs, here and on the cluster, and say how to fix what fails.
 
@@ -187,7 +188,7 @@ def doctor(
     """
     from pipelines.cli.commands.doctor import doctor as command
 
-    raise typer.Exit(command(profile, settings or [], host, store, tracking))
+    raise typer.Exit(command(profile, settings or [], host, store, tracking, pipeline))
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

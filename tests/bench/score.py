@@ -9,7 +9,8 @@ a process of its own and without its start:
 - score: ``mistere score`` with its cache off, on the same dialogues;
 - ten times the dialogues, with the process's peak memory at both sizes.
 
-Arms alternate; every figure is a ratio of one run.
+Arms alternate; every figure is a ratio of one run. The ratio of CPU seconds is beside that of utterances per second: on a machine that
+does other work too, it is the more reliable one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -49,12 +51,14 @@ model = load_bundle(bundle)
 archive = open_archive(data)
 scorer = Scorer(model, LocalStore(folder / "store"), "off")
 form = TableForm(model.labels, model.experts, ArchiveColumns(), "", model.bundle.digest)
-start = time.perf_counter()
+used = lambda: sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+start, before = time.perf_counter(), used()
 turns = sum(
     score_shard(scorer, archive, name, form, folder / "turns" / name, folder / "calls" / name).turns for name in archive.shards
 )
 seconds = time.perf_counter() - start
-print(json.dumps({"turns": turns, "seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+cpu = used() - before
+print(json.dumps({"turns": turns, "seconds": seconds, "cpu": cpu, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """
 
 
@@ -83,8 +87,8 @@ def scored(data: Path, bundle: str) -> dict[str, float]:
     return figures
 
 
-def asked(bundle: str, bodies: Sequence[bytes]) -> float:
-    """Seconds in which 16 clients get the answers to all requests of a fresh predictor."""
+def asked(bundle: str, bodies: Sequence[bytes]) -> tuple[float, float]:
+    """Seconds in which 16 clients get the answers to all requests of a fresh predictor, and its CPU seconds."""
     with predictor(bundle, "--vector-store-mib", "0") as server:
 
         def ask(body: bytes) -> None:
@@ -96,10 +100,16 @@ def asked(bundle: str, bodies: Sequence[bytes]) -> float:
                 raise SystemExit(content[:300].decode())
             connection.close()
 
-        start = time.perf_counter()
+        start, before = time.perf_counter(), cpu_seconds(server.process.pid)
         with ThreadPoolExecutor(CLIENTS) as pool:
             list(pool.map(ask, bodies))
-        return time.perf_counter() - start
+        return time.perf_counter() - start, cpu_seconds(server.process.pid) - before
+
+
+def cpu_seconds(process: int) -> float:
+    """CPU time of a process so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -119,25 +129,29 @@ def main() -> None:
         few = many[: options.dialogues]
         small, large = write(folder / "small", few), write(folder / "large", many)
         bodies = [v1_body(dialogue) for dialogue in few]
-        ratios, growth, memory = [], [], []
+        ratios, cpu_ratios = [], []
         turns = sum(map(len, few))
         for number in range(options.rounds):
-            endpoint = asked(bundle, bodies)
+            endpoint, endpoint_cpu = asked(bundle, bodies)
             one = scored(small, bundle)
             ratios.append(endpoint / one["seconds"])
+            cpu_ratios.append(endpoint_cpu / one["cpu"])
             print(
                 f"round {number + 1}: endpoint {turns / endpoint:.1f}, score {one['turns'] / one['seconds']:.1f} utterances/s: "
-                f"{ratios[-1]:.2f} times as many",
+                f"{ratios[-1]:.2f} times as many; CPU {endpoint_cpu:.1f} and {one['cpu']:.1f} s: {cpu_ratios[-1]:.2f} times as much",
                 flush=True,
             )
             if number == 0:
                 ten = scored(large, bundle)
-                growth.append(ten["seconds"] / one["seconds"])
-                memory = [one["memory"], ten["memory"]]
                 print(
-                    f"ten times the dialogues: {growth[-1]:.1f} times as long; peak memory {memory[0]:.0f} and {memory[1]:.0f} MB"
+                    f"ten times the dialogues: {ten['seconds'] / one['seconds']:.1f} times as long, {ten['cpu'] / one['cpu']:.1f} times "
+                    f"the CPU; peak memory {one['memory']:.0f} and {ten['memory']:.0f} MB",
+                    flush=True,
                 )
-        print(f"median: {statistics.median(ratios):.2f} times the utterances per second of the endpoint")
+        print(
+            f"median: {statistics.median(ratios):.2f} times the utterances per second of the endpoint, which takes "
+            f"{statistics.median(cpu_ratios):.2f} times the CPU"
+        )
 
 
 if __name__ == "__main__":

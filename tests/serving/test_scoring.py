@@ -223,7 +223,7 @@ def scoring_process(text_bundle: str, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.long
 def test_killed_and_resumed_gives_the_same_bytes(scoring_process: Any, tmp_path: Path) -> None:
-    data = write_archive(tmp_path / "data", archive_rows(1500), 8)
+    data = write_archive(tmp_path / "data", archive_rows(800), 8)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert scoring_process(data, whole).wait(300) == 0
     shutil.rmtree(Path(shutil.os.environ["MISTERE_CACHE"]) / "vectors", ignore_errors=True)  # type: ignore[attr-defined]

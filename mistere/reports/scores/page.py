@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TEMPLATE: Final = Path(__file__).parent / "page.html"
 _SHOWN_CHANGES: Final = 12
+_UNCLEAR: Final = 4
+"""Changes that are not clear: enough to see what they look like."""
 _SHOWN_GROUPS: Final = 5
 _MIDDLE_OF_SHARES: Final = 0.5
 
@@ -43,6 +45,7 @@ class GroupTable:
     column: str
     rows: list[tuple[str, int, list[Cell]]]
     joined: int
+    is_joined: bool
     plots: list[Markup]
     changed: str
 
@@ -118,9 +121,9 @@ def render_scores(
         if len(shown) > 1
         else [],
         groups=[_group_table(grouped, column, labels, order, changes) for column in plan.by],
-        changes=[_change_row(change, labels) for change in changes[:_SHOWN_CHANGES]],
+        changes=[_change_row(change, labels) for change in _shown_changes(changes)],
         looks=len(changes),
-        cards=_cards(chosen, timelines, labels, order, grouped),
+        cards=_cards(chosen, timelines, labels, order, _of_interest(order, changes), grouped),
         counted=counted,
         plural=plural,
     )
@@ -179,7 +182,20 @@ def _group_table(
     clear = next((change for change in own if change.clear), None)
     changed = f"Clearest: {labels[clear.label]} in {clear.group}, {_points(clear.difference)} points." if clear else ""
     table = [(name, estimates.calls, _cells(estimates, order)) for name, estimates in rows.items()]
-    return GroupTable(column, table, joined, plots, changed)
+    return GroupTable(column, table, joined, len(rows) > len(grouped.named_groups(column)), plots, changed)
+
+
+def _shown_changes(changes: Sequence[Change]) -> list[Change]:
+    """The clear changes, and some of those that are not."""
+    clear = [change for change in changes if change.clear]
+    unclear = [change for change in changes if not change.clear]
+    return [*clear[:_SHOWN_CHANGES], *unclear[: max(0, min(_UNCLEAR, _SHOWN_CHANGES - len(clear)))]]
+
+
+def _of_interest(order: Sequence[int], changes: Sequence[Change]) -> list[int]:
+    """The emotions in the order in which their calls are shown: what changed first, the most common one last."""
+    changed = [change.label for change in changes if change.clear]
+    return list(dict.fromkeys(int(index) for index in (*changed, *order[1:], *order[:1])))
 
 
 def _change_row(change: Change, labels: Sequence[str]) -> ChangeRow:
@@ -199,12 +215,13 @@ def _cards(
     timelines: dict[tuple[str, str], CallTimeline],
     labels: Sequence[str],
     order: Sequence[int],
+    sections_order: Sequence[int],
     grouped: GroupedCalls,
 ) -> list[tuple[str, list[CallCard]]]:
     """The calls by emotion. A call's group is named only if that is reported."""
     reported = {column: set(grouped.named_groups(column)) for column in grouped.columns}
     sections = []
-    for index in order:
+    for index in sections_order:
         cards = []
         for call in (one for one in chosen if one.label == index):
             timeline = timelines[call.shard, call.dialogue]

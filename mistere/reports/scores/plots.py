@@ -80,7 +80,7 @@ def _frame(axes: Any, series: Sequence[Sequence[Period]], label: int) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
     locator = dates.AutoDateLocator(minticks=3, maxticks=6)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator, show_offset=False))
     axes.tick_params(axis="both", labelsize=8, colors="black")
     axes.spines["bottom"].set_color(GREY)
 

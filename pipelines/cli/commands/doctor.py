@@ -15,7 +15,14 @@ from pipelines.cli.doctor.plan import make_plan
 _COLOURS = {"ok": "green", "note": "yellow", "failed": "bold red", "skipped": "dim"}
 
 
-def doctor(profile: str, settings: Sequence[str], host: str | None, store: str | None, tracking: str | None) -> int:
+def doctor(
+    profile: str,
+    settings: Sequence[str],
+    host: str | None,
+    store: str | None,
+    tracking: str | None,
+    pipeline: str = "retraining",
+) -> int:
     """Run every check and print its result.
 
     Args:
@@ -24,11 +31,12 @@ def doctor(profile: str, settings: Sequence[str], host: str | None, store: str |
         host: of Kubeflow Pipelines; None, here and below, for the environment's or the profile's.
         store: ``s3://…`` or a folder.
         tracking: the MLflow server.
+        pipeline: the pipeline to run.
 
     Returns:
         The exit code: 0 if no check failed, else 1.
     """
-    plan = make_plan(profile, settings, host, store, tracking)
+    plan = make_plan(profile, settings, host, store, tracking, pipeline)
     console = Console(highlight=False, soft_wrap=True)
     counted: Counter[str] = Counter()
     for name, results in run_checks(plan):

@@ -10,6 +10,7 @@ from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.config.cluster import StepSettings
 from mistere.config.loader import Config
 from mistere.config.stages import stages
+from pipelines.catalogue import RETRAINING, Pipeline, find_pipeline
 from pipelines.cli.doctor.groups.clock import Clock
 from pipelines.kubeflow.connection.access import chosen_host
 from pipelines.profiles import load_local_profile, load_profile
@@ -25,6 +26,7 @@ class Plan:
         host: the address of Kubeflow Pipelines; empty if none is named.
         store: a folder or ``s3://…``; empty if none is named.
         tracking: the MLflow server; empty if none is named.
+        pipeline: the pipeline that is run.
         clock: the times of the servers that the checks reach.
     """
 
@@ -33,6 +35,7 @@ class Plan:
     host: str
     store: str
     tracking: str
+    pipeline: Pipeline = RETRAINING
     clock: Clock = field(default_factory=Clock)
 
     @property
@@ -44,7 +47,7 @@ class Plan:
         """The pods of all steps, and of the TrainJobs that steps start."""
         for name, step in self.steps():
             yield PlannedPods(name, f"cluster.steps.{name}", step)
-        for modality, config in self.config.encoders().items():
+        for modality, config in self.config.encoders().items() if self.pipeline is RETRAINING else ():
             if config.uses_trainjob:
                 pod = StepSettings(
                     gpus=config.gpus_per_node,
@@ -55,14 +58,14 @@ class Plan:
     def predictors(self) -> Iterator[PlannedPods]:
         """The pod that serves the model, if the run deploys it to the cluster."""
         deployment = self.config.deployment
-        if deployment.mode != "local":
+        if deployment.mode != "local" and self.pipeline is RETRAINING:
             fields = ("cpu", "cpu_limit", "memory", "gpus", "gpu_type", "node_selector", "tolerations")
             pod = StepSettings.model_validate({name: getattr(deployment, name) for name in fields})
             yield PlannedPods("the predictor", "deployment", pod)
 
     def steps(self) -> Iterator[tuple[str, StepSettings]]:
         """The settings of each step's pod, by its name in ``cluster.steps``."""
-        for stage, info in stages().items():
+        for stage, info in stages(pipeline=self.pipeline.name).items():
             if info.optional and not self.config.data.transcription.is_on:
                 continue
             if info.per_modality:
@@ -89,11 +92,18 @@ class PlannedPods:
     count: int = 1
 
 
-def make_plan(profile: str, settings: Sequence[str], host: str | None, store: str | None, tracking: str | None) -> Plan:
+def make_plan(
+    profile: str,
+    settings: Sequence[str],
+    host: str | None,
+    store: str | None,
+    tracking: str | None,
+    pipeline: str = RETRAINING.name,
+) -> Plan:
     """Make a plan from the options, else the environment, else the profile's ``cluster`` section.
 
     Raises:
-        UsageError: an unknown profile or setting.
+        UsageError: an unknown profile, setting or pipeline.
     """
     config = load_profile(profile, settings)
     plan = Plan(
@@ -102,5 +112,6 @@ def make_plan(profile: str, settings: Sequence[str], host: str | None, store: st
         chosen_host(host, config.cluster.host),
         store or os.environ.get(STORE_VARIABLE) or config.cluster.store,
         tracking or os.environ.get(TRACKING_VARIABLE) or config.cluster.tracking_uri,
+        find_pipeline(pipeline),
     )
     return plan if plan.on_a_cluster else replace(plan, config=load_local_profile(profile, settings))

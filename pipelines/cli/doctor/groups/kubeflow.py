@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Final
 
 from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url, server_of
@@ -17,8 +16,6 @@ from pipelines.kubeflow.connection.access import HOST_VARIABLE, TOKEN_VARIABLE
 from pipelines.kubeflow.connection.client import Pipelines
 from pipelines.kubeflow.connection.failures import PipelinesError
 from pipelines.kubeflow.connection.token import current_token, explain_refusal
-
-PIPELINE: Final = "mistere-retraining"
 
 
 class KubeflowPipelines:
@@ -96,10 +93,12 @@ class KubeflowPipelines:
     def pipeline_known(self) -> CheckResult:
         """Whether the pipeline was uploaded before."""
         with self._token_errors():
-            known = self._client.find_pipeline(PIPELINE)
+            known = self._client.find_pipeline(self._plan.pipeline.server_name)
         if known is None:
-            return note(f"there is no pipeline {PIPELINE} yet, or it was deleted: `mistere submit` uploads it.")
-        return ok(f"{PIPELINE} exists.")
+            return note(
+                f"there is no pipeline {self._plan.pipeline.server_name} yet, or it was deleted: `mistere submit` uploads it."
+            )
+        return ok(f"{self._plan.pipeline.server_name} exists.")
 
     def schedules_complete(self) -> CheckResult:
         """Whether the pipeline version of every schedule still exists."""
