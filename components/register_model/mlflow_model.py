@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mistere.serving.protocol import embedding_name
+from mistere.artifacts.manifests import ModelBundle
+from mistere.common.modalities import IMPLICIT_KINDS
+from mistere.data.kinds import kind_of
+from mistere.serving.protocol import PREDICT, TEXT_SOURCE, embedding_name
+
+if TYPE_CHECKING:
+    from mlflow.types import ColSpec
 
 FILE = "MLmodel"
 _EPOCH = "1970-01-01 00:00:00"
 
 
 def write_mlflow_model(
-    folder: Path, labels: Sequence[str], experts: Sequence[str], vectors: Mapping[str, int] | None = None
+    folder: Path, bundle: ModelBundle, kinds: Mapping[str, str], vectors: Mapping[str, int] | None = None
 ) -> None:
     """Write ``MLmodel``: input and output are tables with a row for each utterance; equal models give equal bytes.
 
     Args:
         folder: the bundle's folder.
-        labels: in the order of the probabilities.
-        experts: in the order of the weights.
+        bundle: its manifest.
+        kinds: the kinds of the dataset's modalities.
         vectors: for a model that takes vectors only, the width of each modality's.
     """
     from mlflow.models import ModelSignature
@@ -29,18 +36,20 @@ def write_mlflow_model(
 
     numbers = Array(DataType.float)
     taken = [ColSpec("string", "text", required=False), ColSpec("binary", "audio", required=False)]
+    taken += [_column(name, kinds[name]) for name in bundle.encoders if name not in IMPLICIT_KINDS]
     if vectors:
         taken = [ColSpec(numbers, embedding_name(modality), required=False) for modality in vectors]
+    order = [ColSpec("string", "dialogue_id", required=False), ColSpec("long", "turn", required=False)]
+    source = [ColSpec("string", TEXT_SOURCE)] if bundle.transcription is not None else []
     signature = ModelSignature(
-        inputs=Schema(
-            [ColSpec("string", "dialogue_id", required=False), ColSpec("long", "turn", required=False), *taken]
-        ),
+        inputs=Schema([*order, ColSpec("boolean", PREDICT, required=False), *taken]),
         outputs=Schema(
             [
                 ColSpec("string", "label"),
                 ColSpec(numbers, "probabilities"),
                 ColSpec(numbers, "expert_weights"),
                 ColSpec("string", "modalities_used"),
+                *source,
             ]
         ),
     )
@@ -52,10 +61,24 @@ def write_mlflow_model(
         },
         model_uuid=None,
         metadata={
-            "labels": list(labels),
-            "experts": list(experts),
+            "labels": bundle.labels,
+            "experts": bundle.experts,
             **({"vectors": dict(vectors)} if vectors else {}),
         },
     )
     model.utc_time_created = _EPOCH
     (folder / FILE).write_text(model.to_yaml(), encoding="utf-8")
+
+
+def _column(modality: str, kind_name: str) -> ColSpec:
+    """The column of a further modality, in the form of its kind's tensor."""
+    from mlflow.types import ColSpec, DataType
+    from mlflow.types.schema import Array
+
+    kind = kind_of(kind_name)
+    cell: Any = DataType.string if kind.plain_text else DataType.binary
+    if kind.datatype == "FP32":
+        cell = Array(DataType.float)
+    elif kind.several:
+        cell = Array(cell)
+    return ColSpec(cell, modality, required=False)

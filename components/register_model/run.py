@@ -9,17 +9,16 @@ from typing import Any
 
 from mistere.artifacts.identities import EncoderDescription
 from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact
+from mistere.artifacts.manifest import Manifest, canonical_digest
 from mistere.artifacts.manifests import (
     DataProfile,
     EncoderCheckpoint,
     EvaluationReport,
     GateVerdict,
-    Manifest,
     ModelBundle,
     MoEModel,
     Provenance,
     UtteranceSet,
-    canonical_digest,
 )
 from mistere.config.registry import RegistryConfig
 from mistere.engine.stage import Result, Stage, Step
@@ -183,7 +182,7 @@ def describe(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport, 
     from mistere.artifacts.signing import write_description
 
     (folder / "README.md").write_text(model_card(bundle, TrainingData.of(data), report), encoding="utf-8")
-    write_mlflow_model(folder, bundle.labels, bundle.experts)
+    write_mlflow_model(folder, bundle, data.kinds)
     write_description(folder, bundle)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from components.register_model.mlflow_model import write_mlflow_model
 from components.register_model.model_card import TrainingData, model_card
 from mistere.artifacts.io import ArtifactHandle
-from mistere.artifacts.manifests import DataProfile, EvaluationReport, ModelBundle, MoEModel, canonical_digest
+from mistere.artifacts.manifest import canonical_digest
+from mistere.artifacts.manifests import DataProfile, EvaluationReport, ModelBundle, MoEModel
 from mistere.artifacts.signing import write_description
 from mistere.serving.traffic.reference import write_reference
 
@@ -61,6 +62,6 @@ def assemble_vectors(
     write_reference(bundle, report, {}, folder)
     widths = model.manifest.dimensions
     (folder / "README.md").write_text(model_card(bundle, data, report.manifest, widths), encoding="utf-8")
-    write_mlflow_model(folder, bundle.labels, bundle.experts, widths)
+    write_mlflow_model(folder, bundle, {}, widths)
     write_description(folder, bundle)
     return bundle

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,8 @@ __all__ = [
     "UtteranceInput",
     "load_bundle",
 ]
+
+_Turn = TypeVar("_Turn", bound=HasModalities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,9 +236,7 @@ class EmotionModel(DialogueModel):
         """
         return super().predict([self.transcribed(dialogue, max_seconds) for dialogue in dialogues], max_seconds)
 
-    def transcribed(
-        self, dialogue: Sequence[HasModalities], max_seconds: float | None = None
-    ) -> Sequence[HasModalities]:
+    def transcribed(self, dialogue: Sequence[_Turn], max_seconds: float | None = None) -> Sequence[_Turn]:
         """A dialogue with transcripts of the utterances that have audio and no text.
 
         Audio that does not decode or is too long is left to the speech encoder, which says so.

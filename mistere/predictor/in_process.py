@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mistere.common.errors import UsageError
 from mistere.model.inference import DialoguePrediction, EmotionModel, load_bundle
 from mistere.predictor.errors import RequestError
-from mistere.predictor.protocol.cells import check_cells
+from mistere.predictor.protocol.cells import check_cells, further_modalities
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
     RequestTurn,
@@ -16,6 +17,7 @@ from mistere.predictor.protocol.codec import (
     predicted_labels,
     response_parameters,
     script_warning,
+    text_sources,
     with_all_experts,
     without_context,
 )
@@ -51,8 +53,18 @@ class LoadedModel:
         digests = [self._model.vector_digests.get(name, "") for name in protocol.in_order(modalities)]
         return protocol.join_names(filter(None, digests))
 
+    @property
+    def further_modalities(self) -> list[str]:
+        """The modalities beside speech and text that the model reads raw."""
+        return further_modalities(self._model)
+
     def predict(
-        self, dialogue: Sequence[AnyUtterance], *, detail: bool = False, encoder_digest: str = ""
+        self,
+        dialogue: Sequence[AnyUtterance],
+        *,
+        detail: bool = False,
+        encoder_digest: str = "",
+        transcribe: bool = True,
     ) -> EndpointPrediction:
         """Predict one dialogue, with the same numbers as the endpoint's answer.
 
@@ -60,6 +72,7 @@ class LoadedModel:
             dialogue: its utterances in order; see :data:`mistere.serving.dialogue.AnyUtterance`.
             detail: return the probabilities of each expert, too.
             encoder_digest: names the encoders of vectors, if the model knows them.
+            transcribe: add the text of utterances that have audio and no text, if the model transcribes.
 
         Raises:
             UsageError: the dialogue is malformed or has nothing that the model reads, or an audio file does not exist.
@@ -73,12 +86,17 @@ class LoadedModel:
                 RequestTurn(text=turn.text, audio=turn.audio, others=check_cells(turn.others, index, self._model))
                 for index, turn in enumerate(content)
             ]
-            check_turns(turns, self._model)
+            check_turns(turns, self._model, transcribe)
         except RequestError as error:
             raise UsageError(error.message) from error
-        context = [index for index, turn in enumerate(content) if not turn.predict]
-        warnings, _ = script_warning([DialogueRequest(turns=turns)], self._model)
-        return self._answer(self._model.predict([turns]), detail, context, warnings)
+        read = list(self._model.transcribed(turns)) if transcribe else turns
+        answer = self._answer(
+            self._model.predict_embeddings(self._model.embed([read])),
+            detail,
+            [index for index, turn in enumerate(content) if not turn.predict],
+            script_warning([DialogueRequest(turns=read)], self._model)[0],
+        )
+        return replace(answer, text_sources=list(text_sources(turns, read, len(turns), self._model) or ()))
 
     def predict_vectors(self, dialogue: VectorDialogue, *, detail: bool = False) -> EndpointPrediction:
         """Predict one dialogue given as vectors.
@@ -94,7 +112,8 @@ class LoadedModel:
             vectors = check_vectors(dialogue.vectors, dialogue.encoder_digest, self._model)
         except RequestError as error:
             raise UsageError(error.message) from error
-        return self._answer(self._model.predict_embeddings([vectors]), detail)
+        answer = self._answer(self._model.predict_embeddings([vectors]), detail, sorted(dialogue.context))
+        return replace(answer, text_sources=list(text_sources([], [], len(dialogue), self._model) or ()))
 
     def _answer(
         self,

@@ -10,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mistere.artifacts.bundle_reference import REFERENCE_FILE, BundleReference
 from mistere.common.errors import UsageError
 from mistere.predictor.in_process import LoadedModel, load
 from mistere.serving import protocol
 from mistere.serving.client import EndpointPrediction
+from mistere.serving.dialogue import DialogueTurn
 from mistere.serving.vectors import read_vectors
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ AFFECTS_RESULTS = False
 """No stage loads a model through MLflow."""
 
 DIALOGUE, TURN, TEXT, AUDIO = "dialogue_id", "turn", "text", "audio"
+"""Columns of the table; that of context turns, the further modalities' and those of vectors are named as in requests."""
 
 
 class DialogueTableModel:
@@ -40,15 +44,17 @@ class DialogueTableModel:
         """Predict each dialogue of a table, with the same numbers as the endpoint's answer.
 
         Args:
-            model_input: a row per utterance with ``text`` (a string), ``audio`` (the bytes of an audio file), or both; for a model that
-                takes vectors, with ``text_embedding`` and so on (a list of numbers; missing where the utterance lacks it). Rows with equal
-                ``dialogue_id`` are one dialogue, in the order of ``turn``. Without ``dialogue_id`` the table is one dialogue; without
-                ``turn`` the order of the rows counts. Other columns are ignored.
+            model_input: a row per utterance with ``text`` (a string), ``audio`` (the bytes of an audio file), and each further modality
+                of the model (a list of image files as bytes, or a list of numbers); for a model that takes vectors, with
+                ``text_embedding`` and so on (a list of numbers). Each may be missing. Where ``predict`` is False, the row is context for
+                its neighbours only. Rows with equal ``dialogue_id`` are one dialogue, in the order of ``turn``. Without ``dialogue_id``
+                the table is one dialogue; without ``turn`` the order of the rows counts. Other columns are ignored.
             params: not used; MLflow passes it.
 
         Returns:
             A row per utterance, in the order and with the index of the input: ``label``, ``probabilities`` (in the order of the labels
-            in ``MLmodel``), ``expert_weights`` and ``modalities_used``.
+            in ``MLmodel``), ``expert_weights`` and ``modalities_used``; for a model that transcribes ``text_source``, too. A row that is
+            context has the label "" and zeros.
 
         Raises:
             UsageError: the table is empty, has another form, or has a dialogue with nothing that the model reads.
@@ -56,11 +62,11 @@ class DialogueTableModel:
         """
         import pandas
 
-        columns = [protocol.embedding_name(name) for name in self._model.vectors] or [TEXT, AUDIO]
+        columns = [protocol.embedding_name(name) for name in self._model.vectors]
+        columns = columns or [TEXT, AUDIO, *self._model.further_modalities]
         if not isinstance(model_input, pandas.DataFrame) or not set(columns) & set(model_input.columns):
             raise UsageError(
-                f"the input is a table with a row per utterance and a column {' or '.join(columns)}"
-                f"{', or both' if len(columns) == 2 else ''}."
+                f"the input is a table with a row per utterance and a column {' or '.join(columns)}, or several of them."
             )
         if model_input.empty:
             raise UsageError("the table has no rows.")
@@ -76,13 +82,20 @@ class DialogueTableModel:
                     "probabilities": [float(value) for value in prediction.probabilities[index]],
                     "expert_weights": [float(value) for value in prediction.expert_weights[index]],
                     "modalities_used": prediction.modalities[index],
+                    **({"text_source": prediction.text_sources[index]} if prediction.text_sources else {}),
                 }
         return pandas.DataFrame([rows[position] for position in range(len(model_input))], index=model_input.index)
 
     def _prediction(self, table: DataFrame, positions: Sequence[int], columns: Sequence[str]) -> EndpointPrediction:
+        rows = [_values(table, position, columns) for position in positions]
         if not self._model.vectors:
-            return self._model.predict([_utterance(table, position) for position in positions])
-        dialogue = read_vectors([_vectors(table, position, columns) for position in positions])
+            return self._model.predict(
+                [
+                    DialogueTurn(row.pop(TEXT, None), row.pop(AUDIO, None), row.pop(protocol.PREDICT), row)
+                    for row in rows
+                ]
+            )
+        dialogue = read_vectors(rows)
         return self._model.predict_vectors(
             replace(dialogue, encoder_digest=self._model.encoder_digest(dialogue.vectors))
         )
@@ -111,28 +124,30 @@ def _dialogues(table: DataFrame) -> dict[str, list[int]]:
     return dialogues
 
 
-def _utterance(table: DataFrame, position: int) -> dict[str, Any]:
-    """One row as an utterance; a missing value of any kind is None."""
-    utterance: dict[str, Any] = {}
-    for column in (TEXT, AUDIO):
-        value = table[column].iloc[position] if column in table.columns else None
-        missing = value is None or (not isinstance(value, str | bytes) and value != value)
-        if not missing and column == AUDIO and not isinstance(value, bytes):
-            raise UsageError(
-                f"row {position} of the table: {AUDIO} is the bytes of an audio file, not {type(value).__name__}."
-            )
-        utterance[column] = None if missing else value
-    return utterance
-
-
-def _vectors(table: DataFrame, position: int, columns: Sequence[str]) -> dict[str, Any]:
-    """The vectors of one row; a modality that it lacks is left out."""
-    vectors: dict[str, Any] = {}
+def _values(table: DataFrame, position: int, columns: Sequence[str]) -> dict[str, Any]:
+    """The values of one row, without those that are missing; ``predict`` is always there."""
+    values: dict[str, Any] = {}
     for column in columns:
         value = table[column].iloc[position] if column in table.columns else None
-        if value is not None and not (isinstance(value, float) and value != value):
-            vectors[column] = value
-    return vectors
+        if not _is_missing(value):
+            values[column] = value
+    if not isinstance(values.get(TEXT, ""), str):
+        raise UsageError(f"row {position} of the table: {TEXT} is a string, not {type(values[TEXT]).__name__}.")
+    if not isinstance(values.get(AUDIO, b""), bytes):
+        raise UsageError(
+            f"row {position} of the table: {AUDIO} is the bytes of an audio file, not {type(values[AUDIO]).__name__}."
+        )
+    mark = table[protocol.PREDICT].iloc[position] if protocol.PREDICT in table.columns else True
+    if not _is_missing(mark) and not isinstance(mark, bool | np.bool_):
+        raise UsageError(f"row {position} of the table: {protocol.PREDICT} is true or false.")
+    return {**values, protocol.PREDICT: _is_missing(mark) or bool(mark)}
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value of a table is none: None, NaN, or pandas' own mark."""
+    import pandas
+
+    return bool(pandas.api.types.is_scalar(value) and pandas.isna(value))
 
 
 def _load_pyfunc(path: str) -> DialogueTableModel:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import io
 import logging
 import time
-import uuid
-import wave
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,29 +18,29 @@ from kserve.model import InferenceVerb
 
 from mistere.predictor import metrics
 from mistere.predictor.audio.sources import AudioReader
-from mistere.predictor.errors import internal, invalid, log_value, not_ready, printable, unknown_digests
-from mistere.predictor.protocol.cells import further_modalities, input_type
+from mistere.predictor.errors import internal, invalid, log_value, not_ready, unknown_digests
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
-    RequestTurn,
     decode_request,
     encode_response,
     expert_names,
     model_version,
     predicted_labels,
     script_warning,
+    text_sources,
     with_all_experts,
     without_context,
 )
+from mistere.predictor.protocol.metadata import input_types, output_types
 from mistere.predictor.protocol.v1 import decode_v1, encode_v1
-from mistere.predictor.protocol.wire import INLINE_BYTES
+from mistere.predictor.protocol.wire import is_light, request_id
 from mistere.predictor.scheduling.batcher import Batcher
 from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.scheduling.slices import SliceQueue
 from mistere.predictor.settings import Limits, ServerSettings
 from mistere.predictor.sized_cache import SizedCache
 from mistere.predictor.traffic.observation import TrafficObserver, traffic_observer
-from mistere.serving import protocol
+from mistere.predictor.warm_up import one_second, predict_once
 
 if TYPE_CHECKING:
     from mistere.model.inference import DialoguePrediction, EmotionModel
@@ -69,40 +66,6 @@ class _Request:
 
     dialogues: list[DialogueRequest]
     plan: EncodingPlan | None
-
-
-def request_id(payload: InferRequest | dict[str, Any], headers: dict[str, str] | None = None) -> str:
-    """The request's id: from the body, else from the header, else a new one."""
-    given = payload.id if isinstance(payload, InferRequest) else payload.get("id")
-    if isinstance(given, str) and given:
-        return given
-    header = (headers or {}).get(protocol.REQUEST_ID_HEADER.lower(), "")
-    return printable(header) or str(uuid.uuid4())
-
-
-def _is_light(headers: dict[str, str] | None) -> bool:
-    """Whether a request is small enough to be read on the event loop; see :data:`INLINE_BYTES`."""
-    size = (headers or {}).get(protocol.SIZE_HEADER, "")
-    return size.isdigit() and int(size) <= INLINE_BYTES
-
-
-def _one_second() -> bytes:
-    """One second of a quiet tone as a WAV file (16 kHz, 16 bit), for warming up the speech encoder."""
-    rate = 16000
-    samples = (1000 * np.sin(2 * np.pi * 220 * np.arange(rate) / rate)).astype("<i2")
-    file = io.BytesIO()
-    with wave.open(file, "wb") as clip:
-        clip.setparams((1, 2, rate, rate, "NONE", ""))
-        clip.writeframes(samples.tobytes())
-    return file.getvalue()
-
-
-def _predict_once(model: EmotionModel) -> None:
-    """Predict one utterance, with encoders where the model has some."""
-    if model.encoder_digests:
-        model.predict([[RequestTurn(text="Hello.", audio=_one_second())]])
-    else:
-        model.predict_embeddings([{name: np.zeros((1, width), np.float32) for name, width in model.dimensions.items()}])
 
 
 def _with_clips(dialogue: DialogueRequest, clips: dict[int, bytes]) -> DialogueRequest:
@@ -181,7 +144,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         start = time.perf_counter()
         model = self._load_bundle(self._settings.bundle)
         for queue in (self.batcher, self._slices):
-            queue.warm_up(lambda: _predict_once(model))
+            queue.warm_up(lambda: predict_once(model))
         from mistere.predictor.encoding.encoder import CachedEncoder
 
         self._encoder = CachedEncoder(model, self._limits, self._pace)
@@ -205,7 +168,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         from mistere.model.inference import transcript
         from mistere.predictor.encoding.transcription import CachedTranscriber
 
-        self._transcripts.warm_up(lambda: transcript(transcriber, _one_second()))
+        self._transcripts.warm_up(lambda: transcript(transcriber, one_second()))
         self._transcriber = CachedTranscriber(transcriber, self._limits)
 
     def start(self) -> None:
@@ -246,7 +209,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         identity = request_id(payload, headers)
         start = time.perf_counter()
         with metrics.phase("decode"), self.batcher.reading():
-            light = _is_light(headers)
+            light = is_light(headers)
             dialogues = self._decode(payload, model) if light else await asyncio.to_thread(self._decode, payload, model)
             if any(turn.audio_uri is not None for dialogue in dialogues for turn in dialogue.turns):
                 dialogues = await asyncio.to_thread(lambda: [self._with_read_audio(dialogue) for dialogue in dialogues])
@@ -271,11 +234,15 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             detail = dialogues[0].detail
             warnings, unknown = script_warning(dialogues, model)
             metrics.UNKNOWN_SCRIPT.inc(unknown)
+            sources = [
+                text_sources(before.turns, after.turns, len(after), model)
+                for before, after in zip(asked, dialogues, strict=True)
+            ]
             response: InferResponse | dict[str, Any]
             if isinstance(payload, InferRequest):
-                response = encode_response(payload, identity, predictions[0], model, detail, warnings)
+                response = encode_response(payload, identity, predictions[0], model, detail, warnings, sources[0])
             else:
-                response = encode_v1(predictions, identity, model, detail, warnings)
+                response = encode_v1(predictions, identity, model, detail, warnings, sources)
         if self._traffic is not None:  # counted after the response is on its way
             asyncio.get_running_loop().call_soon(self._traffic.observe, asked, dialogues, predictions, plan)
         self._observe(predictions, model, identity, time.perf_counter() - start)
@@ -428,23 +395,9 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         )
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """The inputs for the metadata endpoints; -1 stands for the number of utterances."""
-        raw = protocol.RAW_INPUTS if self.loaded.encoder_digests else ()
-        types: list[dict[str, Any]] = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in raw]
-        types += [input_type(modality, self.loaded) for modality in further_modalities(self.loaded)]
-        types.append({"name": protocol.PREDICT, "datatype": "BOOL", "shape": [-1]})
-        for modality in protocol.in_order(self.loaded.dimensions):
-            width = self.loaded.dimensions[modality]
-            types.append({"name": protocol.embedding_name(modality), "datatype": "FP32", "shape": [-1, width]})
-        return types
+        """The inputs for the metadata endpoints."""
+        return input_types(self.loaded)
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """The outputs for the metadata endpoints."""
-        labels, experts = len(self.loaded.labels), len(expert_names(self.loaded.experts))
-        return [
-            {"name": protocol.LABEL, "datatype": "BYTES", "shape": [-1]},
-            {"name": protocol.PROBABILITIES, "datatype": "FP32", "shape": [-1, labels]},
-            {"name": protocol.EXPERT_WEIGHTS, "datatype": "FP32", "shape": [-1, experts]},
-            {"name": protocol.EXPERT_PROBABILITIES, "datatype": "FP32", "shape": [-1, experts, labels]},
-            {"name": protocol.MODALITIES_USED, "datatype": "BYTES", "shape": [-1]},
-        ]
+        return output_types(self.loaded)

@@ -63,6 +63,8 @@ class EndpointPrediction:
         modalities: modalities used per utterance, ``+``-joined or ``none``.
         parameters: response parameters, among them model version and bundle digest.
         request_id: id of the response.
+        text_sources: where the text of each utterance comes from: ``human``, ``asr`` (a transcript of the server's) or ``none``;
+            empty if the model does not transcribe.
     """
 
     predicted: list[str]
@@ -72,6 +74,7 @@ class EndpointPrediction:
     modalities: list[str]
     parameters: dict[str, str] = field(default_factory=dict)
     request_id: str = ""
+    text_sources: list[str] = field(default_factory=list)
 
     @property
     def labels(self) -> list[str]:
@@ -147,14 +150,29 @@ class DialogueClient:
             self._model_name = str(names[0])
         return self._model_name
 
-    def predict_rest(self, dialogue: Sequence[Utterance] | VectorDialogue, detail: bool = False) -> EndpointPrediction:
+    def metadata(self) -> dict[str, Any]:
+        """The model's metadata: its tensors, labels, limits and digests.
+
+        Raises:
+            EndpointError: the endpoint did not answer, or answered with an error.
+        """
+        return self._json(self._request("GET", f"/v2/models/{self.model_name}").content)
+
+    def predict_rest(
+        self, dialogue: Sequence[Utterance] | VectorDialogue, detail: bool = False, transcribe: bool = True
+    ) -> EndpointPrediction:
         """Predict by REST (V2), with tensors as JSON.
+
+        Args:
+            dialogue: the utterances, or their vectors.
+            detail: ask for the probabilities of each expert, too.
+            transcribe: let a model that transcribes add the text of utterances that have audio and no text.
 
         Raises:
             EndpointError: the endpoint did not answer, or answered with an error.
         """
         inputs: list[dict[str, Any]] = []
-        parameters: dict[str, str | bool] = {protocol.DETAIL: detail}
+        parameters = _parameters(detail, transcribe)
         if isinstance(dialogue, VectorDialogue):
             parameters |= dialogue.parameters
             inputs += [
@@ -182,8 +200,10 @@ class DialogueClient:
         }
         return _prediction(fields, content.get("parameters", {}), content.get("id", ""))
 
-    def predict_v1(self, dialogue: Sequence[Utterance], detail: bool = False) -> EndpointPrediction:
-        """Predict by REST with V1 JSON.
+    def predict_v1(
+        self, dialogue: Sequence[Utterance], detail: bool = False, transcribe: bool = True
+    ) -> EndpointPrediction:
+        """Predict by REST with V1 JSON. The arguments are those of :meth:`predict_rest`.
 
         Raises:
             EndpointError: the endpoint did not answer, or answered with an error.
@@ -198,17 +218,19 @@ class DialogueClient:
             if not _is_predicted(utterance):
                 turn[protocol.PREDICT] = False
             utterances.append(turn | json_fields(utterance))
-        body = {"instances": [{"utterances": utterances}], "parameters": {protocol.DETAIL: detail}}
+        body = {"instances": [{"utterances": utterances}], "parameters": _parameters(detail, transcribe)}
         content = self._json(self._request("POST", f"/v1/models/{self.model_name}:predict", body).content)
-        texts = {protocol.LABEL, protocol.MODALITIES_USED}
+        texts = {protocol.LABEL, protocol.MODALITIES_USED, protocol.TEXT_SOURCE}
         fields = {
             name: np.array(value, dtype=None if name in texts else np.float32)
             for name, value in content["predictions"][0].items()
         }
         return _prediction(fields, content.get("parameters", {}), content.get("id", ""))
 
-    def predict_grpc(self, dialogue: Sequence[Utterance] | VectorDialogue, detail: bool = False) -> EndpointPrediction:
-        """Predict by gRPC (V2), with tensors as raw bytes.
+    def predict_grpc(
+        self, dialogue: Sequence[Utterance] | VectorDialogue, detail: bool = False, transcribe: bool = True
+    ) -> EndpointPrediction:
+        """Predict by gRPC (V2), with tensors as raw bytes. The arguments are those of :meth:`predict_rest`.
 
         Raises:
             EndpointError: the endpoint did not answer, or answered with an error.
@@ -221,7 +243,7 @@ class DialogueClient:
         if self.grpc_target is None:
             raise EndpointError("the client has no gRPC address: set grpc_target.")
         columns = {name: ("BYTES", np.array(values, dtype=object)) for name, values in _columns(dialogue).items()}
-        parameters: dict[str, str | bool] = {protocol.DETAIL: detail}
+        parameters = _parameters(detail, transcribe)
         if isinstance(dialogue, VectorDialogue):
             parameters |= dialogue.parameters
             columns = {name: ("FP32", rows.astype(np.float32)) for name, rows in dialogue.ordered.items()}
@@ -284,6 +306,12 @@ class DialogueClient:
         return value if isinstance(value, dict) else {}
 
 
+def _parameters(detail: bool, transcribe: bool) -> dict[str, str | bool]:
+    """The parameters of a request; servers transcribe unless they read ``transcribe``, so True is left out."""
+    parameters: dict[str, str | bool] = {protocol.DETAIL: detail}
+    return parameters if transcribe else {**parameters, protocol.TRANSCRIBE: False}
+
+
 def _sentence(content: bytes) -> str:
     try:
         return str(load_json(content)["error"])
@@ -315,8 +343,9 @@ def _is_predicted(utterance: Utterance) -> bool:
 def _flags(dialogue: Sequence[Utterance] | VectorDialogue) -> list[bool]:
     """Whether each utterance is predicted; empty if all are, which is what a request says that leaves it out."""
     if isinstance(dialogue, VectorDialogue):
-        return []
-    flags = [_is_predicted(utterance) for utterance in dialogue]
+        flags = [index not in dialogue.context for index in range(len(dialogue))]
+    else:
+        flags = [_is_predicted(utterance) for utterance in dialogue]
     return [] if all(flags) else flags
 
 
@@ -336,4 +365,5 @@ def _prediction(fields: Mapping[str, np.ndarray], parameters: Mapping[str, Any],
         modalities=_names(fields[protocol.MODALITIES_USED]),
         parameters={name: str(value) for name, value in parameters.items()},
         request_id=request_id,
+        text_sources=_names(fields[protocol.TEXT_SOURCE]) if protocol.TEXT_SOURCE in fields else [],
     )

@@ -19,7 +19,12 @@ class Endpoint:
         self._client = client
 
     def predict(
-        self, dialogue: Sequence[AnyUtterance], *, detail: bool = False, encoder_digest: str = ""
+        self,
+        dialogue: Sequence[AnyUtterance],
+        *,
+        detail: bool = False,
+        encoder_digest: str = "",
+        transcribe: bool = True,
     ) -> EndpointPrediction:
         """Predict one dialogue.
 
@@ -27,12 +32,14 @@ class Endpoint:
             dialogue: its utterances in order; see :data:`mistere.serving.dialogue.AnyUtterance`.
             detail: return the probabilities of each expert, too.
             encoder_digest: names the encoders of vectors, if the model knows them.
+            transcribe: let a model that transcribes add the text of utterances that have audio and no text.
 
         Raises:
             UsageError: the dialogue is malformed, or an audio file does not exist.
             EndpointError: there is no answer, or the endpoint refuses the request.
         """
-        return self._client.predict_rest(dialogue_content(dialogue, encoder_digest=encoder_digest), detail=detail)
+        content = dialogue_content(dialogue, encoder_digest=encoder_digest)
+        return self._client.predict_rest(content, detail=detail, transcribe=transcribe)
 
 
 def connect(

@@ -31,6 +31,9 @@ MODALITIES_USED: Final = "modalities_used"
 
 OUTPUTS: Final = (LABEL, PROBABILITIES, EXPERT_WEIGHTS, EXPERT_PROBABILITIES, MODALITIES_USED)
 
+TEXT_SOURCE: Final = "text_source"
+"""Where the text of each utterance comes from: ``human``, ``asr`` or ``none``. Only a model that transcribes has this output."""
+
 EXPERT_NAMES: Final = ("speech", "text", "cross_modal")
 """The columns of ``expert_weights`` for every model; an expert that the model lacks has weight 0 exactly."""
 

@@ -20,10 +20,12 @@ class VectorDialogue:
     Attributes:
         vectors: modality → float32 ``[n, d]``; a row of NaN where the utterance lacks the modality.
         encoder_digest: the request parameter of that name; empty if the model does not know its encoders.
+        context: indices of the utterances that are not predicted.
     """
 
     vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
     encoder_digest: str = ""
+    context: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         """The number of utterances."""
@@ -46,7 +48,9 @@ class VectorDialogue:
 
     def document(self) -> dict[str, Any]:
         """The dialogue as JSON, as :func:`read_vectors` reads it."""
-        rows: list[dict[str, list[float]]] = [{} for _ in range(len(self))]
+        rows: list[dict[str, Any]] = [
+            {protocol.PREDICT: False} if index in self.context else {} for index in range(len(self))
+        ]
         for name, matrix in self.ordered.items():
             for row, values in zip(rows, matrix, strict=True):
                 if not np.isnan(values).any():
@@ -66,30 +70,35 @@ def read_vectors(utterances: Sequence[Any], encoder_digest: str = "") -> VectorD
     """Convert utterances like ``{"text_embedding": [0.1, …]}``; one that lacks a modality has a row of NaN.
 
     Args:
-        utterances: a mapping for each utterance: embedding tensor → numbers.
+        utterances: a mapping for each utterance: embedding tensor → numbers; with ``predict`` False it is context only.
         encoder_digest: the request parameter of that name.
 
     Raises:
         UsageError: an utterance has another form, or vectors of one modality differ in their width.
     """
     rows: dict[str, dict[int, np.ndarray]] = {}
+    context: set[int] = set()
     for number, utterance in enumerate(utterances):
         if not isinstance(utterance, Mapping):
             raise UsageError(f'utterance {number}: write an object such as {{"text_embedding": [0.1, 0.2]}}.')
         for name, values in utterance.items():
+            if name == protocol.PREDICT:
+                if not isinstance(values, bool | None):
+                    raise UsageError(f"utterance {number}: predict is true or false.")
+                context |= {number} if values is False else set()
+                continue
             modality = protocol.modality_of(str(name))
             if not modality:
                 raise UsageError(
                     f"utterance {number}: {shown(name)} is no vector; the dialogue has vectors, so an utterance holds "
-                    "MODALITY_embedding only."
+                    "MODALITY_embedding and predict only."
                 )
             if values is not None:
                 rows.setdefault(modality, {})[number] = _row(number, str(name), values)
     if not rows:
         raise UsageError("no utterance of the dialogue has a vector.")
-    return VectorDialogue(
-        {name: _matrix(name, by_turn, len(utterances)) for name, by_turn in rows.items()}, encoder_digest
-    )
+    matrices = {name: _matrix(name, by_turn, len(utterances)) for name, by_turn in rows.items()}
+    return VectorDialogue(matrices, encoder_digest, frozenset(context))
 
 
 def _row(number: int, name: str, values: Any) -> np.ndarray:

@@ -72,11 +72,14 @@ def predict(
     url: Annotated[str, typer.Option(help="URL of the predictor.")] = "http://127.0.0.1:8080",
     model: Annotated[str, typer.Option(help="Name of the model.")] = "mistere",
     as_json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")] = False,
+    transcribe: Annotated[
+        bool, typer.Option(help="Let a model that transcribes add the text of utterances with audio and no text.")
+    ] = True,
 ) -> None:
     """Send a dialogue to a predictor and print its predictions."""
     from pipelines.cli.commands.predict import predict as command
 
-    command(dialogue, url, model, as_json)
+    command(dialogue, url, model, as_json, transcribe)
 
 
 @serving_app.command()

@@ -86,7 +86,9 @@ def register_version(uri: str, folder: Path, name: str, **changes: object) -> st
     version = lineage(folder, name, **changes)
     bundle = folder / ODD / name
     bundle.mkdir(parents=True, exist_ok=True)
-    write_mlflow_model(bundle, ["calm", "glad"], ["text", "cross_modal"])
+    described = {"labels": ["calm", "glad"], "experts": ["text", "cross_modal"], "encoders": {}, "metrics": {}}
+    manifest = ModelBundle(name="mistere", temperature=1, test_digest="t" * 64, dvc_digest="d" * 32, **described)  # type: ignore[arg-type]
+    write_mlflow_model(bundle, manifest, {})
     (bundle / "README.md").write_text("# A model\n")
     record = RunRecord(
         run_id=version.run.run_id,

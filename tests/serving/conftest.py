@@ -202,6 +202,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def bundle_of_four(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A bundle with a face (frames) and an acoustic vector beside speech and text."""
+    return make_bundle(tmp_path_factory.mktemp("four"), ("speech", "text", "face", "acoustic"))
+
+
+@pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
     """Both servers, started in parallel while the bundle is built; users wait for readiness."""
     logs = tmp_path_factory.mktemp("logs")

@@ -14,21 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import soundfile
 
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.urls import endpoint_of
 from mistere.data.audio import AudioError
+from mistere.data.kinds.kind import UnreadableError
 from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
 from pipelines.cli.commands import demo
 from pipelines.cli.demo import rendering
 from pipelines.cli.demo.conversation import Conversation, ConversationTurn, LabelChange, judged, played
+from pipelines.cli.demo.images import image_modalities, take_images
 from pipelines.cli.demo.origin import AllowedHosts, check_public_url
 from pipelines.cli.demo.server import closed_page, listen
 from pipelines.cli.demo.sound import as_flac, take_recording
 from tests.local.servers import free_port
 from tests.serving.conftest import Server, clip
+from tests.unit.data.test_kinds import claims
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> ${7*7} {{7*7}}"
 HAS_GRADIO = importlib.util.find_spec("gradio") is not None
@@ -250,6 +254,53 @@ def test_an_empty_turn_is_ignored() -> None:
     assert added(Conversation(), "  ", None, answered).trouble == "Type what is said, or record it."
     assert added(Conversation(), " Hello ", None, answered).turns == (ConversationTurn("Hello"),)
     assert "Internal error" in guarded(Conversation(), lambda: Conversation(1 // 0)).trouble  # type: ignore[arg-type]
+
+
+def image_file(folder: Path, name: str, size: tuple[int, int], form: str = "PNG") -> Path:
+    file = folder / name
+    PIL.Image.new("RGB", size, (90, 20, 200)).save(file, form)
+    return file
+
+
+def test_images_of_a_turn_are_read_scaled_and_deleted(tmp_path: Path) -> None:
+    from pipelines.cli.demo.page import added
+
+    small, large = image_file(tmp_path, "a.png", (40, 30)), image_file(tmp_path, "b.jpg", (1200, 600), "JPEG")
+    content = small.read_bytes()
+    after = added(Conversation(), None, None, answered, images={"face": [str(small), str(large)]})
+    (turn,) = after.turns
+    first, second = turn.others["face"]
+    assert first == content and PIL.Image.open(io.BytesIO(second)).size == (384, 192)
+    assert not small.exists() and not large.exists()
+    shown = rendering.show_conversation(after)
+    assert "face: 2 images" in shown and "recording" not in shown and "face not used" in shown
+    assert rendering.heard_by(turn, "face") == "heard by face (no audio, no text)"
+
+
+def test_images_that_cannot_be_read_are_refused_and_deleted(tmp_path: Path) -> None:
+    from pipelines.cli.demo.page import added, guarded
+
+    for content, message in (
+        (b"GIF89a", "no JPEG or PNG image"),
+        (claims(60000, 60000), "has more than 8294400 pixels"),
+    ):
+        file = tmp_path / "upload"
+        file.write_bytes(content)
+        images = {"face": [str(file)]}
+        after = guarded(
+            Conversation(), lambda given=images: added(Conversation(), "Well.", None, answered, images=given)
+        )  # type: ignore[misc]
+        assert not after.turns and message in after.trouble and not file.exists()
+    with pytest.raises(UnreadableError, match="There are 65 images; a turn takes at most 64"):
+        take_images(image_file(tmp_path, f"{number}.png", (2, 2)) for number in range(65))
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_modalities_of_images_get_a_field() -> None:
+    inputs = [{"name": name} for name in ("text", "audio", "face", "acoustic", "predict", "face_embedding")]
+    limits = {"limit.face.frames": "64", "limit.acoustic.width": "16384"}
+    assert image_modalities({"inputs": inputs, "properties": limits}) == ["face"]
+    assert image_modalities({"inputs": inputs[:2]}) == []
 
 
 def test_without_gradio_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.local.servers import free_port
 from tests.serving.browser import CHROMIUM, Tab, browser
 from tests.serving.conftest import ROOT, clip
 from tests.serving.test_demo import HOSTILE, needs_gradio
+from tests.serving.test_other_modalities import image
 
 
 @contextmanager
@@ -146,6 +147,34 @@ def test_the_page_in_a_browser(bundle_with_example: str, tmp_path: Path) -> None
         hosts = {address.split("/")[2] for address in tab.requested if address.startswith(("http", "ws"))}
         assert hosts == {url.removeprefix("http://")}
         assert tab.complaints == []
+
+
+@pytest.mark.long
+@needs_gradio
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_images_in_a_browser(bundle_of_four: str, tmp_path: Path) -> None:
+    with running_demo(tmp_path, bundle_of_four) as url, browser(tmp_path) as tab:
+        tab.open(url, 1280, 900)
+        tab.wait("!!document.querySelector('#images-0 input[type=file]')")
+        assert "Images: face" in tab.value("document.querySelector('#images-0').innerText")
+        assert not tab.value("!!document.querySelector('#images-1')")
+        (tmp_path / "face.png").write_bytes(image(90))
+        tab.choose("#images-0 input[type=file]", tmp_path / "face.png")
+        tab.wait(
+            "document.querySelector('#images-0').innerText.includes('face')&&!document.querySelector('#images-0 input[type=file]')"
+        )
+        add_turn(tab, "At home.", turns=1)
+        said = tab.value("document.querySelector('.m-said').innerText")
+        assert "face: 1 image" in said and "heard by text and face" in said
+        tab.wait("!!document.querySelector('#images-0 input[type=file]')")
+        (tmp_path / "photo.png").write_bytes(b"GIF89a")
+        tab.choose("#images-0 input[type=file]", tmp_path / "photo.png")
+        tab.wait("!document.querySelector('#images-0 input[type=file]')")
+        tab.click("#add")
+        tab.wait("!!document.querySelector('#trouble [role=alert]')")
+        assert "no JPEG or PNG image" in tab.value("document.querySelector('#trouble').innerText")
+        hosts = {address.split("/")[2] for address in tab.requested if address.startswith(("http", "ws"))}
+        assert hosts == {url.removeprefix("http://")} and tab.complaints == []
 
 
 def add_turn(tab: Tab, text: str, turns: int) -> None:

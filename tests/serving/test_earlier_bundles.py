@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mistere.artifacts.io import MANIFEST
-from mistere.artifacts.manifests import canonical_digest
+from mistere.artifacts.manifest import canonical_digest
 from mistere.model.inference import UtteranceInput, load_bundle
 
 

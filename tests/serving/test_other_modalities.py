@@ -23,7 +23,7 @@ from mistere.predictor.protocol.wire import parse_json, read_rest
 from mistere.predictor.settings import Limits, ServerSettings
 from mistere.serving.example_dialogue import Example, read_example, sendable, write_example
 from mistere.serving.other_tensors import json_fields, json_tensor, other_columns
-from tests.serving.conftest import clip, make_bundle
+from tests.serving.conftest import clip
 
 WIDTH = 12
 """Of the vectors that the family's random base reads."""
@@ -49,15 +49,10 @@ DIALOGUE = [
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_bundle(tmp_path_factory.mktemp("four"), ("speech", "text", "face", "acoustic"))
-
-
-@pytest.fixture(scope="module")
-def predictor(bundle: str) -> EmotionPredictor:
+def predictor(bundle_of_four: str) -> EmotionPredictor:
     from mistere.model.inference import load_bundle
 
-    made = EmotionPredictor(ServerSettings(bundle, limits=Limits(request_tokens=3000)), load_bundle)
+    made = EmotionPredictor(ServerSettings(bundle_of_four, limits=Limits(request_tokens=3000)), load_bundle)
     made.load()
     return made
 
@@ -90,9 +85,9 @@ def refused(predictor: EmotionPredictor, body: dict[str, Any], v1: bool = False)
     return caught.value.message
 
 
-def test_every_way_gives_the_same_answer(predictor: EmotionPredictor, bundle: str) -> None:
+def test_every_way_gives_the_same_answer(predictor: EmotionPredictor, bundle_of_four: str) -> None:
     turns = [replace(turn, audio=None) for turn in DIALOGUE]
-    model = mistere.load(bundle)
+    model = mistere.load(bundle_of_four)
     here = model.predict([{"text": turn.text, **{n: list(c) for n, c in turn.others.items()}} for turn in turns])
     assert here.modalities == ["text+face+acoustic", "text+face", "acoustic", "none"]
     by_tensor = ask(predictor, v2(turns))
@@ -113,7 +108,7 @@ def test_another_face_gives_another_answer(predictor: EmotionPredictor) -> None:
 
 
 def test_metadata_names_the_tensors_and_their_limits(predictor: EmotionPredictor) -> None:
-    from mistere.predictor.protocol.cells import stated_limits
+    from mistere.predictor.protocol.metadata import stated_limits
 
     types = {one["name"]: one for one in predictor.get_input_types()}
     assert types["face"] == {"name": "face", "datatype": "BYTES", "shape": [-1, -1]}
@@ -150,7 +145,7 @@ def faces(data: list[Any], shape: list[int], **parameters: Any) -> dict[str, Any
         (vectors([1e39] * 12, [1, 12]), "the vector holds NaN or infinity"),
         (vectors(["a"] * 12, [1, 12]), "must hold numbers only"),
         (faces(["eA=="], [1, 1], content_type="base64"), "frame 0 is no JPEG or PNG image"),
-        (faces(["x"], [1, 1]), "face in JSON is base64"),
+        (faces(["x"], [1, 1]), "Face in JSON is base64"),
         (faces(["x"], [2, 1], content_type="base64"), "does not hold the 2 elements"),
         (faces(["eA=="] * 65, [1, 65], content_type="base64"), "there are 65 frames; at most 64"),
         (faces(["?"], [1, 1], content_type="base64"), "is not valid base64"),
@@ -167,7 +162,7 @@ def test_a_bad_tensor_is_one_sentence(predictor: EmotionPredictor, body: dict[st
     [
         ({"face": "eA=="}, "The field face of utterance 0 must be a list of base64 strings."),
         ({"acoustic": [1, "2"]}, "The field acoustic of utterance 0 must be a list of numbers."),
-        ({"acoustic": [1, 2]}, "must have 12 columns; it has 2"),
+        ({"acoustic": [1, 2]}, "The field acoustic of utterance 0 must have 12 numbers; it has 2."),
         ({"pose": []}, "Unknown field 'pose'; known: text, audio, audio_uri, audio_digest, face, acoustic, predict."),
     ],
 )
@@ -186,14 +181,20 @@ def test_new_images_are_limited_by_their_cost(predictor: EmotionPredictor) -> No
     assert "A request may hold 3000 tokens" in refused(predictor, v2(turns))
 
 
-def test_the_python_interface_names_what_is_wrong(bundle: str, tmp_path: Path) -> None:
-    model = mistere.load(bundle)
-    with pytest.raises(UsageError, match="there is no face file"):
-        model.predict([{"face": [str(tmp_path / "missing.png")]}])
-    with pytest.raises(UsageError, match="The face of utterance 0 cannot be read"):
-        model.predict([{"face": [b"x"]}])
-    with pytest.raises(UsageError, match="acoustic is a list of numbers, or a list of image files"):
-        model.predict([{"acoustic": [1, "a"]}])
+@pytest.mark.parametrize(
+    ("utterance", "message"),
+    [
+        ({"face": ["missing.png"]}, "there is no face file"),
+        ({"face": [b"x"]}, "The face of utterance 0 cannot be read"),
+        ({"face": [0.1]}, "The face of utterance 0 must be a list of files."),
+        ({"acoustic": [1, "a"]}, "acoustic is a list of numbers, or a list of image files"),
+        ({"acoustic": [b"x"]}, "The acoustic of utterance 0 must be a list of numbers."),
+        ({"acoustic": [0.1, 0.2]}, "The acoustic of utterance 0 must have 12 numbers; it has 2."),
+    ],
+)
+def test_the_python_interface_names_what_is_wrong(bundle_of_four: str, utterance: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        mistere.load(bundle_of_four).predict([utterance])
 
 
 def test_an_example_dialogue_keeps_its_images_and_vectors(tmp_path: Path) -> None:

@@ -37,11 +37,16 @@ def open_frame(data: bytes, index: int = 0) -> Image:
         UnreadableError: it is no JPEG or PNG image, or too large.
     """
     import PIL.Image
+    from PIL.Image import DecompressionBombError
 
     if len(data) > MAX_FRAME_BYTES:
         raise UnreadableError(f"Frame {index} has {len(data)} bytes; at most {MAX_FRAME_BYTES} are read.")
     try:
         image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+    except DecompressionBombError as error:
+        raise UnreadableError(
+            f"Frame {index} has more than {MAX_FRAME_PIXELS} pixels: scale the image down."
+        ) from error
     except _failures() as error:
         raise UnreadableError(f"Frame {index} is no JPEG or PNG image ({len(data)} bytes).") from error
     width, height = image.size

@@ -5,17 +5,16 @@ A cell is checked before it is decoded or priced: its sizes, the headers of its 
 
 from __future__ import annotations
 
-import binascii
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pybase64
 
 from mistere.common.counting import counted
 from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.predictor.errors import RequestError, invalid
+from mistere.predictor.protocol.tensors import bytes_elements, decode_base64
 from mistere.serving import protocol
 
 if TYPE_CHECKING:
@@ -32,36 +31,6 @@ def unreadable(index: int, modality: str, problem: str) -> RequestError:
     """An utterance whose value of a modality cannot be used."""
     reason = problem.rstrip(".")
     return invalid(f"The {modality} of utterance {index} cannot be read: {reason[:1].lower()}{reason[1:]}.")
-
-
-def decode_base64(encoded: str | bytes, where: str) -> bytes:
-    """Decode base64 strictly, with or without line breaks, which MIME encoders and the command ``base64`` insert.
-
-    pybase64 because a growing conversation can hold megabytes of it.
-    """
-    try:
-        content = encoded.encode() if isinstance(encoded, str) else encoded
-        content = content.replace(b"\n", b"").replace(b"\r", b"")  # takes a hundredth of the time of bytes.translate
-        return pybase64.b64decode(content, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise invalid(f"{where} is not valid base64.") from error
-
-
-def input_type(modality: str, model: EmotionModel) -> dict[str, Any]:
-    """The raw tensor of a modality for the metadata endpoints; -1 stands for a number that varies."""
-    kind = model.kind(modality)
-    if kind.datatype == "FP32":
-        return {"name": modality, "datatype": "FP32", "shape": [-1, model.input_width(modality) or -1]}
-    return {"name": modality, "datatype": "BYTES", "shape": [-1, -1] if kind.several else [-1]}
-
-
-def stated_limits(model: EmotionModel) -> dict[str, str]:
-    """The limits of the cells of further modalities as the model's metadata states them: ``limit.face.frames``: ``64``."""
-    return {
-        f"limit.{modality}.{name}": str(value)
-        for modality in further_modalities(model)
-        for name, value in model.kind(modality).limits.items()
-    }
 
 
 def cells_of_tensor(name: str, tensor: Any, data: Any, model: EmotionModel) -> list[Any | None]:
@@ -109,8 +78,7 @@ def cell_of_json(name: str, value: Any, index: int, model: EmotionModel) -> Any 
     if kind.datatype == "FP32":
         if not isinstance(value, list) or not all(type(number) in (int, float) for number in value):
             raise invalid(f"{where} must be a list of numbers.")
-        (row,) = _numbers(name, [1, len(value)], value, model.input_width(name)) if value else (np.full(1, np.nan),)
-        return _checked(kind, name, index, row)
+        return _checked(kind, name, index, _one_row(where, value, model.input_width(name))) if value else None
     parts = value if kind.several else [value]
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise invalid(f"{where} must be {'a list of base64 strings' if kind.several else 'a string'}.")
@@ -122,23 +90,51 @@ def check_cells(cells: Mapping[str, Any], index: int, model: EmotionModel) -> di
     """The cells of an utterance that the model reads, of which each can be used.
 
     Args:
-        cells: by modality.
+        cells: by modality, as Python has them: numbers, a list of encoded files, one of them, or a text.
         index: of the utterance, for errors.
         model: the model.
 
     Raises:
-        RequestError: one cannot be used.
+        RequestError: one has another form than the kind's, or cannot be used.
     """
-    known = further_modalities(model)
+    given = {name: cells[name] for name in further_modalities(model) if cells.get(name) is not None}
     return {
-        name: _checked(model.kind(name), name, index, model.kind(name).sent(cell))
-        for name, cell in cells.items()
-        if name in known and cell is not None
+        name: _checked(model.kind(name), name, index, _row(cell, name, index, model)) for name, cell in given.items()
     }
+
+
+def _row(cell: Any, name: str, index: int, model: EmotionModel) -> Any:
+    """A cell as a row of its tensor: float32 ``[d]``, or a list of BYTES elements."""
+    kind, where = model.kind(name), f"The {name} of utterance {index}"
+    try:
+        row = kind.sent(cell)
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise invalid(f"{where} must be {_python_form(kind)}.") from error
+    if kind.datatype == "FP32":
+        if np.ndim(row) != 1:
+            raise invalid(f"{where} must be {_python_form(kind)}.")
+        return _one_row(where, row, model.input_width(name))
+    if not all(isinstance(part, bytes) for part in row):
+        raise invalid(f"{where} must be {_python_form(kind)}.")
+    return row
+
+
+def _python_form(kind: Kind) -> str:
+    if kind.datatype == "FP32":
+        return "a list of numbers"
+    return "a list of files" if kind.several else "a string" if kind.plain_text else "the bytes of a file"
 
 
 def _form(kind: Kind) -> str:
     return "[n, d]" if kind.datatype == "FP32" else "[n, m]" if kind.several else "[n]"
+
+
+def _one_row(where: str, values: Any, width: int | None) -> np.ndarray:
+    """The numbers float32 ``[d]`` of one utterance."""
+    if width is not None and len(values) != width:
+        raise invalid(f"{where} must have {counted(width, 'number')}; it has {len(values)}.")
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype=np.float32)
 
 
 def _numbers(name: str, shape: Sequence[int], data: Any, width: int | None) -> np.ndarray:
@@ -167,20 +163,7 @@ def _elements(name: str, shape: Sequence[int], data: Any, kind: Kind, content: A
         values = [element for row in values for element in row]
     if not isinstance(values, list) or len(values) != math.prod(shape):
         raise invalid(f"The tensor {name} does not hold the {math.prod(shape)} elements of its shape.")
-    if content not in ((None, protocol.BASE64, "str") if kind.plain_text else (None, protocol.BASE64)):
-        raise invalid(f"The content_type of the tensor {name} must be base64, or be omitted.")
-    elements: list[bytes] = []
-    for index, value in enumerate(values):
-        if not isinstance(value, str | bytes):
-            raise invalid(f"Element {index} of the tensor {name} is not a string.")
-        if content == protocol.BASE64:
-            elements.append(decode_base64(value, f"Element {index} of the tensor {name}"))
-        elif isinstance(value, bytes):
-            elements.append(value)
-        elif value and not kind.plain_text:
-            raise invalid(f"{name} in JSON is base64: set the tensor parameter content_type to base64.")
-        else:
-            elements.append(value.encode())
+    elements = bytes_elements(name, values, content, plain_text=kind.plain_text)
     return [elements[row * columns : (row + 1) * columns] for row in range(shape[0])]
 
 

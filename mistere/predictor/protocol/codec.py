@@ -17,14 +17,15 @@ from kserve import InferInput, InferOutput, InferRequest, InferResponse
 from mistere.data.scripts import unknown_scripts
 from mistere.data.text_repair import is_blank
 from mistere.predictor.errors import invalid, printable
-from mistere.predictor.protocol.cells import cells_of_tensor, decode_base64, further_modalities
+from mistere.predictor.protocol.cells import cells_of_tensor, further_modalities
 from mistere.predictor.protocol.parameters import read_parameters
-from mistere.predictor.protocol.tensors import check_length, is_shape, tensor_data
+from mistere.predictor.protocol.tensors import bytes_elements, check_length, is_shape, tensor_data
 from mistere.predictor.protocol.vectors import decode_embeddings, embedding_modalities, takes_vectors
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
 if TYPE_CHECKING:
+    from mistere.data.transcripts import TextSource
     from mistere.model.inference import DialoguePrediction, EmotionModel
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -101,6 +102,31 @@ def response_parameters(model: EmotionModel) -> dict[str, str]:
     }
 
 
+def output_names(model: EmotionModel) -> tuple[str, ...]:
+    """The outputs that a request may ask for."""
+    return protocol.OUTPUTS if model.transcriber is None else (*protocol.OUTPUTS, protocol.TEXT_SOURCE)
+
+
+def text_sources(
+    sent: Sequence[RequestTurn], read: Sequence[RequestTurn], length: int, model: EmotionModel
+) -> list[TextSource] | None:
+    """Where the text of each utterance of a dialogue comes from; None for a model that does not transcribe.
+
+    Args:
+        sent: the utterances as the client sent them; empty for a dialogue of embeddings, which has no texts.
+        read: the same with the transcripts that the model added.
+        length: the number of utterances.
+        model: the model.
+    """
+    if model.transcriber is None:
+        return None
+    pairs = [
+        (is_blank(before.text or ""), is_blank(after.text or "")) for before, after in zip(sent, read, strict=True)
+    ]
+    sources: list[TextSource] = ["none" if silent else "asr" if added else "human" for added, silent in pairs]
+    return sources or ["none"] * length
+
+
 def script_warning(dialogues: Sequence[DialogueRequest], model: EmotionModel) -> tuple[dict[str, str], int]:
     """The parameter that names utterances in an unknown script, if there are any, and how many they are.
 
@@ -152,8 +178,8 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     detail = bool(parameters.get(protocol.DETAIL, False))
     transcribe = bool(parameters.get(protocol.TRANSCRIBE, True))
     wanted = {output.name for output in request.request_outputs or []}
-    if unknown := wanted.difference(protocol.OUTPUTS):
-        raise invalid(f"Unknown output {printable(sorted(unknown)[0])!r}; known: {', '.join(protocol.OUTPUTS)}.")
+    if unknown := wanted.difference(answers := output_names(model)):
+        raise invalid(f"Unknown output {printable(sorted(unknown)[0])!r}; known: {', '.join(answers)}.")
     tensors: dict[str, InferInput] = {}
     modalities = embedding_modalities(model)
     known = (*protocol.RAW_INPUTS, *further_modalities(model), *modalities, protocol.PREDICT)
@@ -240,22 +266,7 @@ def _bytes_column(tensor: InferInput, limits: Limits) -> list[bytes]:
     values = _column_values(tensor)
     check_length(len(values), limits)
     content = (tensor.parameters or {}).get(protocol.CONTENT_TYPE)
-    audio = tensor.name == protocol.AUDIO
-    if content not in ((None, protocol.BASE64) if audio else (None, protocol.BASE64, "str")):
-        raise invalid(f"The content_type of the tensor {tensor.name} must be base64, or be omitted.")
-    column: list[bytes] = []
-    for index, value in enumerate(values):
-        if not isinstance(value, str | bytes):
-            raise invalid(f"Element {index} of the tensor {tensor.name} is not a string.")
-        if content == protocol.BASE64:
-            column.append(decode_base64(value, f"Element {index} of the tensor {tensor.name}"))
-        elif isinstance(value, bytes):
-            column.append(value)
-        elif audio and value:
-            raise invalid("Audio in JSON is base64: set the tensor parameter content_type to base64.")
-        else:
-            column.append(value.encode())
-    return column
+    return bytes_elements(tensor.name, values, content, plain_text=tensor.name != protocol.AUDIO)
 
 
 def _cell_column(tensor: InferInput, model: EmotionModel, limits: Limits) -> list[Any | None]:
@@ -334,8 +345,12 @@ def encode_response(
     model: EmotionModel,
     detail: bool,
     warnings: Mapping[str, str],
+    sources: Sequence[TextSource] | None,
 ) -> InferResponse:
-    """Convert a prediction to a V2 response: the requested outputs, or all (``expert_probabilities`` only with ``detail``)."""
+    """Convert a prediction to a V2 response: the requested outputs, or all (``expert_probabilities`` only with ``detail``).
+
+    ``sources`` is the output ``text_source``; None leaves it out.
+    """
     arrays: dict[str, np.ndarray] = {
         protocol.LABEL: np.array(predicted_labels(prediction, model.labels), dtype=object),
         protocol.PROBABILITIES: prediction.probabilities,
@@ -344,6 +359,8 @@ def encode_response(
     if detail:
         arrays[protocol.EXPERT_PROBABILITIES] = prediction.expert_probabilities
     arrays[protocol.MODALITIES_USED] = np.array(prediction.modalities, dtype=object)
+    if sources is not None:
+        arrays[protocol.TEXT_SOURCE] = np.array(sources, dtype=object)
     requested = request.request_outputs or None
     wanted = {output.name for output in requested} if requested else set(arrays)
     outputs = []

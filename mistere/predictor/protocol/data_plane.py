@@ -12,8 +12,8 @@ from kserve.protocol.dataplane import DataPlane
 from mistere.data.recordings import formats
 from mistere.predictor.errors import unknown_version
 from mistere.predictor.model import EmotionPredictor
-from mistere.predictor.protocol.cells import stated_limits
 from mistere.predictor.protocol.codec import model_version, response_parameters
+from mistere.predictor.protocol.metadata import stated_limits
 
 
 class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type information

@@ -12,9 +12,10 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from mistere.data.recordings import formats
+from mistere.data.transcripts import TextSource
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
@@ -52,6 +53,8 @@ def build_document(
     if metadata:
         _set_embeddings(document, metadata)
         _set_further_modalities(document["components"]["schemas"], metadata)
+        if any(output["name"] == protocol.TEXT_SOURCE for output in metadata.get("outputs", ())):
+            _add_text_source(document["components"]["schemas"])
     _set_predictions(document, labels or list(_EXAMPLE_LABELS), experts)
     replacements = {
         _EXAMPLE_MODEL: model_name or _EXAMPLE_MODEL,
@@ -168,6 +171,28 @@ def _set_further_modalities(schemas: dict[str, Any], metadata: Mapping[str, Any]
         fields["properties"][name] = {"type": ["array", "null"], "items": one} if numbers or several else {
             "type": ["string", "null"]
         }  # fmt: skip
+    inputs = schemas["InferRequest"]["properties"]["inputs"]
+    inputs["maxItems"] = max(inputs["maxItems"], len(tensors))
+
+
+def _add_text_source(schemas: dict[str, Any]) -> None:
+    """Add the output of a model that transcribes, in the form of ``modalities_used``."""
+    source = {
+        "enum": list(get_args(TextSource)),
+        "description": "Where the utterance's text comes from: the client (`human`), a transcript of its audio (`asr`), or nowhere.",
+    }
+    prediction = schemas["PredictResponse"]["properties"]["predictions"]["items"]
+    prediction["properties"][protocol.TEXT_SOURCE] = {"type": "array", "items": source}
+    prediction["required"].append(protocol.TEXT_SOURCE)
+    schemas["InferRequest"]["properties"]["outputs"]["items"]["properties"]["name"]["enum"].append(protocol.TEXT_SOURCE)
+    outputs = schemas["InferResponse"]["properties"]["outputs"]
+    tensors = outputs["items"]["oneOf"]
+    added = copy.deepcopy(
+        next(one for one in tensors if one["properties"]["name"]["const"] == protocol.MODALITIES_USED)
+    )
+    added["properties"]["name"]["const"] = protocol.TEXT_SOURCE
+    added["properties"]["data"]["items"] = source
+    tensors.append(added)
 
 
 def _leave_out_raw_inputs(document: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mistere.predictor.errors import invalid, printable
-from mistere.predictor.protocol.cells import cell_of_json, decode_base64, further_modalities
+from mistere.predictor.protocol.cells import cell_of_json, further_modalities
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
     RequestTurn,
@@ -15,11 +15,12 @@ from mistere.predictor.protocol.codec import (
     response_parameters,
 )
 from mistere.predictor.protocol.parameters import read_parameters
-from mistere.predictor.protocol.tensors import check_length
+from mistere.predictor.protocol.tensors import check_length, decode_base64
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
 if TYPE_CHECKING:
+    from mistere.data.transcripts import TextSource
     from mistere.model.inference import DialoguePrediction, EmotionModel
 
 
@@ -88,10 +89,14 @@ def encode_v1(
     model: EmotionModel,
     detail: bool,
     warnings: Mapping[str, str],
+    sources: Sequence[Sequence[TextSource] | None],
 ) -> dict[str, Any]:
-    """Convert predictions to a V1 response: an object per instance, with the names of the V2 outputs."""
+    """Convert predictions to a V1 response: an object per instance, with the names of the V2 outputs.
+
+    ``sources`` has the field ``text_source`` of each instance; None leaves it out.
+    """
     objects: list[dict[str, Any]] = []
-    for prediction in predictions:
+    for prediction, origins in zip(predictions, sources, strict=True):
         fields: dict[str, Any] = {
             protocol.LABEL: predicted_labels(prediction, model.labels),
             protocol.PROBABILITIES: prediction.probabilities.tolist(),
@@ -100,5 +105,7 @@ def encode_v1(
         if detail:
             fields[protocol.EXPERT_PROBABILITIES] = prediction.expert_probabilities.tolist()
         fields[protocol.MODALITIES_USED] = list(prediction.modalities)
+        if origins is not None:
+            fields[protocol.TEXT_SOURCE] = list(origins)
         objects.append(fields)
     return {"id": request_id, "predictions": objects, "parameters": {**response_parameters(model), **warnings}}

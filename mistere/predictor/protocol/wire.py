@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import codecs
 import struct
+import uuid
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -36,6 +38,12 @@ _LENGTH = struct.Struct("<I")
 def size_header(body: bytes) -> dict[str, str]:
     """A request's size as a header."""
     return {protocol.SIZE_HEADER: str(len(body))}
+
+
+def is_light(headers: Mapping[str, str] | None) -> bool:
+    """Whether a request is small enough to be read on the event loop; see :data:`INLINE_BYTES`."""
+    size = (headers or {}).get(protocol.SIZE_HEADER, "")
+    return size.isdigit() and int(size) <= INLINE_BYTES
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -87,6 +95,15 @@ def checked_id(value: Any) -> str | None:
     if not isinstance(value, str) or len(value) > _MAX_ID:
         raise invalid(f"The id of a request must be a string of at most {_MAX_ID} characters.")
     return value
+
+
+def request_id(payload: InferRequest | dict[str, Any], headers: dict[str, str] | None = None) -> str:
+    """The request's id: from the body, else from the header, else a new one."""
+    given = payload.id if isinstance(payload, InferRequest) else payload.get("id")
+    if isinstance(given, str) and given:
+        return given
+    header = (headers or {}).get(protocol.REQUEST_ID_HEADER.lower(), "")
+    return printable(header) or str(uuid.uuid4())
 
 
 def read_rest(body: bytes, header: str | None, model_name: str) -> InferRequest:

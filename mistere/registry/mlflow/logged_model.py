@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mistere.artifacts.bundle_reference import BundleReference
+from mistere.common.modalities import SPEECH, TEXT
 from mistere.common.parsing.documents import load_json, read_yaml
 from mistere.registry.lineage import Lineage
 from mistere.registry.mlflow.run_logging import (
@@ -37,6 +38,7 @@ from mistere.serving.protocol import embedding_name
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
+    from mlflow.models.model import Model
     from mlflow.tracking import MlflowClient
 
 MODEL_FILE, CARD_FILE = "MLmodel", "README.md"
@@ -116,7 +118,13 @@ def _describe(folder: Path, bundle: Path, model_id: str, run_id: str, modalities
     model.utc_time_created = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     model.flavors.setdefault("python_function", {})["python_version"] = platform.python_version()
     vectors = (model.metadata or {}).get("vectors") or {}
-    table = _vectors_example(vectors) if vectors else _example(modalities)
+    if vectors or {SPEECH, TEXT} & set(modalities):  # of other modalities there is nothing to invent
+        _write_example(folder, model, _vectors_example(vectors) if vectors else _example(modalities))
+    model.save(str(folder / MODEL_FILE))
+
+
+def _write_example(folder: Path, model: Model, table: Mapping[str, list[object]]) -> None:
+    """Write an input example and name it in ``MLmodel``."""
     (folder / _EXAMPLE_FILE).write_text(json.dumps(table), encoding="utf-8")
     (folder / _SERVING_EXAMPLE_FILE).write_text(json.dumps({"dataframe_split": table}, indent=1), encoding="utf-8")
     model.saved_input_example_info = {
@@ -125,12 +133,11 @@ def _describe(folder: Path, bundle: Path, model_id: str, run_id: str, modalities
         "type": "dataframe",
         "pandas_orient": "split",
     }
-    model.save(str(folder / MODEL_FILE))
 
 
 def _example(modalities: Sequence[str]) -> dict[str, list[object]]:
     """A dialogue as MLflow stores a table. It is invented: a bundle's own example may be a private recording."""
-    audio = base64.b64encode(_tone()).decode() if "speech" in modalities else None
+    audio = base64.b64encode(_tone()).decode() if SPEECH in modalities else None
     rows = [["example", turn, text, audio] for turn, text in enumerate(_EXAMPLE_TURNS)]
     return {"columns": ["dialogue_id", "turn", "text", "audio"], "data": [*rows]}
 

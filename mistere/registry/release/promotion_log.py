@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from mistere.artifacts.manifests import canonical_digest
+from mistere.artifacts.manifest import canonical_digest
 from mistere.artifacts.object_store import ABSENT, ConflictError, LocalStore, MissingObjectError, ObjectStore
 from mistere.artifacts.sealed_record import SealedRecord
 from mistere.registry.release.champion import ChampionPointer, read_champion

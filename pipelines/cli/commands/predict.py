@@ -19,7 +19,7 @@ from mistere.serving.vectors import VectorDialogue
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 
-def predict(dialogue: str, url: str, model: str, as_json: bool = False) -> None:
+def predict(dialogue: str, url: str, model: str, as_json: bool = False, transcribe: bool = True) -> None:
     """Predict a dialogue file and print the answer.
 
     Args:
@@ -29,9 +29,10 @@ def predict(dialogue: str, url: str, model: str, as_json: bool = False) -> None:
         url: URL of the predictor.
         model: name of the model.
         as_json: print JSON instead of a table.
+        transcribe: let a model that transcribes add the text of utterances that have audio and no text.
     """
     content = read_dialogue(local_example(dialogue) if dialogue.startswith("s3://") else Path(dialogue))
-    answer = DialogueClient(url, model_name=model).predict_rest(content)
+    answer = DialogueClient(url, model_name=model).predict_rest(content, transcribe=transcribe)
     turns = [DialogueTurn()] * len(content) if isinstance(content, VectorDialogue) else content
     if as_json:
         print(json.dumps(answer_document(turns, answer), indent=2, ensure_ascii=False))
@@ -76,6 +77,7 @@ def answer_document(turns: Sequence[DialogueTurn], answer: EndpointPrediction) -
             "probabilities": _by_name(answer.labels, answer.probabilities[index]),
             "expert_weights": _by_name(answer.experts, answer.expert_weights[index]),
             "modalities_used": [name for name in answer.modalities[index].split("+") if name != "none"],
+            **({"text_source": answer.text_sources[index]} if answer.text_sources else {}),
         }
         for index, turn in enumerate(turns)
     ]
@@ -99,6 +101,7 @@ def _print(turns: Sequence[DialogueTurn], answer: EndpointPrediction) -> None:
         Column("probability", right=True),
         *(Column(weight, right=True, drop=2) for weight in weights),
         Column("modalities", drop=1),
+        *([Column("text source", drop=1)] if answer.text_sources else []),
         Column("transcript", folds=True),
     ]
     rows = [
@@ -108,6 +111,7 @@ def _print(turns: Sequence[DialogueTurn], answer: EndpointPrediction) -> None:
             f"{answer.probabilities[index].max():.2f}" if answer.predicted[index] else "",
             *(f"{weight:.2f}" if answer.predicted[index] else "" for weight in answer.expert_weights[index]),
             answer.modalities[index],
+            *([answer.text_sources[index]] if answer.text_sources else []),
             (turn.text or "")[:60],
         )
         for index, turn in enumerate(turns)

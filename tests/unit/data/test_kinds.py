@@ -135,7 +135,7 @@ def test_digests_of_equal_bytes_differ_between_kinds() -> None:
     ("name", "cell", "thorough", "problem"),
     [
         ("frames", (image(), b"GIF89a"), False, "Frame 1 is no JPEG or PNG image"),
-        ("frames", (claims(60000, 60000),), False, "pixels|no JPEG or PNG"),
+        ("frames", (claims(60000, 60000),), False, "Frame 0 has more than 8294400 pixels"),
         ("frames", (claims(4000, 4000),), False, "4000 x 4000 pixels"),
         (
             "frames",

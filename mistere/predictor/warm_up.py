@@ -1,0 +1,33 @@
+"""The first predictions of a server: what is loaded or compiled on first use must not delay a client."""
+
+from __future__ import annotations
+
+import io
+import wave
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mistere.predictor.protocol.codec import RequestTurn
+
+if TYPE_CHECKING:
+    from mistere.model.inference import EmotionModel
+
+
+def one_second() -> bytes:
+    """One second of a quiet tone as a WAV file (16 kHz, 16 bit)."""
+    rate = 16000
+    samples = (1000 * np.sin(2 * np.pi * 220 * np.arange(rate) / rate)).astype("<i2")
+    file = io.BytesIO()
+    with wave.open(file, "wb") as clip:
+        clip.setparams((1, 2, rate, rate, "NONE", ""))
+        clip.writeframes(samples.tobytes())
+    return file.getvalue()
+
+
+def predict_once(model: EmotionModel) -> None:
+    """Predict one utterance, with encoders where the model has some."""
+    if model.encoder_digests:
+        model.predict([[RequestTurn(text="Hello.", audio=one_second())]])
+    else:
+        model.predict_embeddings([{name: np.zeros((1, width), np.float32) for name, width in model.dimensions.items()}])
