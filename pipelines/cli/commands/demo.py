@@ -18,6 +18,7 @@ from mistere.common.secrets.redaction import redact
 from mistere.common.urls import endpoint_of
 from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
 from pipelines.cli.demo.conversation import ConversationTurn
+from pipelines.cli.demo.images import image_modalities
 from pipelines.cli.demo.origin import AllowedHosts, check_public_url
 
 _WAIT_SECONDS = 5.0
@@ -100,7 +101,7 @@ def _serve(
         from pipelines.cli.demo.page import build_page
         from pipelines.cli.demo.server import serve_page
 
-        page = build_page(partial(_ask, client), destination, example)
+        page = build_page(partial(_ask, client), destination, example, image_modalities(client.metadata()))
         serve_page(
             page, listener, hosts, lambda address: print(f"the page is at {address}  stop with Ctrl-C", flush=True)
         )
@@ -140,5 +141,6 @@ def _example(location: str) -> list[ConversationTurn]:
     for utterance in dialogue:
         recording = decode_recording(utterance.audio) if utterance.audio else None
         seconds = len(recording.wave) / recording.rate if recording else 0.0
-        turns.append(ConversationTurn(utterance.text, utterance.audio, seconds, utterance.label is not None))
+        predicted = utterance.label is not None
+        turns.append(ConversationTurn(utterance.text, utterance.audio, seconds, predicted, utterance.others))
     return turns

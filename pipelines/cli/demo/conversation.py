@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 from mistere.common.errors import MistereError
 from mistere.serving.client import EndpointError, EndpointPrediction
@@ -17,12 +18,16 @@ _MAX_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class ConversationTurn:
-    """One utterance: text, encoded audio with its duration, or both. With ``predict`` False it is context for the others only."""
+    """One utterance: text, encoded audio with its duration, cells of further modalities by name (images), or several of them.
+
+    With ``predict`` False it is context for the others only.
+    """
 
     text: str | None = None
     audio: bytes | None = None
     seconds: float = 0.0
     predict: bool = True
+    others: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

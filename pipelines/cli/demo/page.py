@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from mistere.common.errors import MistereError
 from mistere.serving.protocol import MAX_UTTERANCE_SECONDS
 from pipelines.cli.demo import rendering
 from pipelines.cli.demo.conversation import Ask, Conversation, ConversationTurn, judged, played, troubled
+from pipelines.cli.demo.images import take_images
 from pipelines.cli.demo.sound import take_recording
 
 if TYPE_CHECKING:
@@ -26,13 +27,16 @@ _MONOSPACE = ("ui-monospace", "DejaVu Sans Mono", "monospace")
 _INTERNAL_ERROR = "Internal error: see the terminal of mistere demo for the traceback."
 
 
-def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] = ()) -> gradio.Blocks:
+def build_page(
+    ask: Ask, destination: str, example: Sequence[ConversationTurn] = (), images: Sequence[str] = ()
+) -> gradio.Blocks:
     """Build the page without serving it.
 
     Args:
         ask: maps turns to the model's prediction.
         destination: where the page sends its input, in words.
         example: a conversation to try; without one the button is hidden.
+        images: the modalities of the model that take images, each of which gets a field.
     """
     import gradio as gr
 
@@ -60,6 +64,17 @@ def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] =
                     editable=False,
                     elem_id="sound",
                 )
+                uploads = [
+                    gr.File(
+                        label=f"Images: {name} (optional, JPEG or PNG, in the order of time)",
+                        file_count="multiple",
+                        file_types=[".jpg", ".jpeg", ".png"],
+                        type="filepath",
+                        height=120,
+                        elem_id=f"images-{number}",
+                    )
+                    for number, name in enumerate(images)
+                ]
                 context = gr.Checkbox(label="Context only: do not predict this turn", elem_id="context")
                 trouble = gr.HTML(rendering.show_trouble(Conversation()), apply_default_css=False, elem_id="trouble")
                 add = gr.Button("Add turn", variant="primary", elem_id="add")
@@ -78,24 +93,33 @@ def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] =
             show = (rendering.show_trouble, rendering.show_last, rendering.show_timeline, rendering.show_conversation)
             return [conversation, *(render(conversation) for render in show)]
 
+        emptied = [None] * len(uploads)
+
         def on_add(
-            conversation: Conversation, text: str | None, recording: str | None, context_only: bool
+            conversation: Conversation,
+            text: str | None,
+            recording: str | None,
+            context_only: bool,
+            *files: list[str] | None,
         ) -> list[object]:
-            after = guarded(conversation, lambda: added(conversation, text, recording, ask, predict=not context_only))
+            given = {name: paths for name, paths in zip(images, files, strict=True) if paths}
+            after = guarded(
+                conversation, lambda: added(conversation, text, recording, ask, predict=not context_only, images=given)
+            )
             remaining_input = (text, None, context_only) if after.trouble else (None, None, False)
-            return [*shown(after), *remaining_input]
+            return [*shown(after), *remaining_input, *emptied]
 
         def on_remove(conversation: Conversation) -> list[object]:
             return shown(guarded(conversation, lambda: judged(conversation, conversation.turns[:-1], ask)))
 
         def on_clear() -> list[object]:
-            return [*shown(Conversation()), None, None, False]
+            return [*shown(Conversation()), None, None, False, *emptied]
 
         def on_example(conversation: Conversation) -> list[object]:
             return shown(guarded(conversation, lambda: played(conversation, example, ask)))
 
         results = [state, trouble, last, timeline, talk]
-        entered = [words, sound, context]
+        entered = [words, sound, context, *uploads]
         for trigger in (add.click, words.submit):
             trigger(on_add, [state, *entered], [*results, *entered], api_visibility="private", show_progress="minimal")
         remove.click(on_remove, state, results, api_visibility="private", show_progress="minimal")
@@ -106,7 +130,13 @@ def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] =
 
 
 def added(
-    before: Conversation, text: str | None, recording: str | None, ask: Ask, *, predict: bool = True
+    before: Conversation,
+    text: str | None,
+    recording: str | None,
+    ask: Ask,
+    *,
+    predict: bool = True,
+    images: Mapping[str, Sequence[str]] | None = None,
 ) -> Conversation:
     """Return the conversation with one more turn.
 
@@ -116,12 +146,14 @@ def added(
         recording: path of the recording; the file is deleted.
         ask: maps turns to the model's prediction.
         predict: whether the turn is predicted, rather than context for the others only.
+        images: paths of images by modality; the files are deleted.
     """
     words = (text or "").strip()
     audio, seconds = take_recording(Path(recording)) if recording else (None, 0.0)
-    if not words and not audio:
+    others = {name: take_images(map(Path, paths)) for name, paths in (images or {}).items()}
+    if not words and not audio and not others:
         return troubled(before, "Type what is said, or record it.")
-    return judged(before, (*before.turns, ConversationTurn(words or None, audio, seconds, predict)), ask)
+    return judged(before, (*before.turns, ConversationTurn(words or None, audio, seconds, predict, others)), ask)
 
 
 def guarded(before: Conversation, change: Callable[[], Conversation]) -> Conversation:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mistere.common.counting import counted
 from pipelines.cli.demo.conversation import Conversation, ConversationTurn, LabelChange
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def show_conversation(conversation: Conversation) -> str:
         row = {
             "text": turn.text,
             "seconds": f"{turn.seconds:.1f} s" if turn.audio else "",
+            "images": ", ".join(_shown_cell(name, cell) for name, cell in turn.others.items()),
             "heard": heard_by(turn, answer.modalities[index]),
             "trusted": f"{most.name} {most.percent}" if most and answer.predicted[index] else "",
             "label": answer.predicted[index] or "context",
@@ -160,8 +162,14 @@ def heard_by(turn: ConversationTurn, modalities: str) -> str:
         for name, what, given in (("speech", "audio", turn.audio), ("text", "text", turn.text))
         if name not in used
     ]
+    unused += [f"{name} not used" for name in turn.others if name not in used]
     heard = f"heard by {' and '.join(used)}" if used else "heard by nothing: judged by the turns around it"
     return f"{heard} ({', '.join(unused)})" if unused else heard
+
+
+def _shown_cell(name: str, cell: Any) -> str:
+    """What a turn has of a further modality, in words."""
+    return f"{name}: {counted(len(cell), 'image')}" if isinstance(cell, tuple) else name
 
 
 def _shares(values: np.ndarray) -> np.ndarray:
