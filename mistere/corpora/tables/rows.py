@@ -90,6 +90,7 @@ def read_rows(
     delimiter: str = "",
     quotes: Quotes | Literal["auto"] = "auto",
     context: ContextRule = NO_CONTEXT,
+    features: bool = False,
 ) -> Table:
     """Read and check a table without its audio.
 
@@ -100,6 +101,7 @@ def read_rows(
         delimiter: separator of the fields of a CSV or TSV file; empty to detect it.
         quotes: whether quotes enclose the fields of a CSV or TSV file; ``auto`` to detect it.
         context: which turns have no label.
+        features: whether the utterances have further modalities, so that the table needs neither text nor audio.
 
     Raises:
         UsageError: the file or a required column is missing, ``columns`` names a column that does not exist, the file has another
@@ -122,7 +124,7 @@ def read_rows(
     if not present:
         raise DataError(f"{source} is empty: name a table with a header and a row for each utterance.")
     used = frozenset(name for name, own in names.items() if own in present) - ({"audio"} if text_only else set())
-    _check_columns(source, file, used, text_only)
+    _check_columns(source, file, used, text_only, features)
     if context.predict_roles and "role" not in used:
         raise UsageError(
             f"{source} has no column 'role', which says whose turns are predicted ({', '.join(context.predict_roles)}): add "
@@ -160,10 +162,10 @@ def _opened(
 
 
 def _check_columns(
-    source: Path, file: DelimitedTable | JsonLines | Parquet, used: frozenset[str], text_only: bool
+    source: Path, file: DelimitedTable | JsonLines | Parquet, used: frozenset[str], text_only: bool, features: bool
 ) -> None:
     """Name all columns that every table needs and this one lacks at once, with the options that name them."""
-    wanted = ("dialogue_id", "label") if used & {"text", "audio"} else ("dialogue_id", "label", "text")
+    wanted = ("dialogue_id", "label") if features or used & {"text", "audio"} else ("dialogue_id", "label", "text")
     lacking = [name for name in wanted if name not in used]
     if not lacking:
         return
