@@ -6,23 +6,22 @@ the bundle's example dialogue and, depending on the settings, for the model's ru
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistere.artifacts.io import ArtifactHandle, open_artifact
+from mistere.artifacts.manifest import FileEntry
 from mistere.artifacts.manifests import (
     BaseEncoder,
     ChampionEvaluation,
     EmbeddingSet,
     EncoderCheckpoint,
     EvaluationReport,
-    FileEntry,
     MoEModel,
     UtteranceSet,
 )
 from mistere.common.counting import counted
-from mistere.common.modalities import MODALITIES
+from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.config.evaluation import EvaluationConfig
 from mistere.engine.stage import Result, Stage, Step
 from mistere.metrics.predictions import PREDICTIONS_FILE
@@ -35,12 +34,10 @@ if TYPE_CHECKING:
 
     from components.evaluate_model.baselines import Baseline
     from components.evaluate_model.raw_utterances import RawTest
-    from mistere.evaluation.gate_timeline import GateTimeline
     from mistere.evaluation.split_metrics import Answers
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.encoders.embedding import Embedder
     from mistere.model.mixture.mixture import MixtureOfExperts
-    from mistere.model.mixture.prediction import DialoguePrediction
 
 STAGE = Stage(
     name="evaluate_model",
@@ -84,6 +81,7 @@ def run(
     """
     from components.evaluate_model.baselines import Baseline, compare_slices
     from components.evaluate_model.raw_utterances import columns_of, keys_of, read_raw_test
+    from components.evaluate_model.report_files import Findings, write_report
     from components.evaluate_model.robustness import CleanDialogues, Reembedding
     from mistere.data.transcripts import TEXT_SOURCE
     from mistere.data.utterances import UtteranceReader
@@ -95,6 +93,7 @@ def run(
     from mistere.metrics.slices import slice_metrics
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.mixture.prediction import load_mixture
+    from mistere.serving.example_dialogue import Example
 
     mixture, temperature = load_mixture(model.path), model.manifest.temperature
     data = EmbeddedDialogues.open(list(vectors.values())).only(list(mixture.dimensions))
@@ -110,7 +109,7 @@ def run(
 
     step.progress("reading the raw test utterances")
     timelines = liveliest(names, answers, labels, data.labels)
-    used = frozenset(MODALITIES) | mixture.dimensions.keys()
+    used = frozenset(IMPLICIT_KINDS) | mixture.dimensions.keys()
     reader = UtteranceReader(utterances.manifest, ("test",), store=step.store)
     raw = read_raw_test(reader, [timeline.name for timeline in timelines], used)
     flat = Answers.of(scored.predictions, names)
@@ -142,24 +141,12 @@ def run(
             metrics |= compared
     if "champion" in evaluations and not evaluations["champion"].incomparable:
         metrics |= compare_slices(report, parts, len(data.labels), config)
-    _write_files(report, metrics, runtime, timelines, raw, names, answers)
-    return Result(
-        manifests={
-            "report": EvaluationReport(
-                labels=data.labels,
-                experts=mixture.experts,
-                test_digest=model.manifest.test_digest,
-                utterances=len(true),
-                context=sum(turns.values()) - len(true),
-                dialogues=len(names),
-                metrics=metrics,
-                runtime=runtime,
-                confusion=evaluated.confusion.tolist(),
-                champion=evaluations.get("champion"),
-                anchor=evaluations.get("anchor"),
-            )
-        }
-    )
+    with_texts = [timeline.with_texts(raw.texts.get(timeline.name, {})) for timeline in timelines]
+    example = None
+    if raw.example:
+        example = Example(raw.example, answers[names.index(raw.example[0].dialogue_id)].probabilities)
+    findings = Findings(metrics, runtime, with_texts, example, evaluations)
+    return Result(manifests={"report": write_report(report, model.manifest, evaluated, findings)})
 
 
 def slices_of(flat: Answers, turns: Mapping[str, int]) -> dict[str, list[str | None]]:
@@ -276,24 +263,3 @@ def _baseline(
     if evaluation.incomparable:
         return evaluation, {}
     return evaluation, compare_with(baseline, report, len(reference.labels), config)
-
-
-def _write_files(
-    report: Path,
-    metrics: Mapping[str, float],
-    runtime: Mapping[str, float],
-    timelines: list[GateTimeline],
-    raw: RawTest,
-    names: list[str],
-    answers: list[DialoguePrediction],
-) -> None:
-    from mistere.evaluation.gate_timeline import TIMELINES_FILE, write_timelines
-    from mistere.serving.example_dialogue import Example, write_example
-
-    (report / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
-    (report / "runtime.json").write_text(json.dumps(runtime, indent=1, sort_keys=True), encoding="utf-8")
-    with_texts = [timeline.with_texts(raw.texts.get(timeline.name, {})) for timeline in timelines]
-    write_timelines(report / TIMELINES_FILE, with_texts)
-    if raw.example:
-        expected = answers[names.index(raw.example[0].dialogue_id)].probabilities
-        write_example(report, Example(raw.example, expected))

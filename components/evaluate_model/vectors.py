@@ -5,7 +5,6 @@ The figures are those of a run, without what needs texts and recordings: slices 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from components.evaluate_model.baselines import Baseline, compare_slices, compare_with, earlier_predictions
+from components.evaluate_model.report_files import Findings, write_report
 from components.evaluate_model.run import slices_of
 from components.evaluate_model.runtime import measure_runtime, sizes
 from mistere.artifacts.identities import EncoderIdentity
@@ -21,7 +21,7 @@ from mistere.artifacts.manifests import ChampionEvaluation, EvaluationReport, Mo
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.progress import Progress
 from mistere.config.evaluation import EvaluationConfig
-from mistere.evaluation.gate_timeline import TIMELINES_FILE, liveliest, write_timelines
+from mistere.evaluation.gate_timeline import liveliest
 from mistere.evaluation.mixture_evaluation import MixtureEvaluation, evaluate_mixture
 from mistere.evaluation.split_metrics import Answers, write_predictions
 from mistere.metrics.predictions import PREDICTIONS_FILE
@@ -30,7 +30,7 @@ from mistere.model.embeddings import EmbeddedDialogues
 from mistere.model.mixture.prediction import load_mixture, predict
 from mistere.registry.release.champion import NO_CHAMPION
 from mistere.serving import protocol
-from mistere.serving.example_dialogue import FEW_UTTERANCES, Example, write_example
+from mistere.serving.example_dialogue import FEW_UTTERANCES, Example
 from mistere.serving.vectors import VectorDialogue
 
 if TYPE_CHECKING:
@@ -82,26 +82,9 @@ def evaluate_vectors(
             metrics |= compare_with(baseline, report, classes, config)
     if "champion" in baselines and not baselines["champion"].incomparable:
         metrics |= compare_slices(report, parts, classes, config)
-    (report / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
-    (report / "runtime.json").write_text(json.dumps(runtime, indent=1, sort_keys=True), encoding="utf-8")
     timelines = liveliest(evaluated.names, evaluated.answers, evaluated.labels, data.labels)
-    write_timelines(report / TIMELINES_FILE, timelines)
     example = example_of(mixture, temperature, evaluated.read, model.manifest.encoders)
-    if example is not None:
-        write_example(report, example)
-    return EvaluationReport(
-        labels=data.labels,
-        experts=mixture.experts,
-        test_digest=model.manifest.test_digest,
-        utterances=len(true),
-        context=sum(turns.values()) - len(true),
-        dialogues=len(evaluated.names),
-        metrics=metrics,
-        runtime=runtime,
-        confusion=evaluated.confusion.tolist(),
-        champion=baselines.get("champion"),
-        anchor=baselines.get("anchor"),
-    )
+    return write_report(report, model.manifest, evaluated, Findings(metrics, runtime, timelines, example, baselines))
 
 
 def example_of(

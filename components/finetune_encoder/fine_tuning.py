@@ -15,7 +15,8 @@ import numpy as np
 
 from components.finetune_encoder.training.trainer import Curve, TrainingJob, train
 from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
-from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet, canonical_digest
+from mistere.artifacts.manifest import canonical_digest
+from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
 from mistere.common.counting import counted, plural
 from mistere.common.digests.files import digest_of
 from mistere.common.errors import DataError

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mistere.artifacts.manifests import DatasetShard, UtteranceSet, canonical_digest
+from mistere.artifacts.manifest import canonical_digest
+from mistere.artifacts.manifests import DatasetShard, UtteranceSet
 from mistere.common.errors import DataError, UsageError
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import open_parquet

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mistere.artifacts.io import open_artifact
+from mistere.artifacts.manifest import Manifest
 from mistere.artifacts.manifests import (
     EncoderCheckpoint,
     EvaluationReport,
     GateVerdict,
-    Manifest,
     MoEModel,
     UtteranceSet,
     ValidationReport,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mistere.artifacts.manifests import canonical_digest
+from mistere.artifacts.manifest import canonical_digest
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.digests.code import source_digest
 from mistere.config.loader import Config

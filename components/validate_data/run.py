@@ -12,7 +12,8 @@ from components.validate_data.quarantine import QUARANTINE_FILE, problems, write
 from components.validate_data.validation import validate
 from components.validate_data.verdict import Quarantine, Validation, results_json, verdict_json
 from mistere.artifacts.io import ArtifactHandle, open_artifact
-from mistere.artifacts.manifests import DataProfile, ModelBundle, UtteranceSet, ValidationReport, canonical_digest
+from mistere.artifacts.manifest import canonical_digest
+from mistere.artifacts.manifests import DataProfile, ModelBundle, UtteranceSet, ValidationReport
 from mistere.common.errors import ArtifactError
 from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.common.splits import SPLITS

@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from mistere.artifacts.manifests import FileEntry, Manifest, canonical_digest
+from mistere.artifacts.manifest import FileEntry, Manifest, canonical_digest
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
 from mistere.common.digests.files import digest_of, digest_once
 from mistere.common.errors import ArtifactError, MistereError

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mistere.artifacts.manifests import canonical_digest
+from mistere.artifacts.manifest import canonical_digest
 from mistere.common.parsing.documents import ParseError, load_json
 
 AFFECTS_RESULTS = False

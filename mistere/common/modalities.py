@@ -11,7 +11,6 @@ SPEECH: Final = "speech"
 TEXT: Final = "text"
 IMPLICIT_KINDS: Final[Mapping[str, str]] = {SPEECH: "audio", TEXT: "text"}
 """The modalities that a dataset need not declare, and their kinds (:mod:`mistere.data.kinds`)."""
-MODALITIES: Final[tuple[Modality, ...]] = tuple(IMPLICIT_KINDS)
 
 
 class HasModalities(Protocol):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
-from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
+from mistere.data.dataset import DatasetInfo, Utterance
+from mistere.data.dataset_writer import write_dataset
 
 
 @dataclass(frozen=True, slots=True)

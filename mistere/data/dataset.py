@@ -1,18 +1,17 @@
 """The dataset form: ``dataset.yaml`` beside parquet shards with one row for each utterance and audio as encoded bytes.
 
-Reading and writing stream row groups, so memory does not grow with the dataset. The same rows give the same bytes. See :class:`DatasetInfo` for ``dataset.yaml`` and :func:`schema` for the columns.
+Reading streams row groups, so memory does not grow with the dataset. See :class:`DatasetInfo` for ``dataset.yaml`` and
+:func:`schema` for the columns; :mod:`mistere.data.dataset_writer` writes the form.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mistere.common.errors import DataError, UsageError
@@ -33,7 +32,6 @@ REQUIRED_COLUMNS = ("dialogue_id", "turn", "label")
 OPTIONAL_COLUMNS = ("role", "language")
 """Columns of text that a shard has only where one of its rows has a value; also the attributes of :class:`Utterance`."""
 ROWS_PER_GROUP = 128
-MAX_SHARD_BYTES = 256 * 1024 * 1024
 Info = TypeVar("Info", bound="DatasetInfo")
 _SHARD_NAME = re.compile(r"^(train|dev|test)-.*\.parquet$")
 
@@ -137,7 +135,7 @@ class Utterance:
 
 
 def schema(modalities: Mapping[str, str] | None = None, optional: Collection[str] = ()) -> pa.Schema:
-    """The parquet schema that :func:`write_dataset` writes; ``audio`` is the Hugging Face ``Audio`` struct.
+    """The parquet schema that :func:`~mistere.data.dataset_writer.write_dataset` writes; ``audio`` is the Hugging Face ``Audio`` struct.
 
     Args:
         modalities: the kinds of further modalities, whose columns follow the others.
@@ -188,12 +186,6 @@ def load_info_as(cls: type[Info], path: Path, name: str = "") -> Info:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
         raise DataError(f"{name}: {field}: {first['msg']}; correct it.") from error
-
-
-def dump_info(info: DatasetInfo, path: Path) -> None:
-    """Write ``dataset.yaml``."""
-    text = yaml.safe_dump(info.model_dump(exclude_defaults=False), sort_keys=False, allow_unicode=True, width=120)
-    path.write_text(text, encoding="utf-8")
 
 
 def split_of(shard: str) -> Split | None:
@@ -323,129 +315,3 @@ def _cells(batch: pa.RecordBatch, modality: str, kind_name: str) -> list[Any]:
             "again, or correct the kind in dataset.yaml."
         )
     return kind.cells(values)
-
-
-class _SplitWriter:
-    """Writes the shards of one split, ``<split>-00000.parquet`` and so on, each below the size limit."""
-
-    def __init__(self, directory: Path, split: Split, max_shard_bytes: int, modalities: Mapping[str, str]) -> None:
-        self._directory, self._split, self._max_bytes = directory, split, max_shard_bytes
-        self._modalities = modalities
-        self._kinds = {name: kind_of(kind) for name, kind in modalities.items()}
-        self._pending: list[Utterance] = []
-        self._writer: Any = None
-        self._bytes = 0
-        self._shard = 0
-        self._optional: set[str] = set()
-
-    def _size(self, utterance: Utterance) -> int:
-        """About how many bytes a row takes in a shard."""
-        others = (self._kinds[name].size(cell) for name, cell in utterance.others.items() if name in self._kinds)
-        return len(utterance.audio or b"") + len(utterance.text or "") + 64 + sum(others)
-
-    def _dictionaries(self) -> bool | list[str]:
-        """The columns with dictionaries: all but those of lists, whose values differ; readers must assume that one repeats."""
-        leaves = ("dialogue_id", "turn", "text", "audio.bytes", "audio.path", "label", "speaker", *OPTIONAL_COLUMNS)
-        return list(leaves) if self._modalities else True
-
-    def add(self, utterance: Utterance) -> None:
-        self._pending.append(utterance)
-        self._bytes += self._size(utterance)
-        if len(self._pending) >= ROWS_PER_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        if not self._pending:
-            return
-        used = {name for name in OPTIONAL_COLUMNS if any(getattr(u, name) is not None for u in self._pending)}
-        if not used <= self._optional:
-            self._finish_shard()  # a shard has one schema; whether later rows use a column is unknown when it begins
-            self._optional |= used
-            self._bytes = sum(map(self._size, self._pending))
-        form = schema(self._modalities, self._optional)
-        if self._writer is None:
-            path = self._directory / f"{self._split}-{self._shard:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, form, compression="zstd", use_dictionary=self._dictionaries())
-        text, audio = kind_of("text"), kind_of("audio")
-        rows = [
-            {
-                "dialogue_id": u.dialogue_id,
-                "turn": u.turn,
-                "text": None if u.text is None else text.write(u.text),
-                "audio": None if u.audio is None else audio.write(u.audio),
-                "label": u.label,
-                "speaker": u.speaker,
-                **{name: getattr(u, name) for name in self._optional},
-                **{
-                    kind.column(name): kind.write(u.others[name])
-                    for name, kind in self._kinds.items()
-                    if u.others.get(name) is not None
-                },
-            }
-            for u in self._pending
-        ]
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=form))
-        self._pending = []
-        if self._bytes >= self._max_bytes * 0.9:
-            self._finish_shard()
-
-    def _finish_shard(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer, self._bytes, self._shard = None, 0, self._shard + 1
-
-    def close(self) -> None:
-        self._flush()
-        self._finish_shard()
-
-
-def write_dataset(
-    directory: Path,
-    info: DatasetInfo,
-    rows: Iterable[tuple[Split, Utterance]],
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> dict[Split, int]:
-    """Write a dataset in a stream; the same rows give the same bytes.
-
-    The folder is written under a temporary name and renamed when complete, so a killed import leaves no incomplete dataset.
-
-    Args:
-        directory: directory of the new dataset; must not exist or be empty.
-        info: becomes ``dataset.yaml``.
-        rows: utterances with their split, dialogue by dialogue and turn by turn. Cells of modalities that ``info`` does not declare
-            are left out.
-        max_shard_bytes: upper bound of a shard's size; a shard is closed when it comes near it.
-
-    Returns:
-        Rows written per split.
-
-    Raises:
-        UsageError: the directory is not empty.
-    """
-    if directory.exists() and any(directory.iterdir()):
-        raise UsageError(f"{directory} is not empty: choose a new folder, or delete it first.")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    writers: dict[Split, _SplitWriter] = {}
-    counts: dict[Split, int] = {}
-    try:
-        for split, utterance in rows:
-            writer = writers.setdefault(split, _SplitWriter(partial, split, max_shard_bytes, info.modalities))
-            writer.add(utterance)
-            counts[split] = counts.get(split, 0) + 1
-        for writer in writers.values():
-            writer.close()
-        dump_info(info, partial / "dataset.yaml")
-        if directory.exists():
-            directory.rmdir()
-        partial.rename(directory)
-    finally:
-        if partial.exists():
-            import shutil
-
-            shutil.rmtree(partial)
-    return counts

@@ -31,7 +31,7 @@ from mistere.artifacts.io import (
     open_artifact,
     publish,
 )
-from mistere.artifacts.manifests import MadeBy, Manifest, canonical_digest
+from mistere.artifacts.manifest import MadeBy, Manifest, canonical_digest
 from mistere.artifacts.object_store import LocalStore, ObjectStore, StoreError, open_store
 from mistere.common.digests.code import git_state, source_digest
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError

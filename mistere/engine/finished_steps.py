@@ -12,7 +12,8 @@ from mistere.artifacts.io import (
     parse_manifest,
     replacement,
 )
-from mistere.artifacts.manifests import MANIFESTS, Manifest
+from mistere.artifacts.manifest import Manifest
+from mistere.artifacts.manifests import MANIFESTS
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
 from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.identities import RunIdentity
-from mistere.artifacts.manifests import Manifest
+from mistere.artifacts.manifest import Manifest
 from mistere.artifacts.object_store import ObjectStore
 from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.names import OneLine, Segment

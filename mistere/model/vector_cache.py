@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mistere.artifacts.manifests import canonical_digest
+from mistere.artifacts.manifest import canonical_digest
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore, open_store
 from mistere.common.digests.code import source_digest
 from mistere.common.digests.files import digest_of

@@ -89,14 +89,15 @@ class LoadedModel:
             check_turns(turns, self._model, transcribe)
         except RequestError as error:
             raise UsageError(error.message) from error
-        read = list(self._model.transcribed(turns)) if transcribe else turns
+        sent = DialogueRequest(turns=turns)
+        read = DialogueRequest(turns=list(self._model.transcribed(turns))) if transcribe else sent
         answer = self._answer(
-            self._model.predict_embeddings(self._model.embed([read])),
+            self._model.predict_embeddings(self._model.embed([read.turns])),
             detail,
             [index for index, turn in enumerate(content) if not turn.predict],
-            script_warning([DialogueRequest(turns=read)], self._model)[0],
+            script_warning([read], self._model)[0],
         )
-        return replace(answer, text_sources=list(text_sources(turns, read, len(turns), self._model) or ()))
+        return replace(answer, text_sources=list(text_sources(sent, read, self._model) or ()))
 
     def predict_vectors(self, dialogue: VectorDialogue, *, detail: bool = False) -> EndpointPrediction:
         """Predict one dialogue given as vectors.
@@ -113,7 +114,8 @@ class LoadedModel:
         except RequestError as error:
             raise UsageError(error.message) from error
         answer = self._answer(self._model.predict_embeddings([vectors]), detail, sorted(dialogue.context))
-        return replace(answer, text_sources=list(text_sources([], [], len(dialogue), self._model) or ()))
+        request = DialogueRequest(embeddings=vectors)
+        return replace(answer, text_sources=list(text_sources(request, request, self._model) or ()))
 
     def _answer(
         self,

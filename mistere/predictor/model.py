@@ -234,10 +234,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             detail = dialogues[0].detail
             warnings, unknown = script_warning(dialogues, model)
             metrics.UNKNOWN_SCRIPT.inc(unknown)
-            sources = [
-                text_sources(before.turns, after.turns, len(after), model)
-                for before, after in zip(asked, dialogues, strict=True)
-            ]
+            sources = [text_sources(*pair, model) for pair in zip(asked, dialogues, strict=True)]
             response: InferResponse | dict[str, Any]
             if isinstance(payload, InferRequest):
                 response = encode_response(payload, identity, predictions[0], model, detail, warnings, sources[0])

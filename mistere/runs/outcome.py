@@ -18,7 +18,8 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from mistere.artifacts.io import ABSENT, MANIFEST, artifact_key, parse_manifest, replacement
-from mistere.artifacts.manifests import EvaluationReport, GateVerdict, Manifest, ModelBundle, ValidationReport
+from mistere.artifacts.manifest import Manifest
+from mistere.artifacts.manifests import EvaluationReport, GateVerdict, ModelBundle, ValidationReport
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
 from mistere.artifacts.sealed_record import unseal
 from mistere.common.errors import ArtifactError, ExitCode, MistereError

@@ -37,7 +37,8 @@ from mistere.common.digests.code import source_digest
 from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.common.progress import Progress
 from mistere.common.splits import Split
-from mistere.data.dataset import Utterance, load_info, write_dataset
+from mistere.data.dataset import Utterance, load_info
+from mistere.data.dataset_writer import write_dataset
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.utterances import UtteranceReader
 from mistere.data.versions import pin

@@ -29,7 +29,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
+from mistere.data.dataset import DatasetInfo, Utterance
+from mistere.data.dataset_writer import write_dataset
 from mistere.serving.deployment import service_and_bundle
 from mistere.serving.example_dialogue import read_example
 from mistere.serving.vectors import VectorDialogue

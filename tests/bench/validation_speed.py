@@ -27,7 +27,8 @@ from components.pull_data.run import describe
 from mistere.common.digests.files import digest_of
 from mistere.common.splits import SPLITS, Split
 from mistere.data.audio import decode
-from mistere.data.dataset import Utterance, load_info, shards_of, write_dataset
+from mistere.data.dataset import Utterance, load_info, shards_of
+from mistere.data.dataset_writer import write_dataset
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.utterances import UtteranceReader
 from mistere.data.versions import pin

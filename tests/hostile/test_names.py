@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from components.pull_data.run import describe
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.io import artifact_key, open_artifact, publish
-from mistere.artifacts.manifests import BaseEncoder, DatasetShard, EvaluationReport, ModelBundle, canonical_digest
+from mistere.artifacts.manifest import canonical_digest
+from mistere.artifacts.manifests import BaseEncoder, DatasetShard, EvaluationReport, ModelBundle
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, DataError, ExitCode, MistereError, UsageError
 from mistere.common.names import path_below

@@ -19,7 +19,8 @@ import requests
 from components.pull_data.run import describe
 from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.splits import Split
-from mistere.data.dataset import Utterance, write_dataset
+from mistere.data.dataset import Utterance
+from mistere.data.dataset_writer import write_dataset
 from mistere.data.diff import diff_datasets
 from mistere.data.dvc_remote import RemoteData, shard_paths
 from mistere.data.utterances import UtteranceReader

@@ -43,7 +43,7 @@ sys.path[:0] = [{str(tree)!r}, {str(PROJECT_ROOT)!r}]
 from dataclasses import replace
 from pathlib import Path
 from tests.local.workshop import info, rows
-from mistere.data.dataset import write_dataset
+from mistere.data.dataset_writer import write_dataset
 from mistere import __file__ as package
 assert Path(package).is_relative_to({str(tree)!r})
 beats = {BEATS!r}

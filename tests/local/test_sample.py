@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mistere.common.splits import SPLITS, Split
-from mistere.data.dataset import Utterance, load_info, read_utterances, write_dataset
+from mistere.data.dataset import Utterance, load_info, read_utterances
+from mistere.data.dataset_writer import write_dataset
 from tests.local.workshop import Run, committed_tree, mistere
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]

@@ -18,7 +18,8 @@ import numpy as np
 import soundfile
 
 from mistere.common.splits import Split
-from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
+from mistere.data.dataset import DatasetInfo, Utterance
+from mistere.data.dataset_writer import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ["calm", "glad", "cross"]

@@ -26,7 +26,7 @@ from components.validate_data.facts.transcript_facts import (
     transcript_facts,
     words_of,
 )
-from mistere.artifacts.manifests import canonical_digest
+from mistere.artifacts.manifest import canonical_digest
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.digests.code import source_digest
 from mistere.common.errors import DataError

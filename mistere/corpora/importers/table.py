@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from mistere.common.counting import counted, plural
 from mistere.common.errors import DataError, UsageError
-from mistere.common.splits import SPLITS, Split
+from mistere.common.splits import Split
 from mistere.corpora.features.option import FeatureFiles, Features
 from mistere.corpora.features.span import Span
-from mistere.corpora.import_report import ImportReport, some, write_counted
+from mistere.corpora.import_report import ImportReport, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.tables.base import Base, read_base
 from mistere.corpora.tables.context import ContextRule, check_roles
@@ -23,12 +23,17 @@ from mistere.corpora.tables.dialect import parse_delimiter
 from mistere.corpora.tables.labels import Labels, name_labels
 from mistere.corpora.tables.recordings import Recordings
 from mistere.corpora.tables.rows import Row, Table, read_rows
-from mistere.corpora.tables.splits import AUDIO, TEXT, Assignment, Dialogue, Kind, assign, check_shares
+from mistere.corpora.tables.split_plan import (
+    assign_dialogues,
+    describe_splits,
+    reported_splits,
+    speakers_disjoint,
+    split_notes,
+)
+from mistere.corpora.tables.splits import AUDIO, TEXT, Assignment, Dialogue, Kind, check_shares
 from mistere.data.dataset import DatasetInfo, Utterance, load_info
 
 _Dialogues = dict[str, list[Row]]
-_FEWEST_DIALOGUES = 10
-"""With fewer dialogues, splits that have every label are hardly possible."""
 
 
 def _parse_columns(typed: Sequence[str]) -> dict[str, str]:
@@ -132,7 +137,8 @@ def import_table(
 ) -> ImportReport:
     """Convert a table to the dataset form.
 
-    The table has a row for each utterance with ``dialogue_id``, ``label``, ``text`` or ``audio`` or both, and may have
+    The table has a row for each utterance with ``dialogue_id``, ``label``, ``text`` or ``audio`` or both (neither is needed with
+    ``features``), and may have
     ``turn`` (by default the order of the rows), ``speaker``, ``role``, ``language`` and ``split``; other columns are named in the report. Turns are
     renumbered from 0. ``audio`` is a path relative to the audio folder, or the recording itself: an encoded file as bytes,
     ``{bytes, path}``, ``{data}`` or base64, or samples as ``{array, sampling_rate}``; the rows of such a table must be grouped by
@@ -180,7 +186,15 @@ def import_table(
         )
     roles = list(dict.fromkeys(predict_roles)) or (load_info(base / "dataset.yaml").predict_roles if base else [])
     rule = ContextRule(roles, unlabelled == "context")
-    table = read_rows(source, columns or {}, text_only=text_only, delimiter=delimiter, quotes=quotes, context=rule)
+    table = read_rows(
+        source,
+        columns or {},
+        text_only=text_only,
+        delimiter=delimiter,
+        quotes=quotes,
+        context=rule,
+        features=bool(features),
+    )
     check_roles(predict_roles, [row.role for row in table.rows])
     dialogues = _dialogues(table)
     vectors = Features(features)
@@ -202,8 +216,8 @@ def import_table(
     if old is None:
         recordings.refuse_empty_column()
     content = {dialogue: _content(rows, named, recordings) for dialogue, rows in dialogues.items()}
-    assignment = _assignment(table, dialogues, content, splits, seed, old)
-    described = _split_description(table, splits, seed, assignment)
+    assignment = assign_dialogues(table, dialogues, content, splits, seed, old)
+    described = describe_splits(table, splits, seed, assignment)
     info = DatasetInfo.model_construct(
         name=name or source.stem,
         description=f"Imported from the table {source.name}." + (" Text only." if text_only else ""),
@@ -211,7 +225,7 @@ def import_table(
         language=language or _main_language(table),
         licence=licence,
         splits=described,
-        speaker_disjoint=_disjoint(table, assignment, old),
+        speaker_disjoint=speakers_disjoint(table, assignment, old),
         synthetic=False,
         source=source.name,
         modalities=vectors.kinds,
@@ -239,11 +253,11 @@ def import_table(
         *rule.notes([row.role for row in table.rows if row.label is None]),
         *_notes(dialogues, old),
         *_lost_columns(table, old, text_only=text_only),
-        *_split_notes(table, content, assignment, old, report),
+        *split_notes(table, content, assignment, old, report),
         *recordings.reader.notes(),
         *vectors.notes(),
     ]
-    return replace(report, notes=notes, splits=_reported_splits(table, dialogues, described, old))
+    return replace(report, notes=notes, splits=reported_splits(table, dialogues, described, old))
 
 
 def _main_language(table: Table) -> str:
@@ -289,51 +303,6 @@ def _content(rows: Sequence[Row], named: Labels, recordings: Recordings) -> Dial
         if recordings.holds(row):
             counts[AUDIO] += 1
     return Dialogue(frozenset(row.speaker for row in rows if row.speaker is not None), counts)
-
-
-def _assignment(
-    table: Table,
-    dialogues: _Dialogues,
-    content: Mapping[str, Dialogue],
-    shares: Sequence[float],
-    seed: int,
-    old: Base | None,
-) -> Assignment:
-    if "split" in table.columns:
-        return Assignment({name: rows[0].split or "train" for name, rows in dialogues.items()}, by_speaker=False)
-    kept = {name: old.splits[name] for name in dialogues if old is not None and name in old.splits}
-    settled = {speaker: set(splits) for speaker, splits in (old.speakers if old is not None else {}).items()}
-    for name, split in kept.items():
-        for row in dialogues[name]:
-            if row.speaker is not None:
-                settled.setdefault(row.speaker, set()).add(split)
-    new = {name: dialogue for name, dialogue in content.items() if name not in kept}
-    assigned = assign(new, shares, seed, {speaker: frozenset(splits) for speaker, splits in settled.items()})
-    return replace(assigned, splits={**kept, **assigned.splits})
-
-
-def _split_description(table: Table, shares: Sequence[float], seed: int, assignment: Assignment) -> str:
-    if "split" in table.columns:
-        return "The table's own."
-    percent = " / ".join(f"{share:.0%}" for share in shares)
-    apart = "; no speaker is in two splits" if assignment.by_speaker else ""
-    return f"By whole dialogues, {percent}, with similar shares of labels and modalities, from --seed {seed}{apart}."
-
-
-def _disjoint(table: Table, assignment: Assignment, old: Base | None) -> bool:
-    """Whether no speaker is in two splits; this needs a speaker for every utterance, unless dialogues are only replaced."""
-    speakers: dict[str, set[Split]] = {
-        speaker: set(splits) for speaker, splits in (old.speakers if old else {}).items()
-    }
-    for row in table.rows:
-        if row.speaker is not None:
-            speakers.setdefault(row.speaker, set()).add(assignment.splits[row.dialogue])
-    if any(len(splits) > 1 for splits in speakers.values()):
-        return False
-    replaced = old is not None and all(old.splits.get(name) == split for name, split in assignment.splits.items())
-    if replaced and old is not None and old.info.speaker_disjoint:
-        return True
-    return not any(row.speaker is None for row in table.rows) and not (old is not None and old.anonymous)
 
 
 def _rows(
@@ -397,41 +366,3 @@ def _lost_columns(table: Table, old: Base | None, *, text_only: bool) -> list[st
         f"The base has {column}, and the table has no such column: the replaced dialogues are without {column} now."
         for column in sorted(lost)
     ]
-
-
-def _reported_splits(table: Table, dialogues: _Dialogues, described: str, old: Base | None) -> str:
-    """How the splits were made, for the summary; empty if the table has its own."""
-    if "split" in table.columns or old is None:
-        return "" if "split" in table.columns else described
-    if all(name in old.splits for name in dialogues):
-        return "The base's own."
-    return f"The base's own; those of new dialogues: {described[:1].lower()}{described[1:]}"
-
-
-def _split_notes(
-    table: Table,
-    content: Mapping[str, Dialogue],
-    assignment: Assignment,
-    old: Base | None,
-    report: ImportReport,
-) -> list[str]:
-    notes = []
-    if "split" not in table.columns:
-        if "speaker" in table.columns and not assignment.by_speaker:
-            notes.append("The speakers are too mixed to keep them apart: some are in several splits, or may be.")
-        if old is None and len(content) >= _FEWEST_DIALOGUES:
-            lacking = [(split, kind) for split, kind in assignment.lacking if split in report.counts]
-            notes += [_lacking_note(lacking, content)] if lacking else []
-    notes += [f"No dialogue is in {split}: training needs one there." for split in SPLITS if split not in report.counts]
-    return notes
-
-
-def _lacking_note(lacking: Sequence[tuple[Split, Kind]], content: Mapping[str, Dialogue]) -> str:
-    holders = Counter(kind for dialogue in content.values() for kind in dialogue.counts)
-    reasons = [
-        f"{split} has no {repr(kind[1]) if kind[0] == 'label' else kind[1]} (in {counted(holders[kind], 'dialogue')})"
-        for split, kind in lacking
-    ]
-    return (
-        f"Validation rejects these splits: {some(reasons)}: add dialogues, try another --seed, or add a column split."
-    )

@@ -15,7 +15,8 @@ from mistere.corpora.sample.planner import DIALOGUES, PlannedUtterance, plan
 from mistere.corpora.sample.prosody import SAMPLE_RATE, Prosody, draw_prosody, record, synthesis_settings
 from mistere.corpora.sample.synthesis import require_synthesizer, synthesize
 from mistere.corpora.sample.wording import EMOTIONS
-from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
+from mistere.data.dataset import DatasetInfo, Utterance
+from mistere.data.dataset_writer import write_dataset
 
 _MICROPHONE_DB = 6.0
 """Largest gain or loss of a speaker's microphone in a dialogue, in dB."""

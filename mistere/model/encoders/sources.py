@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
-from mistere.artifacts.manifests import BaseEncoder, canonical_digest
+from mistere.artifacts.manifest import canonical_digest
+from mistere.artifacts.manifests import BaseEncoder
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.digests.code import source_digest
 from mistere.common.digests.files import digest_once

@@ -107,24 +107,19 @@ def output_names(model: EmotionModel) -> tuple[str, ...]:
     return protocol.OUTPUTS if model.transcriber is None else (*protocol.OUTPUTS, protocol.TEXT_SOURCE)
 
 
-def text_sources(
-    sent: Sequence[RequestTurn], read: Sequence[RequestTurn], length: int, model: EmotionModel
-) -> list[TextSource] | None:
+def text_sources(sent: DialogueRequest, read: DialogueRequest, model: EmotionModel) -> list[TextSource] | None:
     """Where the text of each utterance of a dialogue comes from; None for a model that does not transcribe.
 
     Args:
-        sent: the utterances as the client sent them; empty for a dialogue of embeddings, which has no texts.
+        sent: the dialogue as the client sent it.
         read: the same with the transcripts that the model added.
-        length: the number of utterances.
         model: the model.
     """
     if model.transcriber is None:
         return None
-    pairs = [
-        (is_blank(before.text or ""), is_blank(after.text or "")) for before, after in zip(sent, read, strict=True)
-    ]
-    sources: list[TextSource] = ["none" if silent else "asr" if added else "human" for added, silent in pairs]
-    return sources or ["none"] * length
+    texts = [(is_blank(a.text or ""), is_blank(b.text or "")) for a, b in zip(sent.turns, read.turns, strict=True)]
+    sources: list[TextSource] = ["none" if silent else "asr" if added else "human" for added, silent in texts]
+    return sources or ["none"] * len(read)  # embeddings have no texts
 
 
 def script_warning(dialogues: Sequence[DialogueRequest], model: EmotionModel) -> tuple[dict[str, str], int]:

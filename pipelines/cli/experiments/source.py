@@ -9,14 +9,8 @@ from typing import TypeVar
 
 from mistere.artifacts.identities import EncoderIdentity
 from mistere.artifacts.io import ArtifactHandle, open_artifact
-from mistere.artifacts.manifests import (
-    DataProfile,
-    EmbeddingSet,
-    Manifest,
-    UtteranceSet,
-    ValidationReport,
-    canonical_digest,
-)
+from mistere.artifacts.manifest import Manifest, canonical_digest
+from mistere.artifacts.manifests import DataProfile, EmbeddingSet, UtteranceSet, ValidationReport
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.common.parsing.documents import ParseError, read_json

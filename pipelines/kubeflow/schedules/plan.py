@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from mistere.artifacts.manifests import canonical_digest
+from mistere.artifacts.manifest import canonical_digest
 from mistere.artifacts.object_store import ObjectStore
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin, write_origin

@@ -13,17 +13,15 @@ import pytest
 from mistere.artifacts import io as artifact_io
 from mistere.artifacts.identities import EncoderDescription, EncoderIdentity, RunIdentity
 from mistere.artifacts.io import MANIFEST, artifact_key, open_artifact, publish, verify_directory
+from mistere.artifacts.manifest import MadeBy, Manifest, canonical_digest
 from mistere.artifacts.manifests import (
     BaseEncoder,
     EmbeddingSet,
     EncoderCheckpoint,
     EvaluationReport,
     GateVerdict,
-    MadeBy,
-    Manifest,
     MoEModel,
     RuleResult,
-    canonical_digest,
 )
 from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.artifacts.s3.store import S3Store

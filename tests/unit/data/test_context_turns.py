@@ -19,7 +19,8 @@ from components.validate_data.validation import validate
 from components.validate_data.verdict import Validation
 from mistere.artifacts.manifests import UtteranceSet
 from mistere.common.splits import SPLITS, Split
-from mistere.data.dataset import DatasetInfo, Utterance, load_info, read_utterances, shards_of, write_dataset
+from mistere.data.dataset import DatasetInfo, Utterance, load_info, read_utterances, shards_of
+from mistere.data.dataset_writer import write_dataset
 from mistere.data.diff import diff_datasets
 from mistere.data.utterances import UtteranceReader, row_ranges
 from mistere.data.versions import PinnedData, pin

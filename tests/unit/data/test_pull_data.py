@@ -18,7 +18,8 @@ from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import DataError, ExitCode, MistereError, UsageError
 from mistere.common.splits import Split
-from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
+from mistere.data.dataset import DatasetInfo, Utterance
+from mistere.data.dataset_writer import write_dataset
 from mistere.data.utterances import UtteranceReader
 from mistere.data.versions import PinnedData, pin
 

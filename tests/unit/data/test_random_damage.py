@@ -20,7 +20,8 @@ from components.validate_data.run import write_report
 from components.validate_data.validation import validate
 from mistere.common.errors import DataError
 from mistere.common.splits import SPLITS
-from mistere.data.dataset import load_info, shards_of, write_dataset
+from mistere.data.dataset import load_info, shards_of
+from mistere.data.dataset_writer import write_dataset
 from mistere.data.profile import Profile
 from tests.unit.data.test_validate_data import INFO, LABELS, clean
 

@@ -37,7 +37,8 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.common.digests.files import digest_of
 from mistere.common.progress import Progress
 from mistere.common.splits import SPLITS, Split
-from mistere.data.dataset import DatasetInfo, Utterance, shards_of, write_dataset
+from mistere.data.dataset import DatasetInfo, Utterance, shards_of
+from mistere.data.dataset_writer import write_dataset
 from mistere.data.utterances import UtteranceReader
 from mistere.data.versions import pin
 from mistere.engine.stage import Result, RunContext, Step

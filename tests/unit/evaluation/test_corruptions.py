@@ -32,7 +32,8 @@ from mistere.common.paths import PROJECT_ROOT
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.importers.meld import import_meld
 from mistere.data.audio import decode, resample
-from mistere.data.dataset import DatasetInfo, Utterance, load_info, shards_of, write_dataset
+from mistere.data.dataset import DatasetInfo, Utterance, load_info, shards_of
+from mistere.data.dataset_writer import write_dataset
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.profile import Profile
 from mistere.data.utterances import UtteranceReader

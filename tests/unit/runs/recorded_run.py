@@ -13,14 +13,13 @@ import numpy as np
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.identities import EncoderIdentity, RunIdentity
 from mistere.artifacts.io import publish
+from mistere.artifacts.manifest import MadeBy, Manifest
 from mistere.artifacts.manifests import (
     ChampionEvaluation,
     DatasetShard,
     EncoderCheckpoint,
     EvaluationReport,
     GateVerdict,
-    MadeBy,
-    Manifest,
     ModelBundle,
     MoEModel,
     RuleResult,

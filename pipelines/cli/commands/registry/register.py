@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact, publish
-from mistere.artifacts.manifests import (
-    EvaluationReport,
-    GateVerdict,
-    MadeBy,
-    ModelBundle,
-    MoEModel,
-    Provenance,
-    UtteranceSet,
-)
+from mistere.artifacts.manifest import MadeBy
+from mistere.artifacts.manifests import EvaluationReport, GateVerdict, ModelBundle, MoEModel, Provenance, UtteranceSet
 from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.common.counting import counted
 from mistere.common.errors import ExitCode
