@@ -217,6 +217,11 @@ def load_config(
             raise UsageError(
                 f"{origin} {'.'.join(keys)}: this command uses only {', '.join(sections)}: leave the setting out."
             )
+        if keys == ["modalities"] and isinstance(value, Mapping) and "modalities" not in values:
+            for name in (
+                set(DEFAULT_MODALITIES) - value.keys()
+            ):  # the profile has settings of modalities that the run has not
+                values.pop(name, None)
         node: dict[str, Any] = {}
         leaf = node
         for key in keys[:-1]:

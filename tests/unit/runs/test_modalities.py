@@ -49,6 +49,14 @@ def test_a_run_of_one_modality_has_no_other_section(tmp_path: Path) -> None:
     assert modalities_of(config.parameters()) == ("text",)
 
 
+def test_a_setting_replaces_the_modalities_of_a_profile(tmp_path: Path) -> None:
+    profile, setting = "speech: {epochs: 3}\ntext: {epochs: 4}", "modalities={text: {}, face: {source: random:image}}"
+    config = load(profile, tmp_path, setting)
+    assert config.modalities == ("text", "face") and config.encoder("text").epochs == 4
+    with pytest.raises(UsageError, match="unknown setting 'speech'"):
+        load(profile, tmp_path, setting, "speech.epochs=5")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
