@@ -43,7 +43,7 @@ format: setup-dev ## format the code
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-compile: setup ## write images.lock.yaml, retraining.yaml and scoring.yaml
+compile: setup ## write images.lock.yaml and the compiled pipelines
 	$(BIN)/python -m pipelines.images
 	$(BIN)/mistere compile
 

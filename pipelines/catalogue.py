@@ -121,8 +121,28 @@ class Scoring(Pipeline):
         return scoring()
 
 
-RETRAINING, SCORING = Retraining(), Scoring()
-PIPELINES: dict[PipelineName, Pipeline] = {one.name: one for one in (RETRAINING, SCORING)}
+class Monitoring(Pipeline):
+    """The pipeline that compares live traffic with the released model's bundle."""
+
+    name = "monitoring"
+    description = "Compares the traffic of the released model with what it was tested on."
+
+    def parameters(self, config: Config) -> dict[str, dict[str, Any]]:
+        return {"monitoring": config.section("monitoring")}
+
+    def define(self, config: Config, profile: str) -> GraphComponent:
+        from pipelines.monitoring import monitoring
+
+        return monitoring(config.cluster, profile, config.section("monitoring"))
+
+    def define_local(self, arguments: dict[str, Any]) -> GraphComponent:
+        from pipelines.monitoring import monitoring
+
+        return monitoring()
+
+
+RETRAINING, SCORING, MONITORING = Retraining(), Scoring(), Monitoring()
+PIPELINES: dict[PipelineName, Pipeline] = {one.name: one for one in (RETRAINING, SCORING, MONITORING)}
 
 
 def find_pipeline(name: str) -> Pipeline:

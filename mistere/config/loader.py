@@ -27,6 +27,7 @@ from mistere.config.evaluation import EvaluationConfig
 from mistere.config.gate import RuleThresholds
 from mistere.config.mixture import MixtureConfig
 from mistere.config.modalities import DEFAULT_MODALITIES, modalities_of, name_problem, sections_with
+from mistere.config.monitoring import MonitoringConfig
 from mistere.config.registry import RegistryConfig
 from mistere.config.scoring import ScoringConfig
 from mistere.config.validation import ValidationSettings
@@ -55,6 +56,7 @@ class Config(Section):
     registry: RegistryConfig = RegistryConfig()
     deployment: DeploymentConfig = DeploymentConfig()
     scoring: ScoringConfig = ScoringConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     def section(self, name: str) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class Config(Section):
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """The names of the sections that are parameters of the retraining pipeline; ``cluster`` is compiled into it, and ``scoring`` is another pipeline's."""
+        """The names of the sections that are parameters of the retraining pipeline; ``cluster`` is compiled into it, and ``scoring`` and ``monitoring`` are other pipelines'."""
         return sections_with(self.modalities)
 
     def parameters(self) -> dict[str, dict[str, Any]]:

@@ -24,9 +24,10 @@ from mistere.config.modalities import DEFAULT_MODALITIES, name_problem
 AFFECTS_RESULTS = False
 
 _DECLARATION: Final = "stage.yaml"
-PipelineName = Literal["retraining", "scoring"]
+PipelineName = Literal["retraining", "scoring", "monitoring"]
 RETRAINING: Final = "retraining"
 SCORING: Final = "scoring"
+MONITORING: Final = "monitoring"
 
 
 class StageInfo(Section):

@@ -1,8 +1,8 @@
 """The outcome of a run, read from its records in the store: for the command's exit code, for ``--wait`` and for the report.
 
 The rules, in this order: a failed stage sets its own exit code; a rejected dataset gives 4; a gate that held or rejected gives
-3, and so does a model that a person rejected before; a finished deployment gives 0, and so do finished scores; a registered
-model that waits for approval gives 6; anything else is an unfinished run and gives 1.
+3, and so does a model that a person rejected before; a finished deployment gives 0, and so do finished scores; traffic that has
+drifted gives 5, and other traffic 0; a registered model that waits for approval gives 6; anything else is an unfinished run and gives 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mistere.artifacts.object_store import LocalStore, MissingObjectError, Objec
 from mistere.artifacts.sealed_record import unseal
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.config.modalities import modalities_of
-from mistere.config.stages import RETRAINING, SCORING, PipelineName, split_task, stages, task_titles
+from mistere.config.stages import MONITORING, RETRAINING, SCORING, PipelineName, split_task, stages, task_titles
 from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.lineage import read_lineage
 from mistere.registry.release.champion import NO_CHAMPION
@@ -33,7 +33,7 @@ _OPTIONAL: Final = frozenset(name for name, stage in stages().items() if stage.o
 _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
 FINISHED: Final = frozenset({"done", "reused"})
-Verdict = Literal["deployed", "waiting", "held", "rejected", "data rejected", "failed", "scored"]
+Verdict = Literal["deployed", "waiting", "held", "rejected", "data rejected", "failed", "scored", "monitored"]
 SAME_MODEL: Final = "This model is the champion itself: the same data, code and settings made it again, so there is nothing new to release."
 EXAMPLE: Final = "example/dialogue.json"
 """The example dialogue in a bundle (:mod:`mistere.serving.example_dialogue`)."""
@@ -47,6 +47,9 @@ _KILLED: Final = (
 _SCORES: Final = "summarise_scores"
 """The last stage of the scoring pipeline."""
 SCORES_PAGE: Final = "scores.html"
+_MONITOR: Final = "monitor_traffic"
+"""The stage of the monitoring pipeline."""
+TRAFFIC_PAGE: Final = "traffic.html"
 M = TypeVar("M", bound=Manifest)
 
 
@@ -59,7 +62,7 @@ def base_task(task: str) -> str:
 def pipeline_of(names: Iterable[str]) -> PipelineName:
     """The pipeline of a run by the names of tasks that have a record."""
     found = {split_task(base_task(name))[0] for name in names}
-    return SCORING if found & stages(pipeline=SCORING).keys() else RETRAINING
+    return next((name for name in (SCORING, MONITORING) if found & stages(pipeline=name).keys()), RETRAINING)
 
 
 def ordered_tasks(names: Iterable[str], modalities: Iterable[str] = ()) -> list[str]:
@@ -294,6 +297,11 @@ def _decide(store: ObjectStore, outcome: Outcome) -> None:
     elif outcome.finished(_SCORES):
         outcome.exit_code, outcome.verdict = 0, "scored"
         outcome.report = store.location(report_key(outcome.run_id, SCORES_PAGE))
+    elif monitored := outcome.finished(_MONITOR):
+        drifted = monitored.values.get("verdict") == "drifted"
+        outcome.exit_code, outcome.verdict = int(ExitCode.DIFFERENT if drifted else ExitCode.DEPLOYED), "monitored"
+        outcome.reasons = [monitored.values.get("headline", "")]
+        outcome.report = store.location(report_key(outcome.run_id, TRAFFIC_PAGE))
     elif store.exists(stop_key(outcome.run_id)):
         outcome.stopped, outcome.reasons = True, [STOPPED]
     elif outcome.damaged:

@@ -30,6 +30,7 @@ class RunOrigin(SealedRecord):
         endpoint: the S3 endpoint of the data's remote, if it names one.
         changed: ``section.key`` → the value of each setting of a stage that differs from its default; None in records of earlier
             releases.
+        reason: why the run was started, where it was not a person's wish; empty otherwise.
     """
 
     config: dict[str, Any]
@@ -37,9 +38,12 @@ class RunOrigin(SealedRecord):
     source: str
     endpoint: str = ""
     changed: dict[str, Any] | None = None
+    reason: str = ""
 
     @classmethod
-    def of(cls, config: Config, command: list[str], source: str, pinned: PinnedData | None) -> RunOrigin:
+    def of(
+        cls, config: Config, command: list[str], source: str, pinned: PinnedData | None, reason: str = ""
+    ) -> RunOrigin:
         """Make the origin from a command's arguments; an endpoint with credentials is left out.
 
         Args:
@@ -47,6 +51,7 @@ class RunOrigin(SealedRecord):
             command: the command line, split into words.
             source: the data, as the user named it.
             pinned: the version that the source was resolved to; None if the run resolves it.
+            reason: why the run is started, if not by a person's wish.
         """
         endpoint = pinned.endpoint if pinned and not has_credentials(pinned.endpoint) else ""
         settings, shown = config.model_dump(mode="json"), redact(command_line(*command))
@@ -56,6 +61,7 @@ class RunOrigin(SealedRecord):
             source=redact(source),
             endpoint=endpoint,
             changed=changed_stage_settings(config),
+            reason=reason,
         )
 
 
@@ -73,6 +79,7 @@ def write_run_info(store: ObjectStore, context: RunContext, origin: RunOrigin) -
         "changed": origin.changed,
         "command": origin.command,
         "data": {"source": origin.source, "dvc_digest": context.data_digest, "endpoint": origin.endpoint},
+        **({"reason": origin.reason} if origin.reason else {}),
     }
     store.write(run_info_key(context.run_id), seal(info))
 

@@ -15,6 +15,14 @@ schedule_app = command_group("Manage the recurring runs of a cluster.")
 tools_app = command_group()
 
 
+IfDrifted = Annotated[
+    bool,
+    typer.Option(
+        "--if-drifted", help="Run only if the champion's traffic has drifted (`mistere monitor`), once for each drift."
+    ),
+]
+
+
 @pipeline_app.command()
 def run(
     profile: Profile = "sample",
@@ -31,6 +39,7 @@ def run(
         str | None,
         typer.Option(metavar="URI", help="The MLflow server; by default a database in the output directory."),
     ] = None,
+    if_drifted: IfDrifted = False,
     quarantine: Annotated[
         bool,
         typer.Option("--quarantine", help="Exclude faulty dialogues, up to a share, instead of rejecting the data."),
@@ -43,13 +52,13 @@ def run(
     from pipelines.cli.commands.run import run as command
 
     changes = [*(settings or []), *(["validation.quarantine=true"] if quarantine else [])]
-    raise typer.Exit(command(profile, data, changes, output, tracking))
+    raise typer.Exit(command(profile, data, changes, output, tracking, if_drifted=if_drifted))
 
 
 @pipeline_app.command("compile")
 def compile_(
     profile: Profile = "sample",
-    pipeline: Annotated[str | None, typer.Option(help="retraining or scoring; by default both.")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="retraining, scoring or monitoring; by default all.")] = None,
     settings: Settings = None,
     output: Annotated[
         Path | None,
@@ -90,11 +99,12 @@ def submit(
         bool, typer.Option("--force", help="Start a run even if the same one was submitted before.")
     ] = False,
     allow_dirty: AllowDirty = False,
+    if_drifted: IfDrifted = False,
     if_changed: Annotated[
         bool,
         typer.Option("--if-changed", help="Exit with 0 if the same was submitted before and did not fail."),
     ] = False,
-    pipeline: Annotated[str, typer.Option(help="retraining or scoring.")] = "retraining",
+    pipeline: Annotated[str, typer.Option(help="retraining, scoring or monitoring.")] = "retraining",
     resubmit: Annotated[
         int,
         typer.Option(
@@ -123,6 +133,7 @@ def submit(
         force=force,
         allow_dirty=allow_dirty,
         if_changed=if_changed,
+        if_drifted=if_drifted,
         resubmit=resubmit,
         pipeline=pipeline,
     )

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mistere.common.errors import UsageError
-from mistere.config.stages import stages
+from mistere.config.stages import PipelineName, stages
 from mistere.kubernetes.images import IMAGES_LOCK
 from pipelines.combined_steps import ENCODER, RELEASED
 from pipelines.compile import compile_pipeline
@@ -39,17 +39,18 @@ def test_committed_pipeline_is_up_to_date(tmp_path: Path) -> None:
     assert (tmp_path / "retraining.yaml").read_text() == GOLDEN.read_text(), "run `make compile`"
 
 
-def test_committed_scoring_pipeline_is_up_to_date_and_runs_locked_images(tmp_path: Path) -> None:
-    compile_pipeline("sample", [], tmp_path / "scoring.yaml", "scoring")
-    golden = GOLDEN.with_name("scoring.yaml")
-    assert (tmp_path / "scoring.yaml").read_text() == golden.read_text(), "run `make compile`"
+@pytest.mark.parametrize("name", ["scoring", "monitoring"])
+def test_committed_further_pipelines_are_up_to_date_and_run_locked_images(name: PipelineName, tmp_path: Path) -> None:
+    compile_pipeline("sample", [], tmp_path / f"{name}.yaml", name)
+    golden = GOLDEN.with_name(f"{name}.yaml")
+    assert (tmp_path / f"{name}.yaml").read_text() == golden.read_text(), "run `make compile`"
     spec = next(yaml.safe_load_all(golden.read_text()))
     executors = spec["deploymentSpec"]["executors"]
-    assert {name.removeprefix("exec-").replace("-", "_") for name in executors} == set(stages(pipeline="scoring"))
+    assert {name.removeprefix("exec-").replace("-", "_") for name in executors} == set(stages(pipeline=name))
     images = set(yaml.safe_load(IMAGES_LOCK.read_text())["images"].values())
     assert {executor["container"]["image"] for executor in executors.values()} <= images
     parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert set(parameters) == {"run", "scoring"} and all("defaultValue" in one for one in parameters.values())
+    assert set(parameters) == {"run", name} and all("defaultValue" in one for one in parameters.values())
 
 
 @pytest.mark.parametrize("profile", ["tiny", "sample", "gpu", "paper"])

@@ -31,6 +31,7 @@ from mistere.engine.stage import RunContext, new_run_id
 from mistere.runs.outcome import read_outcome
 from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.inference_service import check_support
+from pipelines.cli.drift import DriftGuard, drift_guard
 from pipelines.cli.output.release_notice import release_notice
 from pipelines.cli.output.run_display import Display, summary
 from pipelines.cli.registry_location import DATABASE
@@ -41,7 +42,15 @@ _REPORT_SECONDS: Final = 30.0
 """Seconds between two reports of the running steps, without a terminal."""
 
 
-def run(profile: str, data: str | None, settings: Sequence[str], output: Path, tracking: str | None = None) -> int:
+def run(
+    profile: str,
+    data: str | None,
+    settings: Sequence[str],
+    output: Path,
+    tracking: str | None = None,
+    *,
+    if_drifted: bool = False,
+) -> int:
     """Run the pipeline in local processes.
 
     Args:
@@ -50,6 +59,7 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path, t
         settings: ``--set`` on top.
         output: directory of the store, the registry and the reports.
         tracking: the MLflow server; None for a database in ``output``.
+        if_drifted: run only if the champion's traffic has drifted, once for each drift, with the reason in the run's record.
 
     Returns:
         The exit code.
@@ -59,10 +69,22 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path, t
     store = _open_output(output)
     with only_run(store.root.parent) as lock:
         _delete_partial_outputs(store)
-        return _run(config, store, lock, profile, data, tracking or sqlite_url(store.root.parent / DATABASE))
+        drift = drift_guard(store) if if_drifted else None
+        if if_drifted and drift is None:
+            return 0
+        tracking = tracking or sqlite_url(store.root.parent / DATABASE)
+        return _run(config, store, lock, profile, data, tracking, drift)
 
 
-def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: str | None, tracking: str) -> int:
+def _run(
+    config: Config,
+    store: LocalStore,
+    lock: IO[str],
+    profile: str,
+    data: str | None,
+    tracking: str,
+    drift: DriftGuard | None,
+) -> int:
     check_support(config.deployment, store.uri)
     check_signer(
         config.deployment.bundle_key,
@@ -78,6 +100,8 @@ def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: s
     use_data_endpoint(pinned.endpoint)
     use_local_copies(pinned)
     run_id = new_run_id()
+    if drift is not None and not drift.claim(run_id):
+        return 0
     context = RunContext(
         run_id=run_id,
         store=store.uri,
@@ -91,7 +115,9 @@ def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: s
     )
     folder = store.root.parent / "runs" / run_id
     folder.mkdir(mode=0o700, parents=True)
-    write_run_info(store, context, RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned))
+    write_run_info(
+        store, context, RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned, drift.reason if drift else "")
+    )
     arguments = folder / "arguments.json"
     write_private(arguments, json.dumps(pipeline_arguments(config, context)))
     pipeline = start(arguments, folder / "kfp", folder / "events.jsonl", folder / "kfp.log", lock)

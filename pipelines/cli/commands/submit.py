@@ -18,6 +18,7 @@ from mistere.engine.stage import RunContext, new_run_id
 from mistere.registry.release.champion import read_champion
 from mistere.runs.run_info import RunOrigin, write_run_info
 from pipelines.catalogue import RETRAINING, SCORING, find_pipeline
+from pipelines.cli.drift import drift_guard
 from pipelines.cli.output.release_notice import release_notice
 from pipelines.cli.output.run_display import summary
 from pipelines.cli.output.run_follower import follow
@@ -47,6 +48,7 @@ def submit(
     force: bool = False,
     allow_dirty: bool = False,
     if_changed: bool = False,
+    if_drifted: bool = False,
     resubmit: int = 0,
     every: float = 5.0,
     pipeline: str = "retraining",
@@ -64,6 +66,7 @@ def submit(
         force: start a run even if an identical one was submitted before.
         allow_dirty: allow uncommitted changes.
         if_changed: return 0 without following if an identical run was submitted before.
+        if_drifted: start a run only if the champion's traffic has drifted, once for each drift, with the reason in its record.
         resubmit: how often a followed run that failed without a reason of a step is started again; finished steps are reused.
         every: seconds between two requests for the state of a followed run.
         pipeline: which pipeline.
@@ -82,6 +85,11 @@ def submit(
     tree = releasable_tree(allow_dirty=allow_dirty)
     if chosen is RETRAINING and (notice := release_notice(config.gate, tree.commit, tree.dirty, tree.uncommitted)):
         print(notice, flush=True)
+    if chosen is not RETRAINING and if_drifted:
+        raise UsageError("--if-drifted retrains, so it needs --pipeline retraining.")
+    drift = drift_guard(target.store) if if_drifted else None
+    if if_drifted and drift is None:
+        return 0
     if chosen is SCORING and data is None:
         raise UsageError("name the archive to score with --data.")
     source = data if data is not None else config.data.source
@@ -98,10 +106,10 @@ def submit(
     digest = _digest(config, profile, pinned, version, champion)
     claim = read_claim(target.store, digest)
 
-    def begin(claim: Claim) -> Submission:
-        origin = RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned)
+    def begin(claim: Claim, run_id: str) -> Submission:
+        origin = RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned, drift.reason if drift else "")
         context = RunContext(
-            run_id=new_run_id(),
+            run_id=run_id,
             store=target.store.uri,
             tracking_uri=target.tracking_uri,
             data_remote=pinned.remote,
@@ -119,11 +127,22 @@ def submit(
             f"nothing changed: {active.version} with data {active.data_digest[:12]} was submitted "
             f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(active.submitted_at))} UTC; --force runs it again."
         )
-        if if_changed:
+        if if_changed or drift is not None:
             return 0
         submission = active
+    elif drift is None:
+        submission = begin(claim, new_run_id())
     else:
-        submission = begin(claim)
+        run_id = new_run_id()
+        if not drift.claim(run_id):
+            return 0
+        try:
+            submission = begin(claim, run_id)
+        except MistereError:
+            kept = read_claim(target.store, digest).submission
+            if kept is None or kept.run_id != run_id:  # otherwise the run may have started
+                drift.give_back(run_id)
+            raise
     _show(pipelines, submission)
     if not wait:
         return 0
@@ -134,7 +153,7 @@ def submit(
         for reason in outcome.reasons:
             print(reason)
         print(f"run {submission.run_id} failed and no step recorded why: it starts again ({left} of {resubmit} left)")
-        submission = begin(read_claim(target.store, digest))
+        submission = begin(read_claim(target.store, digest), new_run_id())
         _show(pipelines, submission)
     summary(outcome, None, pipelines.pages.address(submission.kfp_run_id))
     return outcome.exit_code

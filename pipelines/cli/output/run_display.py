@@ -123,8 +123,8 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
     """
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
     console.print()
-    styles = {"deployed": "bold green", "scored": "bold green", "held": "bold yellow", "waiting": "bold yellow"}
-    style = styles.get(outcome.verdict, "bold red")
+    green = dict.fromkeys(("deployed", "scored", "monitored"), "bold green")
+    style = {**green, "held": "bold yellow", "waiting": "bold yellow"}.get(outcome.verdict, "bold red")
     console.print(Text(f"{outcome.verdict.upper()}", style=style))
     for reason in outcome.reasons:
         console.print(f"  {reason}", markup=False)

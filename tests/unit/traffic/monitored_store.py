@@ -8,7 +8,7 @@ from pathlib import Path
 from mistere.artifacts.identities import EncoderDescription
 from mistere.artifacts.io import publish
 from mistere.artifacts.manifests import ModelBundle
-from mistere.artifacts.object_store import LocalStore
+from mistere.artifacts.object_store import ObjectStore
 from mistere.data.profile import EDGES, PROFILE_FILE, Profile, dump_profile
 from mistere.registry.release.champion import Champion, move_champion, read_champion
 from mistere.serving.traffic.figures import Counts
@@ -20,7 +20,7 @@ FIRST_DAY = 20_500
 NOW = (FIRST_DAY + 3) * 86_400.0 + 60
 
 
-def make_champion(store: LocalStore, folder: Path, before: Counts | None) -> str:
+def make_champion(store: ObjectStore, folder: Path, before: Counts | None) -> str:
     """Publish a bundle with the reference, or without one, and make it the champion; returns its digest."""
     folder.mkdir()
     if before is not None:
@@ -54,7 +54,7 @@ def make_champion(store: LocalStore, folder: Path, before: Counts | None) -> str
     return digest
 
 
-def write_days(store: LocalStore, digest: str, days: Sequence[Sequence[Counts]], first: int = FIRST_DAY) -> None:
+def write_days(store: ObjectStore, digest: str, days: Sequence[Sequence[Counts]], first: int = FIRST_DAY) -> None:
     """Write traffic, the hours of each day, from the first day on."""
     for day, hours in enumerate(days):
         for hour, counts in enumerate(hours):

@@ -1,0 +1,1 @@
+"""The stage ``monitor_traffic``."""

@@ -1,0 +1,60 @@
+"""``--if-drifted``: start a retraining only where the champion's traffic has drifted, and only once for each drift."""
+
+from __future__ import annotations
+
+from mistere.artifacts.object_store import ObjectStore
+from mistere.runs.traffic_monitor import MonitoredTraffic, claim_retraining, give_back_retraining, monitor_traffic
+from pipelines.cli.output.times import minute_text
+
+SINCE = "7d"
+
+
+class DriftGuard:
+    """The drift that a retraining is started for.
+
+    Args:
+        store: the object store.
+        traffic: whose verdict is ``drifted``.
+    """
+
+    def __init__(self, store: ObjectStore, traffic: MonitoredTraffic) -> None:
+        self._store, self._traffic = store, traffic
+
+    @property
+    def reason(self) -> str:
+        """Why a run is started, for its record."""
+        return " ".join(self._traffic.reasons)
+
+    def claim(self, run_id: str) -> bool:
+        """Whether the run may start; else prints which run was started for the same drift.
+
+        Raises:
+            MistereError: another process starts one at the same time.
+        """
+        earlier = claim_retraining(self._store, self._traffic, run_id)
+        if earlier is None:
+            return True
+        print(
+            f"run {earlier.run_id} was started for this drift on {minute_text(earlier.started_at)} UTC: no other one is started."
+        )
+        return False
+
+    def give_back(self, run_id: str) -> None:
+        """Forget a run that was not started."""
+        give_back_retraining(self._store, self._traffic, run_id)
+
+
+def drift_guard(store: ObjectStore) -> DriftGuard | None:
+    """The drift of the champion's traffic; None without one. Prints the verdict.
+
+    Raises:
+        MistereError: there is no champion, or no traffic of it.
+    """
+    traffic = monitor_traffic(store, SINCE)
+    print(f"{traffic.comparison.verdict:<8} {traffic.headline()}", flush=True)
+    for sentence in (*traffic.reasons, *traffic.notes):
+        print(f"         {sentence}", flush=True)
+    if traffic.comparison.verdict == "drifted":
+        return DriftGuard(store, traffic)
+    print("no run is started, because the traffic has not drifted.")
+    return None
