@@ -15,6 +15,7 @@ from mistere.engine.execution import execute
 from mistere.engine.run_settings import run_context
 from mistere.engine.stage import Result, Stage, Step
 from mistere.registry.release.champion import read_champion
+from mistere.runs.run_info import read_origin, write_run_info
 from mistere.scoring.archive import ArchiveColumns, open_archive
 
 STAGE: Final = Stage(name="plan_scoring", config=ScoringConfig, cached=False)
@@ -80,6 +81,9 @@ def run(config: ScoringConfig, step: Step) -> Result:
     ArchiveColumns(tuple(config.by), config.time).check(archive.path(first), first, archive.info)
     tasks = min(config.shards, len(archive.shards))
     step.progress(f"data {digest[:12]}, model {bundle[:12]}")
+    if step.run.schedule:  # nobody else records how such a run was started
+        context = step.run.model_copy(update={"data_digest": digest, "data_remote": remote})
+        write_run_info(step.store, context, read_origin(step.store, step.run.schedule))
     return Result(
         values={
             "data_digest": digest,

@@ -20,6 +20,7 @@ from mistere.runs.webhook import VARIABLE, DeliveryError, escaped, markdown, pos
 _MOST_REASONS: Final = 5
 _SIGNS: Final = {
     "deployed": ":white_check_mark:",
+    "scored": ":white_check_mark:",
     "waiting": ":raised_hand:",
     "held": ":large_yellow_circle:",
     "rejected": ":x:",

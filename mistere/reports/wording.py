@@ -28,6 +28,7 @@ _PILLS = {
     "rejected": ("rejected", "bad"),
     "data rejected": ("data rejected", "bad"),
     "failed": ("failed", "bad"),
+    "scored": ("scored", "good"),
 }
 
 
@@ -66,6 +67,8 @@ def headline(outcome: Outcome) -> str:
         return "The new model passed the gate and was released."
     if outcome.verdict == "waiting":
         return "The new model passed the gate and waits for approval."
+    if outcome.verdict == "scored":
+        return "The archive was scored."
     if outcome.is_champion:
         return f"The run made the champion again, and the gate {'held it back' if outcome.verdict == 'held' else 'rejected it'}."
     if outcome.verdict == "held":

@@ -16,8 +16,10 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.common.processes.run_locks import stage_environment
 from mistere.data.versions import pin
 from mistere.registry.release.champion import Champion, move_champion, read_champion
+from mistere.reports.wording import headline
 from mistere.runs.outcome import read_outcome
 from pipelines.cli.commands.score import score
+from pipelines.cli.output.gate_table import markdown
 from tests.local.workshop import ROOT
 from tests.serving.conftest import make_bundle
 from tests.serving.test_scoring import archive_rows, close, turns_of, write_archive
@@ -73,6 +75,7 @@ def test_the_pipeline_gives_the_scores_of_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     outcome = read_outcome(store, "scores")
     assert (outcome.verdict, outcome.exit_code) == ("scored", 0)
+    assert headline(outcome) == "The archive was scored." and "The archive was scored" in markdown(store, "scores")
     assert [one.task for one in outcome.stages] == [
         "plan_scoring", "score_shard-1of2", "score_shard-2of2", "summarise_scores",
     ]  # fmt: skip

@@ -22,6 +22,7 @@ from mistere.runs.outcome import Estimate, Outcome, read_manifest, read_outcome,
 
 _SIGNS: Final = {
     "deployed": "✅",
+    "scored": "✅",
     "waiting": "✋",
     "held": "🟡",
     "rejected": "❌",
