@@ -145,7 +145,7 @@ def test_a_version_has_lineage_signature_data_and_aliases(
 
     mlflow.set_tracking_uri(tracking_uri)
     signature = mlflow.models.get_model_info("models:/mistere@champion").signature
-    assert signature.inputs.input_names() == ["dialogue_id", "turn", "text", "audio"]
+    assert signature.inputs.input_names() == ["dialogue_id", "turn", "predict", "text", "audio"]
     assert "probabilities" in signature.outputs.input_names()
     with connected(tracking_uri) as client:
         run = client.get_run(client.get_model_version(CONFIG.model_name, first).run_id)
