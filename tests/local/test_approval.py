@@ -155,7 +155,7 @@ def test_a_model_of_uncommitted_code_cannot_be_approved_unless_the_profile_says_
         assert "approve mistere/3" not in held.text
         refused = office.call("approve", "3", "--reason", "Trust me")
         one_line(refused, 1, "cannot be approved: The code of this model has uncommitted changes")
-        assert "--set gate.approve_uncommitted=true" in refused.stderr and office.champion == before
+        assert "sets gate.approve_uncommitted to true" in refused.stderr and office.champion == before
         assert "lets nobody approve it" in office.call("models").stdout
         allowed = office.run(*settings, "--set", "gate.approve_uncommitted=true")
         assert allowed.code == 3 and "version 3 of mistere and waits for approval" in allowed.text, allowed.text

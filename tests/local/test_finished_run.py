@@ -78,6 +78,31 @@ def test_a_finished_model_is_registered_and_deployed_in_one_step(first: Run) -> 
     store.delete("runs/again")
 
 
+def test_a_finished_model_that_waits_is_registered_and_not_deployed(first: Run) -> None:
+    """The same step where a person decides: the champion's bundle is another one, and nobody has released this one."""
+    store = LocalStore(first.output / "store")
+    (run_id,) = {key.split("/")[1] for key in store.keys("runs")}
+    finished = {record.task: record.outputs for record in read_outcome(store, run_id).stages}
+    champion, log = store.read("champion.json")[0], {key: store.read(key)[0] for key in store.keys("promotions")}
+    context = {"run_id": "waits", "store": store.uri, "tracking_uri": f"sqlite:///{first.output / 'mlflow.db'}"}
+    store.delete("promotions")
+    try:
+        store.delete_object("champion.json")
+        release(context, {"release": "approval"}, {"mode": "local"}, "none", finished)
+        assert store.exists(stage_record_key("waits", "register_model"))
+        assert not store.exists(stage_record_key("waits", "deploy_model")) and read_champion(store).champion is None
+        registered = StageRecord.model_validate_json(store.read(stage_record_key("waits", "register_model"))[0])
+        assert (
+            registered.values["waits_for"] == "The model is registered as version 1 of mistere and waits for approval."
+        )
+    finally:
+        store.write("champion.json", champion)
+        for key, event in log.items():
+            store.write(key, event)
+        store.delete("runs/waits")
+        store.delete("candidates")
+
+
 def executed(log: str) -> int:
     """The number of steps that kfp executed."""
     return log.count("Executing task")
@@ -114,3 +139,12 @@ def test_after_a_purge_the_missing_step_is_executed(runs: Runs) -> None:
     assert outcome.verdict == "rejected" and executed(log) == 11
     assert runs.record(outcome.run_id, "train_moe").status == "done"
     assert runs.record(outcome.run_id, "finetune_encoder-text").status == "reused"
+
+
+def test_a_compiled_run_waits_for_a_person_also_when_it_is_repeated(runs: Runs) -> None:
+    settings = {"gate": {"min_over_majority": -1.0}, "registry": {"release": "approval"}}
+    for name, steps in (("waits", 12), ("waits-again", 3)):  # resolve_inputs, register_model in one pod, report_run
+        outcome, log = runs.start(name, **settings)
+        assert (outcome.exit_code, outcome.verdict) == (ExitCode.WAITING, "waiting"), log
+        assert outcome.candidate == "mistere/1" and executed(log) == steps, log
+        assert outcome.record("deploy_model") is None and read_champion(runs.store).champion is None

@@ -50,7 +50,7 @@ def approve(location: RegistryLocation, reference: str, model_name: str, reason:
     if candidate is not None and candidate.final_holds and stands.state != "released":
         first = candidate.final_holds[0]
         settings = [f"gate.{name}" for name in first.settings if name.startswith("approve_")]
-        remedy = f"; a run with --set {settings[0]}=true leaves that to a person" if settings else ""
+        remedy = f"; a run whose profile sets {settings[0]} to true leaves that to a person" if settings else ""
         raise MistereError(f"{named} cannot be approved: {first.sentence.rstrip('.')}{remedy}.")
     if stands.state == "rejected" and stands.decision is not None:
         _print(f"{stands.decision.by} had rejected {named}: {stands.decision.reason}")
