@@ -133,7 +133,10 @@ def test_command_exists_with_its_options_and_settings(name: str, command: str) -
         assert (ROOT / "tests" / "bench" / f"{words[1]}.py").is_file()
         return
     parsed, rest = command_of(words)
-    known = {option for parameter in parsed.params for option in parameter.opts} | {"--help", "-h"}
+    known = {option for parameter in parsed.params for option in (*parameter.opts, *parameter.secondary_opts)} | {
+        "--help",
+        "-h",
+    }
     used = {word.partition("=")[0] for word in rest if word.startswith("--") and word != "--"}
     assert used <= known, f"mistere {command}: no {used - known}"
     settings = [value for option, value in pairwise(rest) if option == "--set"]
