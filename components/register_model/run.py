@@ -81,6 +81,7 @@ def run(
         evaluation_digest=report.manifest.digest,
         verdict=verdict.manifest.verdict,
         compute_seconds=_compute_seconds([*made, model.manifest]),
+        usage={by.stage: by.usage for one in (*made, model.manifest) if (by := one.made_by)},
     )
     manifest = assemble(config, utterances.manifest, list(encoders.values()), model, report, bundle)
     if "text" in manifest.encoders:
@@ -122,7 +123,7 @@ def run(
         )
         record = RunRecord(
             run_id=step.run.run_id,
-            metrics={**report.manifest.metrics, **report.manifest.runtime},
+            metrics={**report.manifest.metrics, **report.manifest.runtime, **training_costs(provenance, config)},
             histories={
                 "train_moe": model.manifest.history,
                 **{f"finetune_encoder.{modality}": e.manifest.history for modality, e in encoders.items()},
@@ -211,6 +212,14 @@ def _digests(
         "dataset": data.dvc_digest,
         "test split": data.test_digest,
     }
+
+
+def training_costs(provenance: Provenance, config: RegistryConfig) -> dict[str, float]:
+    """What fine-tuning and training cost, in the run that did it, as metrics."""
+    from mistere.runs.costs import costs_of, total_costs
+
+    costs = total_costs([costs_of(usage, config.costs) for usage in provenance.usage.values()])
+    return costs.metrics("cost.training.")
 
 
 def _compute_seconds(manifests: list[Manifest]) -> dict[str, float]:

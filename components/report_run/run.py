@@ -42,6 +42,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
         step: this execution.
     """
     from components.report_run.cleanup import clean_up
+    from components.report_run.cost_view import RunCosts
     from components.report_run.notification import notify
     from components.report_run.run_artifacts import gather
     from components.report_run.summary import finite, summary
@@ -51,18 +52,19 @@ def run(config: RegistryConfig, step: Step) -> Result:
 
     outcome: Outcome = read_outcome(step.store, step.run.run_id)
     artifacts = gather(step.store, outcome)
-    logged = _log(config, step, outcome, artifacts) if config.log_report else None
+    costs = RunCosts(outcome, config.costs)
+    logged = _log(config, step, outcome, artifacts, costs.total.metrics("cost.run.")) if config.log_report else None
     if logged is not None:
         outcome.mlflow, outcome.experiment = redact_url(step.run.tracking_uri), logged.experiment_id
     timing = measure(outcome, artifacts.info, time.time())
     steps = next_steps(outcome, artifacts.info, redact_url(step.run.tracking_uri))
-    plain: dict[str, Any] = finite(summary(outcome, artifacts, timing, steps, step.run.profile))
+    plain: dict[str, Any] = finite(summary(outcome, artifacts, timing, costs, steps, step.run.profile))
     with tempfile.TemporaryDirectory() as scratch:
         data, page = Path(scratch) / DATA, Path(scratch) / PAGE
         data.write_bytes(seal(plain))
         step.report(DATA, data)
         page.write_text(
-            render(outcome, artifacts, timing, steps, step.run.profile, config.model_name), encoding="utf-8"
+            render(outcome, artifacts, timing, costs, steps, step.run.profile, config.model_name), encoding="utf-8"
         )
         step.report(PAGE, page)
         if logged is not None:
@@ -98,7 +100,9 @@ def _remember(step: Step, outcome: Outcome) -> None:
         remember(step.store, step.run.run_id, digest, current.stages)
 
 
-def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArtifacts) -> LoggedRun | None:
+def _log(
+    config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArtifacts, costs: Mapping[str, float]
+) -> LoggedRun | None:
     """Log the run in MLflow; an unavailable server is only noted."""
     from mistere.artifacts.identities import DatasetIdentity
     from mistere.common.errors import MistereError
@@ -109,7 +113,7 @@ def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArt
     start = start_facts({**step.run.identity.model_dump(), **artifacts.info})
     record = RunRecord(
         run_id=step.run.run_id,
-        metrics={**evaluation.metrics, **evaluation.runtime} if evaluation else {},
+        metrics={**(evaluation.metrics | evaluation.runtime if evaluation else {}), **costs},
         dataset=data.dataset if data else DatasetIdentity(),
         **{
             **start,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from components.report_run.cost_view import RunCosts
 from components.report_run.run_artifacts import RunArtifacts
 from components.report_run.timing import Timing
 from mistere.reports.wording import NextStep, headline
@@ -27,7 +28,7 @@ _DATA_FIELDS = {
 
 
 def summary(
-    outcome: Outcome, artifacts: RunArtifacts, timing: Timing, steps: list[NextStep], profile: str
+    outcome: Outcome, artifacts: RunArtifacts, timing: Timing, costs: RunCosts, steps: list[NextStep], profile: str
 ) -> dict[str, Any]:
     """The content of the page as JSON values."""
     info = artifacts.info
@@ -59,6 +60,7 @@ def summary(
             "overhead_seconds": timing.overhead,
             "overhead_share": timing.overhead_share,
         },
+        "costs": costs.as_dict(),
         "data": _data(artifacts),
         "metrics": dict(artifacts.evaluation.metrics) if artifacts.evaluation else {},
         "runtime": dict(artifacts.evaluation.runtime) if artifacts.evaluation else {},

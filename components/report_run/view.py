@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from components.report_run.cost_view import RunCosts
 from components.report_run.run_artifacts import RunArtifacts
 from components.report_run.timing import Timing, duration, time_sentences
 from mistere.common.counting import counted, plural
@@ -32,7 +33,13 @@ TEMPLATE = Path(__file__).parent / "report.html"
 
 
 def render(
-    outcome: Outcome, artifacts: RunArtifacts, timing: Timing, steps: list[NextStep], profile: str, model_name: str
+    outcome: Outcome,
+    artifacts: RunArtifacts,
+    timing: Timing,
+    costs: RunCosts,
+    steps: list[NextStep],
+    profile: str,
+    model_name: str,
 ) -> str:
     """Render the page as HTML."""
     info = artifacts.info
@@ -58,6 +65,7 @@ def render(
         automatic=_automatic(artifacts),
         stages=_stages(outcome, timing),
         time_sentences=time_sentences(timing, outcome),
+        costs=costs.view(),
         lineage=_lineage(outcome, artifacts),
         settings=yaml.safe_dump(info["config"], sort_keys=False, allow_unicode=True) if info.get("config") else "",
         steps=steps,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mistere.artifacts.identities import RunIdentity, gather_fields
+from mistere.artifacts.usage import Usage
 from mistere.common.names import Segment, problem, shown
 
 
@@ -34,6 +35,7 @@ class MadeBy(BaseModel):
     config: dict[str, Any] = Field(default_factory=dict)
     seconds: float = Field(default=0.0, description="Time of the stage's own work, without start-up and imports.")
     device: str = Field(default="", description="The GPU's name, or ``cpu``.")
+    usage: Usage = Usage()
 
     @model_validator(mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from mistere.artifacts.identities import (
     gather_fields,
 )
 from mistere.artifacts.manifest import Manifest
+from mistere.artifacts.usage import Usage
 from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.common.names import Md5, OneLine, RelativeName, Segment
 from mistere.common.splits import Split
@@ -275,6 +276,7 @@ class Provenance(BaseModel):
     compute_seconds: dict[str, float] = Field(
         default_factory=dict, description="Seconds of fine-tuning and training, by device."
     )
+    usage: dict[str, Usage] = Field(default_factory=dict, description="What fine-tuning and training used, by task.")
 
     @model_validator(mode="before")
     @classmethod

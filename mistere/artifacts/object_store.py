@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from mistere.artifacts.usage import MOVED
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.names import check_name, path_below
 from mistere.common.paths import path_of
@@ -156,6 +157,7 @@ class LocalStore(ObjectStore):
             data = self.local_path(key).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise MissingObjectError(f"{self.location(key)} does not exist.") from error
+        MOVED.add(read=len(data))
         return data, _version(data)
 
     def write(self, key: str, data: bytes, expected: str | None = None) -> str:
@@ -177,6 +179,7 @@ class LocalStore(ObjectStore):
     def upload(self, path: Path, key: str) -> None:
         target = self._target(key)
         self._copy(path, target)
+        MOVED.add(written=target.stat().st_size)
 
     def download(self, key: str, path: Path) -> None:
         source = self.local_path(key)
@@ -184,6 +187,7 @@ class LocalStore(ObjectStore):
             raise MissingObjectError(f"{self.location(key)} does not exist.")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._copy(source, path)
+        MOVED.add(read=path.stat().st_size)
 
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         base = self.local_path(prefix)
@@ -241,6 +245,7 @@ class LocalStore(ObjectStore):
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
+            MOVED.add(written=len(data))
         finally:
             partial.unlink(missing_ok=True)
 

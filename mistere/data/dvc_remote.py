@@ -22,6 +22,7 @@ import yaml
 from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.object_store import MissingObjectError
 from mistere.artifacts.s3.probe import check_access, data_endpoint, data_store
+from mistere.artifacts.usage import MOVED
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.common.names import check_md5, check_name, has_control_character, shown
@@ -159,6 +160,7 @@ class RemoteData:
             self._with_dvc(fetch_objects)
             for name in missing:
                 self._require_intact(self._cached(digests[name]), digests[name], f"data/{name}")
+                MOVED.add(read=self._cached(digests[name]).stat().st_size)
         return {name: self._cached(md5) for name, md5 in digests.items()}
 
     def adopt(self, copies: Mapping[str, Sequence[Path]]) -> bool:

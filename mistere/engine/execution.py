@@ -46,6 +46,7 @@ from mistere.engine.attempts import AttemptsExhaustedError, begin_attempt, forge
 from mistere.engine.finished_steps import find_finished, remember
 from mistere.engine.live_progress import StoredProgress
 from mistere.engine.stage import Result, RunContext, Stage, StageRecord, Step, TaskShard, stage_record_key
+from mistere.engine.usage_meter import UsageMeter, peak_memory_mb
 from mistere.kubernetes.secret_keys import use_storage_variables
 
 Paths = str | Sequence[str] | Mapping[str, str]
@@ -136,7 +137,7 @@ def execute(
     record = StageRecord(
         task=task, stage=stage.name, status="running", started=time.time(), inputs_digest=context.inputs_digest
     )
-    clock = time.perf_counter()
+    clock, meter = time.perf_counter(), UsageMeter()
     emit("started", task=task)
     try:
         values = _find_or_run(
@@ -150,6 +151,7 @@ def execute(
             modality,
             shard,
             record,
+            meter,
             f"cluster.steps.{pod_of or stage.name}{f'-{modality}' if modality else ''}",
         )
     except MistereError as error:
@@ -170,7 +172,7 @@ def execute(
         raise
     finally:
         record.seconds = time.perf_counter() - clock
-        record.peak_memory_mb = _peak_memory_mb()
+        record.peak_memory_mb, record.usage = peak_memory_mb(), meter.usage()
         write_record(store, context, record)
     return values
 
@@ -220,6 +222,7 @@ def _find_or_run(
     modality: str,
     shard: TaskShard | None,
     record: StageRecord,
+    meter: UsageMeter,
     setting: str,
 ) -> Mapping[str, str]:
     digests: dict[str, str] = {}
@@ -245,7 +248,9 @@ def _find_or_run(
         )
         with progress.storing():
             opened = _open_inputs(stage, store, inputs, digests)
-            result = _run(stage, step, config, opened, external_inputs, modality, shard, made_by, digests, record)
+            result = _run(
+                stage, step, config, opened, external_inputs, modality, shard, made_by, digests, record, meter
+            )
         manifests, values = dict(result.manifests), dict(result.values)
         if stage.cached:
             remember(stage, store, key, manifests, values)
@@ -300,6 +305,7 @@ def _run(
     made_by: MadeBy,
     digests: Mapping[str, str],
     record: StageRecord,
+    meter: UsageMeter,
 ) -> Result:
     clock = time.perf_counter()
     for module in stage.imports:
@@ -320,7 +326,9 @@ def _run(
         result: Result = work(config=config, step=step, **arguments)
         record.compute_seconds = time.perf_counter() - clock - step.imports.seconds
         record.import_seconds += step.imports.seconds
-        made_by = made_by.model_copy(update={"seconds": round(record.compute_seconds, 3), "device": _device()})
+        made_by = made_by.model_copy(
+            update={"seconds": round(record.compute_seconds, 3), "device": _device(), "usage": meter.usage()}
+        )
         manifests = {
             name: publish(
                 step.store,
@@ -355,10 +363,3 @@ def _device() -> str:
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return "cpu"
-
-
-def _peak_memory_mb() -> float:
-    """Peak resident memory in MiB of this process or of a child, whichever is larger (Linux reports KiB)."""
-    import resource
-
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024

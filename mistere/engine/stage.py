@@ -18,6 +18,7 @@ from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.manifest import Manifest
 from mistere.artifacts.object_store import ObjectStore
 from mistere.artifacts.sealed_record import SealedRecord
+from mistere.artifacts.usage import Usage
 from mistere.common.names import OneLine, Segment
 from mistere.common.progress import Progress
 from mistere.config.base import Section
@@ -161,6 +162,7 @@ class StageRecord(SealedRecord):
     """Status, time and outputs of one task of a run.
 
     Attributes:
+        usage: what the task used; zeros in records of earlier releases.
         inputs_digest: of the run's context. It differs within a run if a repeated or cloned run resolved other inputs.
         exhausted: the task failed because all its attempts were used.
         explained: False if the attempts were used and none of them recorded why it failed; all of them were killed then.
@@ -177,6 +179,7 @@ class StageRecord(SealedRecord):
     compute_seconds: float = 0.0
     import_seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    usage: Usage = Usage()
     outputs: dict[str, str] = Field(default_factory=dict)
     values: dict[str, str] = Field(default_factory=dict)
     exit_code: int = 0

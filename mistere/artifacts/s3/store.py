@@ -30,6 +30,7 @@ from mistere.artifacts.s3.failures import (
     http_status,
     s3_error,
 )
+from mistere.artifacts.usage import MOVED
 from mistere.common.errors import UsageError
 from mistere.common.urls import redact_url
 
@@ -202,7 +203,9 @@ class S3Store(ObjectStore):
             answer = self._call(key, "get_object", Key=self._key(key))
             try:
                 with closing(answer["Body"]) as body:
-                    return body.read(), answer["ETag"]
+                    data = body.read()
+                MOVED.add(read=len(data))
+                return data, answer["ETag"]
             except client_errors() as error:
                 raise self._failure(error, key) from error
 
@@ -237,6 +240,7 @@ class S3Store(ObjectStore):
         else:
             with content.source.open("rb") as file:
                 answer = self._call(key, "put_object", Key=self._key(key), Body=file, **condition)
+        MOVED.add(written=content.size)
         self._require(key, content, answer)
         return str(answer["ETag"])
 
@@ -274,6 +278,7 @@ class S3Store(ObjectStore):
         from s3transfer.utils import ChunksizeAdjuster
 
         self._transfer(key, "upload_file", str(content.source))
+        MOVED.add(written=content.size)
         answer = self._call(key, "head_object", Key=self._key(key), ChecksumMode="ENABLED")
         if int(answer.get("ContentLength", -1)) != content.size:
             raise CHECKSUM.at(
@@ -286,6 +291,7 @@ class S3Store(ObjectStore):
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             self._repeated(lambda: self._download(key, partial))
+            MOVED.add(read=partial.stat().st_size)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

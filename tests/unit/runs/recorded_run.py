@@ -28,6 +28,7 @@ from mistere.artifacts.manifests import (
 )
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.sealed_record import seal
+from mistere.artifacts.usage import Usage
 from mistere.common.progress import Progress
 from mistere.config.evaluation import EvaluationConfig
 from mistere.data.conditions import usual_conditions
@@ -154,6 +155,7 @@ class RecordedRun:
 
     def record(self, task: str, status: str = "done", **fields: Any) -> None:
         seconds = 0.3 if status == "reused" else _SECONDS[task]
+        fields.setdefault("usage", Usage(cpu_seconds=1.5 * seconds, memory_gib_seconds=seconds, read_bytes=3 << 20))
         record = StageRecord(
             task=task,
             stage=task.split("-")[0],

@@ -112,6 +112,7 @@ def test_report_of_each_outcome_is_readable_and_self_contained(ending: str, tmp_
     assert "could not be drawn" not in html and "Parts of this report are missing" not in html
     assert data["outcome"]["exit_code"] == read_outcome(recorded.store, recorded.run_id).exit_code
     assert data["next"] and data["time"]["wall_seconds"] > 0
+    assert "What the run cost" in seen and data["costs"]["total"]["cpu_hours"] > 0
     assert ("<svg" in html) == (ending not in {"data rejected", "killed"})
     assert (
         '<span class="ids"><code>minimum_weighted_f1</code>, set by <code>gate.min_weighted_f1</code></span>' in html
