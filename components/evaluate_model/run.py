@@ -6,6 +6,7 @@ the bundle's example dialogue and, depending on the settings, for the model's ru
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from mistere.metrics.predictions import PREDICTIONS_FILE
 from mistere.registry.release.champion import NO_CHAMPION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
     from mistere.evaluation.split_metrics import Answers
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.encoders.embedding import Embedder
+    from mistere.model.inference import DialogueModel
     from mistere.model.mixture.mixture import MixtureOfExperts
+
+    Present = Mapping[str, tuple[ArtifactHandle[EncoderCheckpoint], ArtifactHandle[EmbeddingSet]]]
 
 STAGE = Stage(
     name="evaluate_model",
@@ -80,6 +84,7 @@ def run(
         anchor_digest: the bundle of the gate's anchor, or ``none``.
     """
     from components.evaluate_model.baselines import Baseline, compare_slices
+    from components.evaluate_model.example import chosen_example
     from components.evaluate_model.raw_utterances import columns_of, keys_of, read_raw_test
     from components.evaluate_model.report_files import Findings, write_report
     from components.evaluate_model.robustness import CleanDialogues, Reembedding
@@ -93,7 +98,6 @@ def run(
     from mistere.metrics.slices import slice_metrics
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.mixture.prediction import load_mixture
-    from mistere.serving.example_dialogue import Example
 
     mixture, temperature = load_mixture(model.path), model.manifest.temperature
     data = EmbeddedDialogues.open(list(vectors.values())).only(list(mixture.dimensions))
@@ -121,7 +125,8 @@ def run(
     if config.speaker_probe:
         metrics |= _speaker_probe(config, step, mixture, data, raw, keys, flat)
     present = {name: (encoders[name], vectors[name]) for name in mixture.dimensions}
-    runtime = _runtime(config, step, mixture, model, present, raw, utterances.manifest)
+    whole = partial(_whole_model, step, mixture, model.manifest.temperature, present)
+    runtime = _runtime(config, step, model, present, whole, raw, utterances.manifest)
     if config.robustness or config.int8:
         clean = CleanDialogues(names, read, labels, len(data.labels))
         again = Reembedding(config, reader, mixture, temperature, clean, step.progress)
@@ -142,9 +147,8 @@ def run(
     if "champion" in evaluations and not evaluations["champion"].incomparable:
         metrics |= compare_slices(report, parts, len(data.labels), config)
     with_texts = [timeline.with_texts(raw.texts.get(timeline.name, {})) for timeline in timelines]
-    example = None
-    if raw.example:
-        example = Example(raw.example, answers[names.index(raw.example[0].dialogue_id)].probabilities)
+    probabilities = {name: answer.probabilities for name, answer in zip(names, answers, strict=True)}
+    example = chosen_example(config.example, utterances.manifest, raw.example, probabilities, whole)
     findings = Findings(metrics, runtime, with_texts, example, evaluations)
     return Result(manifests={"report": write_report(report, model.manifest, evaluated, findings)})
 
@@ -214,14 +218,14 @@ def _embedder(
 def _runtime(
     config: EvaluationConfig,
     step: Step,
-    mixture: MixtureOfExperts,
     model: ArtifactHandle[MoEModel],
-    encoders: Mapping[str, tuple[ArtifactHandle[EncoderCheckpoint], ArtifactHandle[EmbeddingSet]]],
+    encoders: Present,
+    whole: Callable[[], DialogueModel],
     raw: RawTest,
     reference: UtteranceSet,
 ) -> dict[str, float]:
     """The bundle's size and, if enabled, its running cost."""
-    from components.evaluate_model.runtime import Predictor, measure_runtime, sizes
+    from components.evaluate_model.runtime import measure_runtime, sizes
 
     own, base = [*model.manifest.files.values()], list[FileEntry]()
     for encoder, _ in encoders.values():
@@ -233,19 +237,22 @@ def _runtime(
     figures = sizes(sum(file.size for file in own), sum(file.size for file in base))
     if not config.runtime:
         return figures
-
-    def load() -> Predictor:
-        embedders = {name: _embedder(step, encoder, "float32") for name, (encoder, _) in encoders.items()}
-        for embedder in embedders.values():
-            _ = embedder.encoder
-        return DialogueModel(mixture, model.manifest.temperature, embedders).predict
-
     with step.loading():
         import transformers.modeling_utils  # noqa: F401  (what is loaded with it is not the model's memory)
 
-        from mistere.model.inference import DialogueModel
+        import mistere.model.inference  # noqa: F401
     step.progress("timing raw dialogues")
-    return figures | measure_runtime(load, raw.timed)
+    return figures | measure_runtime(lambda: whole().predict, raw.timed)
+
+
+def _whole_model(step: Step, mixture: MixtureOfExperts, temperature: float, encoders: Present) -> DialogueModel:
+    """The encoders and the mixture, loaded: what the endpoint will run."""
+    with step.loading():
+        from mistere.model.inference import DialogueModel
+    embedders = {name: _embedder(step, encoder, "float32") for name, (encoder, _) in encoders.items()}
+    for embedder in embedders.values():
+        _ = embedder.encoder
+    return DialogueModel(mixture, temperature, embedders)
 
 
 def _baseline(

@@ -31,6 +31,7 @@ from mistere.model.mixture.prediction import load_mixture, predict
 from mistere.registry.release.champion import NO_CHAMPION
 from mistere.serving import protocol
 from mistere.serving.example_dialogue import FEW_UTTERANCES, Example
+from mistere.serving.made_up_dialogue import made_up_vectors
 from mistere.serving.vectors import VectorDialogue
 
 if TYPE_CHECKING:
@@ -83,7 +84,10 @@ def evaluate_vectors(
     if "champion" in baselines and not baselines["champion"].incomparable:
         metrics |= compare_slices(report, parts, classes, config)
     timelines = liveliest(evaluated.names, evaluated.answers, evaluated.labels, data.labels)
-    example = example_of(mixture, temperature, evaluated.read, model.manifest.encoders)
+    example = None
+    if config.example != "none":
+        sources = evaluated.read if config.example == "test" else [made_up_vectors(mixture.dimensions)]
+        example = example_of(mixture, temperature, sources, model.manifest.encoders)
     return write_report(report, model.manifest, evaluated, Findings(metrics, runtime, timelines, example, baselines))
 
 

@@ -68,7 +68,12 @@ class TrainingData:
 
 
 def model_card(
-    bundle: ModelBundle, data: TrainingData, report: EvaluationReport, widths: Mapping[str, int] | None = None
+    bundle: ModelBundle,
+    data: TrainingData,
+    report: EvaluationReport,
+    widths: Mapping[str, int] | None = None,
+    *,
+    example: bool = True,
 ) -> str:
     """The card as Markdown with YAML in front.
 
@@ -77,6 +82,7 @@ def model_card(
         data: the training data.
         report: the evaluation.
         widths: for a model that takes vectors, the numbers of each modality's.
+        example: whether the bundle has an example dialogue.
     """
     import jinja2
 
@@ -110,6 +116,7 @@ def model_card(
         report_utterances=report.utterances,
         context=report.context,
         digests=bundle.digests,
+        example=example,
     )
 
 

@@ -182,7 +182,8 @@ def describe(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport, 
     from components.register_model.model_card import TrainingData, model_card
     from mistere.artifacts.signing import write_description
 
-    (folder / "README.md").write_text(model_card(bundle, TrainingData.of(data), report), encoding="utf-8")
+    card = model_card(bundle, TrainingData.of(data), report, example=(folder / "example").is_dir())
+    (folder / "README.md").write_text(card, encoding="utf-8")
     write_mlflow_model(folder, bundle, data.kinds)
     write_description(folder, bundle)
 

@@ -61,7 +61,9 @@ def assemble_vectors(
     )
     write_reference(bundle, report, {}, folder)
     widths = model.manifest.dimensions
-    (folder / "README.md").write_text(model_card(bundle, data, report.manifest, widths), encoding="utf-8")
+    (folder / "README.md").write_text(
+        model_card(bundle, data, report.manifest, widths, example=(folder / "example").is_dir()), encoding="utf-8"
+    )
     write_mlflow_model(folder, bundle, {}, widths)
     write_description(folder, bundle)
     return bundle

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from mistere.config.base import SeededSection
@@ -19,6 +21,9 @@ class EvaluationConfig(SeededSection):
         robustness_dialogues: maximum number of dialogues for ``robustness`` and ``int8``.
         int8: embed test dialogues again with 8-bit integers, to measure the loss of serving with ``--int8``.
         speaker_probe: measure how well a linear probe identifies speakers, if the dataset names them.
+        example: the example dialogue that travels with the bundle: ``test`` is a dialogue of the test split, ``synthetic`` one that
+            nobody said, ``none`` leaves it out; ``auto`` takes a test dialogue if ``dataset.yaml`` says that the dataset is synthetic, and
+            a synthetic one otherwise.
     """
 
     resamples: int = Field(default=2000, ge=100)
@@ -29,3 +34,4 @@ class EvaluationConfig(SeededSection):
     robustness_dialogues: int = Field(default=100, gt=0)
     int8: bool = False
     speaker_probe: bool = True
+    example: Literal["auto", "none", "synthetic", "test"] = "auto"

@@ -10,10 +10,12 @@ from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import ModelBundle
 from mistere.common.counting import counted
 from mistere.common.errors import MistereError
+from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.config.deployment import DeploymentConfig
 from mistere.serving import protocol
 from mistere.serving.client import DialogueClient, EndpointPrediction
 from mistere.serving.example_dialogue import Example, read_example
+from mistere.serving.made_up_dialogue import made_up_dialogue
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class ExampleCheck:
     """The smoke test of a deployment.
 
     Attributes:
-        example: the dialogue and its expected probabilities.
+        example: the dialogue and its expected probabilities; NaN where nothing is known but their number.
         bundle_digest: digest of the bundle that must answer.
         tolerance: largest allowed difference of a probability.
     """
@@ -30,21 +32,32 @@ class ExampleCheck:
     bundle_digest: str
     tolerance: float
 
+    @property
+    def _expects(self) -> bool:
+        return not np.isnan(self.example.expected).any()
+
     @classmethod
     def of(cls, bundle: ArtifactHandle[ModelBundle], config: DeploymentConfig) -> ExampleCheck:
-        """Read the example dialogue of a bundle.
+        """Read the example dialogue of a bundle. For one without, a made-up dialogue is sent, whose answer only must be well-formed.
 
         Raises:
-            MistereError: the bundle has no example dialogue.
+            MistereError: the bundle has no example dialogue, and takes no modality of which one can be made up.
         """
         example = read_example(bundle.path)
         if example is None:
-            raise MistereError(
-                "the bundle has no example dialogue, because every test dialogue exceeds a limit of the endpoint "
-                f"({protocol.MAX_UTTERANCES} utterances of {protocol.MAX_UTTERANCE_SECONDS:g} s, {protocol.MAX_BYTES >> 20} MiB, "
-                f"{protocol.MAX_SECONDS:g} s and {protocol.MAX_TOKENS} tokens in all) or does not decode: the smoke "
-                "test needs one, so the champion stays."
-            )
+            manifest = bundle.manifest
+            kinds = {
+                name: encoder.settings.get("kind") or IMPLICIT_KINDS[name]
+                for name, encoder in manifest.encoders.items()
+                if encoder.settings.get("kind") or name in IMPLICIT_KINDS
+            }
+            dialogue = made_up_dialogue(kinds)
+            if not dialogue:
+                raise MistereError(
+                    "the bundle has no example dialogue, and none can be made up for a model of vectors alone: the smoke test needs one, "
+                    "so the champion stays; train with evaluation.example=synthetic."
+                )
+            example = Example(dialogue, np.full((len(dialogue), len(manifest.labels)), np.nan))
         exact = all(encoder.identity.precision == "float32" for encoder in bundle.manifest.encoders.values())
         tolerance = config.tolerance if exact else max(config.tolerance, config.half_tolerance)
         return cls(example, bundle.manifest.digest, tolerance)
@@ -62,6 +75,14 @@ class ExampleCheck:
         answers = {"REST": client.predict_rest(self.example.turns)}
         if client.grpc_target is not None:
             answers["gRPC"] = client.predict_grpc(self.example.turns)
+        if not self._expects:
+            for protocol_name, answer in answers.items():
+                self._require_bundle(protocol_name, answer)
+                self._require_probabilities(protocol_name, answer)
+            return (
+                f"The predictor answered a made-up dialogue of {counted(len(self.example.dialogue), 'utterance')} by "
+                f"{' and '.join(answers)} with probabilities; the bundle has no example dialogue to compare them with."
+            )
         worst = max(self._difference(protocol_name, answer) for protocol_name, answer in answers.items())
         if not worst <= self.tolerance:
             raise MistereError(
@@ -70,19 +91,13 @@ class ExampleCheck:
                 "the endpoint runs the predictor of this release, or raise deployment.tolerance."
             )
         return (
-            f"The predictor answered a held-out dialogue of {counted(len(self.example.dialogue), 'utterance')} by "
+            f"The predictor answered the example dialogue of {counted(len(self.example.dialogue), 'utterance')} by "
             f"{' and '.join(answers)}; largest difference from the offline evaluation: {worst:.1e}."
         )
 
     def _difference(self, protocol_name: str, answer: EndpointPrediction) -> float:
         """The largest difference of a probability."""
-        served = answer.parameters.get(protocol.BUNDLE_DIGEST, "")
-        if served != self.bundle_digest:
-            raise MistereError(
-                f"the smoke test failed, the champion stays: by {protocol_name} bundle {served[:12] or 'without a digest'} "
-                f"answered, expected {self.bundle_digest[:12]}: wait until the new revision has all traffic, then run "
-                "again."
-            )
+        self._require_bundle(protocol_name, answer)
         if answer.probabilities.shape != self.example.expected.shape:
             raise MistereError(
                 f"the smoke test failed, the champion stays: by {protocol_name} the endpoint answered "
@@ -90,3 +105,22 @@ class ExampleCheck:
                 "the predictor of this release."
             )
         return float(np.abs(answer.probabilities - self.example.expected).max())
+
+    def _require_bundle(self, protocol_name: str, answer: EndpointPrediction) -> None:
+        served = answer.parameters.get(protocol.BUNDLE_DIGEST, "")
+        if served != self.bundle_digest:
+            raise MistereError(
+                f"the smoke test failed, the champion stays: by {protocol_name} bundle {served[:12] or 'without a digest'} "
+                f"answered, expected {self.bundle_digest[:12]}: wait until the new revision has all traffic, then run "
+                "again."
+            )
+
+    def _require_probabilities(self, protocol_name: str, answer: EndpointPrediction) -> None:
+        rows = answer.probabilities
+        good = rows.shape == self.example.expected.shape and bool(np.isfinite(rows).all())
+        if not good or not np.allclose(rows.sum(1), 1, atol=1e-3):
+            raise MistereError(
+                f"the smoke test failed, the champion stays: by {protocol_name} the endpoint answered no probabilities "
+                f"of {self.example.expected.shape[1]} labels for {self.example.expected.shape[0]} utterances: serve it with the "
+                "predictor of this release."
+            )

@@ -177,7 +177,7 @@ def test_a_run_deploys_and_users_promote_and_roll_back(
     with pytest.raises(UsageError, match=r"needs deployment.mode=knative"):
         deploy(first, versions[0], NO_CHAMPION, CONFIG.model_copy(update={"canary_percent": 5}))
     values = deploy(first, versions[0], NO_CHAMPION)
-    assert "held-out dialogue of 2 utterances by REST" in values["message"] and values["endpoint"].startswith("http")
+    assert "example dialogue of 2 utterances by REST" in values["message"] and values["endpoint"].startswith("http")
     assert deploy(first, versions[0], NO_CHAMPION)["message"].endswith("stays deployed.")
     deploy(second, versions[1], first.manifest.digest)
     assert cluster.served() == read_champion(s3).digest == second.manifest.digest

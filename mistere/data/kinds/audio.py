@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mistere.common.modalities import SPEECH
-from mistere.data.audio import AudioError, decode, extent, resample
+from mistere.data.audio import AudioError, decode, encode_flac, extent, resample
 from mistere.data.kinds.kind import TOKENS_PER_SECOND, Degradation, Kind
 
 if TYPE_CHECKING:
@@ -136,6 +136,13 @@ class Audio(Kind):
 
     def content(self, cell: bytes, context: Sequence[str] = ()) -> Iterable[bytes]:
         return [cell]
+
+    def made_up(self, turn: int, width: int | None = None) -> bytes:
+        """A tone of a second that swells and fades, as FLAC."""
+        import numpy as np
+
+        time = np.arange(RATE) / RATE
+        return encode_flac((0.2 * np.sin(np.pi * time) * np.sin(2 * np.pi * 180 * (turn + 1) * time)), RATE)
 
     def problem(self, cell: bytes, *, thorough: bool = False) -> str:
         try:

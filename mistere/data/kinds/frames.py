@@ -175,6 +175,14 @@ class Frames(Kind):
     def content(self, cell: Sequence[bytes], context: Sequence[str] = ()) -> Iterable[bytes]:
         return cell
 
+    def made_up(self, turn: int, width: int | None = None) -> tuple[bytes, ...]:
+        """A picture of a colour that fades from left to right."""
+        import numpy as np
+
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[..., turn % 3] = np.linspace(0, 255, 64, dtype=np.uint8)
+        return (encode_frame(pixels),)
+
     def problem(self, cell: Sequence[bytes], *, thorough: bool = False) -> str:
         if len(cell) > MAX_FRAMES:
             return f"There are {len(cell)} frames; at most {MAX_FRAMES} are read."

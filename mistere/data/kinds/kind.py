@@ -124,6 +124,15 @@ class Kind(ABC):
         """The number of values of a cell of which a dataset has the same number everywhere; None for a kind without such a rule."""
         return None
 
+    def made_up(self, turn: int, width: int | None = None) -> Any | None:
+        """A cell that nobody said or showed, for an example dialogue; None if the kind cannot make one.
+
+        Args:
+            turn: place in the dialogue, counted from 0.
+            width: as :meth:`width`, if it is known.
+        """
+        return None
+
     @abstractmethod
     def problem(self, cell: Any, *, thorough: bool = False) -> str:
         """Why a cell cannot be used, as one sentence; empty if it can.

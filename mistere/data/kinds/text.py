@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mistere.data.kinds.kind import Degradation, Kind
 from mistere.data.text_repair import is_blank
@@ -29,6 +29,13 @@ def without_words(text: str, share: float, draw: np.random.Generator) -> str:
     words = text.split()
     kept = [word for word, dropped in zip(words, draw.random(len(words)) < share, strict=True) if not dropped]
     return " ".join(kept or words[:1])
+
+
+_MADE_UP: Final = (
+    "Good morning, this is the front desk.",
+    "Hello, I am calling about my order from last week.",
+    "One moment please, I will look it up for you.",
+)
 
 
 class Text(Kind):
@@ -65,6 +72,9 @@ class Text(Kind):
 
     def content(self, cell: str, context: Sequence[str] = ()) -> Iterable[bytes]:
         return [text.encode() for text in (cell, *context)]
+
+    def made_up(self, turn: int, width: int | None = None) -> str:
+        return _MADE_UP[turn % len(_MADE_UP)]
 
     def problem(self, cell: str, *, thorough: bool = False) -> str:
         return ""

@@ -85,6 +85,11 @@ class Vector(Kind):
     def width(self, cell: np.ndarray) -> int:
         return len(cell)
 
+    def made_up(self, turn: int, width: int | None = None) -> np.ndarray | None:
+        import numpy as np
+
+        return None if width is None else np.linspace(-1, 1, width, dtype=np.float32) * (turn + 1) / 2
+
     def problem(self, cell: Any, *, thorough: bool = False) -> str:
         import numpy as np
 
