@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 AFFECTS_RESULTS = False
 """How an error is worded changes no result."""
+
+_MOST_NAMES: Final = 20
+"""Names that one sentence lists; `mistere settings` shows all of a section."""
 
 
 def one_of(names: Sequence[str]) -> str:
@@ -19,4 +23,7 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for a mistyped name, or the list of valid names if none is similar."""
     names = sorted(valid)
     similar = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {similar[0]!r}?" if similar else f"; valid names: {', '.join(names)}."
+    if similar:
+        return f"; did you mean {similar[0]!r}?"
+    more = len(names) - _MOST_NAMES
+    return f"; valid names: {', '.join(names[:_MOST_NAMES])}{f' and {more} more' if more > 0 else ''}."

@@ -214,3 +214,4 @@ def test_suggestions_are_close_matches_or_all_names() -> None:
     assert one_of(["a"]) == "'a'" and one_of(["a", "b", "c"]) == "'a', 'b' or 'c'"
     assert did_you_mean("tset", ["train", "test"]) == "; did you mean 'test'?"
     assert did_you_mean("x", ["b", "a"]) == "; valid names: a, b."
+    assert did_you_mean("x", [f"name{number:02}" for number in range(23)]).endswith("name18, name19 and 3 more.")
