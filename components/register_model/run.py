@@ -181,9 +181,12 @@ def describe(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport, 
     from components.register_model.mlflow_model import write_mlflow_model
     from components.register_model.model_card import TrainingData, model_card
     from mistere.artifacts.signing import write_description
+    from mistere.data.croissant import CardFacts, write_data_card
 
     card = model_card(bundle, TrainingData.of(data), report, example=(folder / "example").is_dir())
     (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_data_card(CardFacts.of_reference(data), folder)
     write_mlflow_model(folder, bundle, data.kinds)
     write_description(folder, bundle)
 

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from mistere.common.errors import UsageError
 from mistere.corpora.import_report import ImportReport
+from mistere.data.croissant import CardFacts, write_data_card
 
 _SIMPLE = (str, int, float, bool, Path)
 
@@ -114,14 +115,16 @@ class Importer:
         return [_option(self.name, parameter, hints[parameter.name]) for parameter in parameters]
 
     def run(self, source: Path, directory: Path, typed: dict[str, Any]) -> ImportReport:
-        """Import with what was typed for each option, by parameter name.
+        """Import with what was typed for each option, by parameter name, and write the data card beside ``dataset.yaml``.
 
         Raises:
             UsageError: a value is not among the choices, or cannot be parsed.
             MistereError: as the importer itself.
         """
         values = {option.name: option.value(typed[option.name]) for option in self.options()}
-        return self.function(source, directory, **values)
+        report = self.function(source, directory, **values)
+        write_data_card(CardFacts.of_folder(directory), directory)
+        return report
 
 
 DECLARED: dict[str, Importer] = {}

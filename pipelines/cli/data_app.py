@@ -34,6 +34,16 @@ def data_sample(
     make_sample(directory, seed, dialogues, faces=faces)
 
 
+@data_app.command("card")
+def data_card(
+    directory: Annotated[Path, typer.Argument(help="A dataset in the dataset form.")],
+) -> None:
+    """Write a dataset's card, croissant.json, for catalogues and loaders of datasets."""
+    from pipelines.cli.commands.data.card import card
+
+    card(directory)
+
+
 @data_app.command("convert-pickle")
 def data_convert_pickle(
     source: Annotated[Path, typer.Argument(help="A pickle with features.")],
