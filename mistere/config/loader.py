@@ -129,6 +129,8 @@ def _explain(
             owner = get_args(owner)[1] if get_origin(owner) is dict else owner.model_fields[part].annotation
         name = ".".join(location)
         return UsageError(f"{where}: unknown setting {name!r}{_suggestion(name, owner, schema, sections)}")
+    if first["type"] == "missing":
+        return UsageError(f"{where}: {'.'.join(location)} is missing: set it.")
     found = "a private key" if "PRIVATE KEY" in str(first["input"]) else shown(first["input"])
     return UsageError(
         f"{where}: {'.'.join(_named(location, schema))}: {first['msg'].removeprefix('Value error, ')} (found {found})."
@@ -229,6 +231,8 @@ def load_config(
         for key in keys[:-1]:
             leaf = leaf.setdefault(key, {})
         leaf[keys[-1]] = value
+        if keys == ["modalities"] and isinstance(value, list):
+            _choose_modalities(values, value, where)
         _merge(values, node)
         where = f"profile {profile} with {origin}"
     config = _validated(values, schema, where, sections)
@@ -272,6 +276,12 @@ def _validated(values: dict[str, Any], schema: type[C], where: str, sections: Co
             f"{where}: unknown setting {unused[0]!r}: the run's modalities are {', '.join(names)}; name {unused[0]} under "
             "`modalities`, or leave its settings out."
         )
+    if missing := [name for name in names if name not in values and name not in DEFAULT_MODALITIES]:
+        known = [name for name in modalities_of(values) if name in values] or DEFAULT_MODALITIES
+        raise UsageError(
+            f"{where}: modalities: {shown(missing[0])} has no settings: give it a section with its `source` under `modalities` in a "
+            f"profile, or choose from {', '.join(known)}."
+        )
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -300,6 +310,17 @@ def _gather_modalities(values: dict[str, Any], where: str) -> tuple[str, ...]:
             values[name] = _merge(dict(section), values.get(name) or {})
     values["modalities"] = list(given)
     return tuple(given)
+
+
+def _choose_modalities(values: dict[str, Any], chosen: Sequence[Any], where: str) -> None:
+    """Leave out the sections of a profile's modalities that a list of names does not choose.
+
+    Raises:
+        UsageError: the profile's own modalities are not allowed.
+    """
+    for name in _gather_modalities(values, where):
+        if name not in chosen:
+            values.pop(name, None)
 
 
 @cache

@@ -16,7 +16,7 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.common.splits import Split
 from mistere.data.dataset import Utterance
 from mistere.registry.release.champion import read_champion
-from tests.local.workshop import Run, make_dataset, mistere, rows, run
+from tests.local.workshop import Run, make_dataset, mistere, mistere_in_process, rows, run
 
 Row = tuple[Split, Utterance]
 
@@ -56,7 +56,7 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
     ],
 )
 def test_invalid_arguments_are_reported_in_one_line(arguments: list[str], code: int, message: str) -> None:
-    result = mistere(*arguments)
+    result = mistere_in_process(*arguments)
     assert result.returncode == code, result.stderr
     assert message in one_line(result)
 

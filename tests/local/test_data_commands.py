@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mistere.common.splits import SPLITS
-from tests.local.workshop import make_dataset, mistere, rows
+from tests.local.workshop import make_dataset, mistere, mistere_in_process, rows
 
 COLUMNS = ["call", "split", "turn", "text", "audio", "emotion", "speaker"]
 
@@ -124,6 +124,6 @@ def test_invalid_arguments_are_reported_in_one_sentence(tmp_path: Path) -> None:
         (["import", "iemocap", "a", "b", "--classes", "5"], 2, "choose 6 or 4"),
         (["import", "mosi", "a", "b", "--zero", "odd"], 2, "choose positive or drop"),
     ):
-        result = mistere("data", *arguments)
+        result = mistere_in_process("data", *arguments)
         assert result.returncode == code and message in result.stderr, result.stderr
         assert result.stderr.count("\n") == 1 and result.stderr.startswith("mistere: ")

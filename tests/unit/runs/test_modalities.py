@@ -57,6 +57,14 @@ def test_a_setting_replaces_the_modalities_of_a_profile(tmp_path: Path) -> None:
         load(profile, tmp_path, setting, "speech.epochs=5")
 
 
+def test_a_list_chooses_from_the_modalities_of_the_profile(tmp_path: Path) -> None:
+    config = load(THREE, tmp_path, "modalities=[face, speech]", "face.patience=2")
+    assert config.modalities == ("face", "speech") and "text" not in config.parameters()
+    assert (config.encoder("face").epochs, config.encoder("face").patience, config.encoder("speech").epochs) == (3, 2, 2)
+    with pytest.raises(UsageError, match=r"'voice' has no settings: .* or choose from speech, text, face\.$"):
+        load(THREE, tmp_path, "modalities=[speech, text, face]", "modalities=[speech, text, face, voice]")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -65,8 +73,9 @@ def test_a_setting_replaces_the_modalities_of_a_profile(tmp_path: Path) -> None:
         ("modalities: {face_embedding: {source: x}}", "has another meaning here"),
         ("modalities: {}", "name each modality with its section"),
         ("modalities: speech", "name each modality with its section"),
+        ("modalities: [speech, face]", "'face' has no settings: give it a section with its `source`"),
         ("modalities: {face: 3}", "modalities.face: write its settings below it"),
-        ("modalities: {face: {}}", "face.source: Field required"),
+        ("modalities: {face: {}}", "face.source is missing: set it"),
         ("modalities: {text: {}}\nspeech: {epochs: 3}", "unknown setting 'speech': the run's modalities are text"),
         ("modalities: {text: {epoch: 3}}", "did you mean"),
         ("faces: {epochs: 3}", "unknown setting 'faces'"),
