@@ -221,18 +221,16 @@ def load_config(
             raise UsageError(
                 f"{origin} {'.'.join(keys)}: this command uses only {', '.join(sections)}: leave the setting out."
             )
-        if keys == ["modalities"] and isinstance(value, Mapping) and "modalities" not in values:
-            for name in (
-                set(DEFAULT_MODALITIES) - value.keys()
-            ):  # the profile has settings of modalities that the run has not
-                values.pop(name, None)
         node: dict[str, Any] = {}
         leaf = node
         for key in keys[:-1]:
             leaf = leaf.setdefault(key, {})
         leaf[keys[-1]] = value
-        if keys == ["modalities"] and isinstance(value, list):
-            _choose_modalities(values, value, where)
+        replaces = (
+            isinstance(value, Mapping) and "modalities" not in values
+        )  # the profile has sections without naming them
+        if keys == ["modalities"] and (isinstance(value, list) or replaces):
+            _choose_modalities(values, list(value), where)
         _merge(values, node)
         where = f"profile {profile} with {origin}"
     config = _validated(values, schema, where, sections)

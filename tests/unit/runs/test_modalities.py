@@ -60,7 +60,11 @@ def test_a_setting_replaces_the_modalities_of_a_profile(tmp_path: Path) -> None:
 def test_a_list_chooses_from_the_modalities_of_the_profile(tmp_path: Path) -> None:
     config = load(THREE, tmp_path, "modalities=[face, speech]", "face.patience=2")
     assert config.modalities == ("face", "speech") and "text" not in config.parameters()
-    assert (config.encoder("face").epochs, config.encoder("face").patience, config.encoder("speech").epochs) == (3, 2, 2)
+    assert (config.encoder("face").epochs, config.encoder("face").patience, config.encoder("speech").epochs) == (
+        3,
+        2,
+        2,
+    )
     with pytest.raises(UsageError, match=r"'voice' has no settings: .* or choose from speech, text, face\.$"):
         load(THREE, tmp_path, "modalities=[speech, text, face]", "modalities=[speech, text, face, voice]")
 
