@@ -15,6 +15,7 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
 from mistere.common.counting import counted
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.names import shown
 from mistere.registry.release.champion import read_champion
 from mistere.runs.webhook import escaped, section
 from mistere.serving.traffic.comparison import DAY_HOURS, MIN_TURNS, Comparison, Look, compare_traffic
@@ -163,7 +164,7 @@ def hours_of(since: str) -> int:
     match = _SINCE.fullmatch(since.strip())
     hours = 0 if match is None else int(match[1]) * (DAY_HOURS if match[2] == "d" else 1)
     if not 0 < hours <= _MOST_HOURS:
-        raise UsageError(f"--since {since}: write a number of days or hours up to 92 days, such as 7d or 36h.")
+        raise UsageError(f"the window {shown(since)} is no duration: write a number of days or hours up to 92 days, such as 7d or 36h.")
     return hours
 
 
@@ -192,8 +193,8 @@ def monitor_traffic(store: ObjectStore, since: str, now: float | None = None) ->
     hours = read_traffic(store, champion.bundle_digest, reference.figures, first, until, notes.append)
     if not hours:
         raise MistereError(
-            f"{store.location(bundle_prefix(champion.bundle_digest))} has no traffic since {shown_hour(first)} UTC: start the "
-            "predictor with `mistere serve --traffic` or deployment.traffic=true, or look further back with --since."
+            f"{store.location(bundle_prefix(champion.bundle_digest))} has no traffic since {shown_hour(first)} UTC: look further "
+            "back, or start the predictor with `mistere serve --traffic` or deployment.traffic=true."
         )
     return MonitoredTraffic(
         bundle_digest=champion.bundle_digest,

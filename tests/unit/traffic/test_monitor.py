@@ -122,7 +122,7 @@ def test_errors_say_what_to_do(store: LocalStore, worlds: dict[str, list[Counts]
     ):
         monitor_traffic(store, "7d", NOW)
     for wrong in ("", "7", "0d", "-1d", "99999d", "7 days", "93d", "１d"):
-        with pytest.raises(UsageError, match="--since"):
+        with pytest.raises(UsageError, match="is no duration"):
             hours_of(wrong)
     assert (hours_of("7d"), hours_of("36h")) == (168, 36)
 
