@@ -164,7 +164,9 @@ def hours_of(since: str) -> int:
     match = _SINCE.fullmatch(since.strip())
     hours = 0 if match is None else int(match[1]) * (DAY_HOURS if match[2] == "d" else 1)
     if not 0 < hours <= _MOST_HOURS:
-        raise UsageError(f"the window {shown(since)} is no duration: write a number of days or hours up to 92 days, such as 7d or 36h.")
+        raise UsageError(
+            f"the window {shown(since)} is no duration: write a number of days or hours up to 92 days, such as 7d or 36h."
+        )
     return hours
 
 

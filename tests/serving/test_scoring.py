@@ -285,7 +285,9 @@ def test_bad_input_is_one_sentence(text_bundle: str, bundle: str, tmp_path: Path
     refused(UsageError, "there is no data at nowhere", Path("nowhere"))
     refused(UsageError, "nothing has run in", model=None)
     (tmp_path / "output" / "store").mkdir(parents=True)
-    refused(UsageError, "no model has been released in .*: name one with --model, or run the pipeline first", model=None)
+    refused(
+        UsageError, "no model has been released in .*: name one with --model, or run the pipeline first", model=None
+    )
     refused(UsageError, "there is no bundle at", model=str(tmp_path))
     missing = text_bundle.rpartition("/")[0] + "/" + "f" * 64
     refused(ArtifactError, "ModelBundle ffffffffffff is not in the store", model=missing)

@@ -222,7 +222,9 @@ def choose_model(model: str | None, output: Path, store: str | None, tracking: s
     place = store_location(output, store)
     champion = read_champion(place).champion
     if champion is None:
-        raise UsageError(f"no model has been released in {place.uri}: name one with --model, or run the pipeline first.")
+        raise UsageError(
+            f"no model has been released in {place.uri}: name one with --model, or run the pipeline first."
+        )
     return ChosenModel(
         place.location(artifact_key(ModelBundle.__name__, champion.bundle_digest)), champion.model_version
     )

@@ -118,7 +118,8 @@ def test_errors_say_what_to_do(store: LocalStore, worlds: dict[str, list[Counts]
         monitor_traffic(store, "7d", NOW)
     make_champion(store, tmp_path / "bundle", worlds["reference"][0])
     with pytest.raises(
-        MistereError, match=r"has no traffic since .*: start the predictor with `mistere serve --traffic`"
+        MistereError,
+        match=r"has no traffic since .*: look further back, or start the predictor with `mistere serve --traffic`",
     ):
         monitor_traffic(store, "7d", NOW)
     for wrong in ("", "7", "0d", "-1d", "99999d", "7 days", "93d", "１d"):
