@@ -38,7 +38,8 @@ def write_mlflow_model(
     taken = [ColSpec("string", "text", required=False), ColSpec("binary", "audio", required=False)]
     taken += [_column(name, kinds[name]) for name in bundle.encoders if name not in IMPLICIT_KINDS]
     if vectors:
-        taken = [ColSpec(numbers, embedding_name(modality), required=False) for modality in vectors]
+        values = Array(DataType.double)  # what Python and numpy have by themselves; float would refuse them
+        taken = [ColSpec(values, embedding_name(modality), required=False) for modality in vectors]
     order = [ColSpec("string", "dialogue_id", required=False), ColSpec("long", "turn", required=False)]
     source = [ColSpec("string", TEXT_SOURCE)] if bundle.transcription is not None else []
     signature = ModelSignature(
@@ -78,7 +79,7 @@ def _column(modality: str, kind_name: str) -> ColSpec:
     kind = kind_of(kind_name)
     cell: Any = DataType.string if kind.plain_text else DataType.binary
     if kind.datatype == "FP32":
-        cell = Array(DataType.float)
+        cell = Array(DataType.double)
     elif kind.several:
         cell = Array(cell)
     return ColSpec(cell, modality, required=False)

@@ -120,7 +120,6 @@ class ExampleCheck:
         good = rows.shape == self.example.expected.shape and bool(np.isfinite(rows).all())
         if not good or not np.allclose(rows.sum(1), 1, atol=1e-3):
             raise MistereError(
-                f"the smoke test failed, the champion stays: by {protocol_name} the endpoint answered no probabilities "
-                f"of {self.example.expected.shape[1]} labels for {self.example.expected.shape[0]} utterances: serve it with the "
-                "predictor of this release."
+                f"the smoke test failed, the champion stays: by {protocol_name} the endpoint answered no probabilities of the form "
+                f"{self.example.expected.shape}: serve it with the predictor of this release."
             )

@@ -93,7 +93,7 @@ def test_without_an_example_the_answer_must_only_be_well_formed(
     sentence = check.run(server.client)
     assert "made-up dialogue of 3 utterances by REST and gRPC with probabilities" in sentence
     answer: Any = SimpleNamespace(probabilities=np.full_like(check.example.expected, 0.9), parameters={})
-    with pytest.raises(MistereError, match="answered no probabilities of"):
+    with pytest.raises(MistereError, match="answered no probabilities of the form"):
         check._require_probabilities("REST", answer)
 
 

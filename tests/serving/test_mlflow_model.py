@@ -70,7 +70,7 @@ def test_mlflow_loads_the_model_and_takes_every_column(
     model = mlflow.pyfunc.load_model(str(tmp_path))
     columns = {column.name: str(column.type) for column in model.metadata.get_input_schema()}
     assert list(columns) == ["dialogue_id", "turn", "predict", "text", "audio", "face", "acoustic"]
-    assert columns["face"] == "Array(binary)" and columns["acoustic"] == "Array(float)"
+    assert columns["face"] == "Array(binary)" and columns["acoustic"] == "Array(double)"
     check(model.predict(TABLE), bundle_of_four)
     two = pandas.concat([TABLE, TABLE]).assign(dialogue_id=["a"] * 4 + ["b"] * 4, turn=[0, 1, 2, 3] * 2)
     answer = model.predict(two.sample(frac=1, random_state=1))
