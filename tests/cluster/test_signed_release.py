@@ -158,5 +158,5 @@ def test_promotion_refuses_what_the_deployment_key_did_not_sign(
     )
     registry = RegistryLocation(store, f"sqlite:///{tmp_path / 'mlflow.db'}")
     with pytest.raises(ArtifactError, match=r"is not signed, and deployment\.bundle_key requires a signature"):
-        promote._release(registry, lineage, "promote", "why")
+        promote.release_version(registry, lineage, "promote", "why")
     assert read_champion(store).champion is None and cluster.server.changes() == []

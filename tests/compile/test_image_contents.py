@@ -23,8 +23,8 @@ from pipelines.compile import compile_pipeline
 from pipelines.profiles import PROFILES, load_profile
 from tests.compile.steps import stages_of, step_of
 
-OPTIONAL = {"bitsandbytes"}
-"""The extra ``qlora``: a step that needs it because of a setting reports that it is missing."""
+OPTIONAL = {"bitsandbytes", "codecarbon", "pynvml"}
+"""The extra ``qlora``: a step that needs it because of a setting reports that it is missing. The others measure energy where they are there."""
 CHILD_PROCESSES = {("deploy_model", "local"): "mistere.predictor.__main__"}
 """Modules that a step starts in a child process, by stage and deployment mode."""
 

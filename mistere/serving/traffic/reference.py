@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mistere.common.errors import ArtifactError
-from mistere.common.parsing.documents import ParseError
+from mistere.common.parsing.documents import ParseError, read_json
 from mistere.common.parsing.parquet import read_parquet
 from mistere.data.profile import EDGES, PROFILE_FILE, load_profile
 from mistere.metrics.predictions import PREDICTIONS_FILE
@@ -113,12 +113,12 @@ def read_traffic_profile(path: Path, figures: Figures) -> Counts:
     """
     counts = figures.empty()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         for name in _OF_PREDICTIONS:
             figure = figures.by_name[name]
             rows = np.array([content[name][key] for key in figure.keys], np.int64)
             counts.table(name)[:] = rows.reshape(len(figure.keys), figure.bins)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except (OSError, ParseError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ArtifactError(
             f"{path} is not a valid profile of predictions", "download or register the model again"
         ) from error

@@ -17,6 +17,7 @@ from mistere.common.paths import PROJECT_ROOT
 from mistere.corpora.import_report import ImportReport
 from mistere.corpora.importer import DECLARED, Importer, Option, TextOnly, importer
 from mistere.corpora.importers import importers
+from tests.local.workshop import make_dataset
 from tests.unit.data.corpus_files import read
 
 PAGE = PROJECT_ROOT / "docs" / "extending" / "importer.md"
@@ -176,5 +177,7 @@ def test_integer_choices_and_flags_reach_the_function(tmp_path: Path) -> None:
         received.update(classes=classes, text_only=text_only)
         return ImportReport({}, {})
 
-    Importer("new", "", "", function).run(tmp_path, tmp_path, {"classes": 4, "text_only": True})
+    made = make_dataset(tmp_path / "tones")
+    Importer("new", "", "", function).run(tmp_path, made, {"classes": 4, "text_only": True})
+    assert (made / "croissant.json").is_file()
     assert received == {"classes": 4, "text_only": True}
