@@ -53,6 +53,7 @@ def test_committed_further_pipelines_are_up_to_date_and_run_locked_images(name: 
     assert set(parameters) == {"run", name} and all("defaultValue" in one for one in parameters.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("profile", ["tiny", "sample", "gpu", "paper"])
 def test_every_profile_deploys_to_a_cluster(profile: str, tmp_path: Path) -> None:
     compile_pipeline(profile, [], tmp_path / "pipeline.yaml")
@@ -108,6 +109,7 @@ def test_pipeline_outputs_metrics_confusion_matrix_and_report() -> None:
     assert {"system.Metrics", "system.ClassificationMetrics", "system.HTML"} <= output_types
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", ["", "random:whisper"])
 def test_the_step_transcribe_is_compiled_only_where_it_transcribes(source: str, tmp_path: Path) -> None:
     """Without it, a run has no pod for it, and the encoders are trained on what validation accepted."""

@@ -80,6 +80,7 @@ def test_a_run_with_work_has_at_most_28_pods_one_after_another() -> None:
     assert waits == Pods(total=31, chain=26), "a model that waits for a person is registered, and the run ends"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shards", [1, 2])
 def test_only_several_shards_need_a_loop(shards: int, tmp_path: Path) -> None:
     compile_pipeline("tiny", [f"speech.extraction.shards={shards}"], tmp_path / "pipeline.yaml")

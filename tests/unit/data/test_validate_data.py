@@ -532,6 +532,7 @@ def test_reference_is_unchanged_without_findings(step: Step, tmp_path: Path) -> 
 # Cached facts, and drift from the champion's profile
 
 
+@pytest.mark.long
 def test_facts_are_cached_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "data", INFO, clean())
     cache = FactsCache(LocalStore(tmp_path / "store"), "en", -60.0)

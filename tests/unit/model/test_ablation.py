@@ -91,6 +91,7 @@ def test_ablation_row_holds_mean_spread_and_paired_difference(
         assert clear == verdict.startswith("a clear") and clear != verdict.startswith("within")
 
 
+@pytest.mark.long
 def test_single_seed_difference_comes_from_the_paired_bootstrap(toy: EmbeddedDialogues, full: list[Trial]) -> None:
     test = toy.split("test")
     true = np.concatenate([dialogue.labels for dialogue in test])
@@ -118,6 +119,7 @@ def test_ablation_reports_curves_with_and_without_modality_dropout(
     assert "with modality dropout" in missing_modality_plot(ablation.curves)
 
 
+@pytest.mark.long
 def test_ablation_enables_modality_dropout_if_the_model_has_none(toy: EmbeddedDialogues) -> None:
     bare = toy_config(epochs=1, modality_dropout=0.0)
     full = [run_trial(bare, toy, EVALUATION)]

@@ -103,6 +103,7 @@ def test_a_dev_split_of_hardly_any_dialogues_is_enough(dialogues: int) -> None:
     assert isinstance(gate, FittedGate) and torch.isfinite(gate.bias).all() and torch.isfinite(gate.slope).all()
 
 
+@pytest.mark.long
 def test_the_fit_is_the_same_again() -> None:
     data = dialogues_of(seed=4)
     one, other = (train_mixture(CONFIG, data, progress=Progress("t")) for _ in range(2))

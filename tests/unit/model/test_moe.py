@@ -185,6 +185,7 @@ def test_block_diagonal_gru_matches_separate_grus(layers: int, bidirectional: bo
         compare([6])
 
 
+@pytest.mark.long
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 14), min_size=1, max_size=6), st.integers(0, 2**16))
 def test_each_layer_output_does_not_depend_on_the_batch(lengths: list[int], seed: int) -> None:
@@ -494,6 +495,7 @@ class Interrupting(Progress):
             raise KilledError
 
 
+@pytest.mark.long
 def test_checkpoints_cost_a_bounded_share_of_the_training(
     toy: EmbeddedDialogues, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -544,6 +546,7 @@ def test_interrupted_training_resumes_to_the_same_result(
     assert_same(resumed.model, whole.model)
 
 
+@pytest.mark.long
 def test_truncated_checkpoint_is_skipped(toy: EmbeddedDialogues, tmp_path: Path) -> None:
     config = toy_config(epochs=2)
     checkpoints = Checkpoints(LocalStore(tmp_path), "train_moe", "key")
@@ -591,6 +594,7 @@ def test_embeddings_of_other_utterances_are_rejected(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sharpness", [0.01, 1.0, 30.0])
 def test_calibration_does_not_increase_dev_loss(toy: EmbeddedDialogues, sharpness: float) -> None:
     model = train_mixture(toy_config(epochs=2), toy, progress=Progress("train_moe")).model

@@ -247,6 +247,7 @@ def test_sizes_are_the_published_ones() -> None:
         assert counts[0] == counts[1]
 
 
+@pytest.mark.long
 def test_published_model_starts_from_the_same_distribution() -> None:
     torch.manual_seed(0)
     models = [PublishedDesign(SIZE) for _ in range(40)]

@@ -78,6 +78,7 @@ def test_search_resumes_from_saved_trials(folder: Path, tmp_path: Path) -> None:
     assert search(data, tmp_path, 4) == result
 
 
+@pytest.mark.long
 def test_different_search_in_the_same_folder_is_rejected(folder: Path, tmp_path: Path) -> None:
     data = open_embeddings(folder)
     search(data, tmp_path, 1)
@@ -178,6 +179,7 @@ def test_suggested_numbers_have_three_digits(folder: Path) -> None:
             assert not isinstance(value, float) or value == float(f"{value:.3g}")
 
 
+@pytest.mark.long
 def test_a_setting_by_modality_is_searched_for_each_and_trains(folder: Path) -> None:
     data = open_embeddings(folder)
     config = load_profile("tiny", ["mixture.epochs=1", "mixture.projection={speech: 3}"]).mixture
@@ -268,6 +270,7 @@ def test_impossible_number_of_folds_is_rejected(folder: Path, folds: int) -> Non
 # Command
 
 
+@pytest.mark.long
 def test_printed_train_command_is_valid(folder: Path, tmp_path: Path) -> None:
     arguments = ["tune", "--embeddings", str(folder), "--profile", "tiny", "--set", "mixture.epochs=2"]
     done = CliRunner().invoke(app, [*arguments, "--trials", "2", "--output", str(tmp_path)])

@@ -189,6 +189,7 @@ def test_comments_docstrings_and_blank_lines_change_no_key(probe: Probe, before:
             file.write_text(text)
 
 
+@pytest.mark.long
 def test_a_changed_constant_changes_exactly_the_keys_of_the_stages_that_compute_with_it(
     probe: Probe, before: dict[str, str]
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_rejection_that_was_killed_before_its_end_does_not_count(store: Object
     assert standing(store, "a" * 64).state == "released"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kinds", [("approve", "approve"), ("approve", "reject"), ("approve", "reject", "approve")])
 def test_of_several_decisions_at_once_one_wins(kinds: tuple[str, ...], tmp_path: Path) -> None:
     for attempt in range(5):

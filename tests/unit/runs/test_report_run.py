@@ -267,6 +267,7 @@ def test_report_notes_missing_artifacts(tmp_path: Path) -> None:
     assert "Dialogue test_" not in html and data["outcome"]["exit_code"] == 0
 
 
+@pytest.mark.long
 def test_report_renders_an_evaluation_with_missing_metrics(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     whole = recorded.evaluate()

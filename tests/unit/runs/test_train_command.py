@@ -131,6 +131,7 @@ def test_invalid_arguments_are_rejected_before_writing(arguments: list[str], sen
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_checkpoint_of_another_shape_is_rejected(tmp_path: Path) -> None:
     from mistere.artifacts.checkpoints import Checkpoints
     from mistere.artifacts.object_store import LocalStore
