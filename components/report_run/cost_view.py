@@ -77,5 +77,7 @@ class RunCosts:
 def _amount(value: float, small: str, large: str, step: int) -> str:
     if value >= step:
         return f"{value / step:.1f}{_SPACE}{large}"
+    if 0 < value < 0.01:
+        return f"< 0.01{_SPACE}{small}"
     text = f"{value:.2g}" if value < 1 else f"{value:.{0 if value >= 100 else 1}f}"
     return f"{text}{_SPACE}{small}"

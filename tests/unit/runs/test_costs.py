@@ -120,8 +120,13 @@ def test_the_report_shows_the_costs_by_stage(tmp_path: Path) -> None:
     used = Usage(cpu_seconds=90, memory_gib_seconds=60, read_bytes=5 << 20, written_bytes=1 << 20)
     recorded.record("train_moe", usage=used)
     recorded.record("finetune_encoder-text", usage=used.model_copy(update={"gpu_seconds": HOUR}))
+    recorded.record("gate_model", usage=Usage(cpu_seconds=0.1))
     costs = RunCosts(read_outcome(recorded.store, recorded.run_id), PLAIN.model_copy(update={"gpu_hour": 3.0}))
-    assert list(costs.by_task) == ["finetune_encoder-text", "train_moe"]  # others are records of an earlier release
+    assert list(costs.by_task) == [
+        "finetune_encoder-text",
+        "train_moe",
+        "gate_model",
+    ]  # others are records of an earlier release
     view = costs.view()
     assert view is not None and view["titles"] == [
         "processor time", "GPU time", "read and written", "energy", "CO2e", "price"
@@ -129,6 +134,8 @@ def test_the_report_shows_the_costs_by_stage(tmp_path: Path) -> None:
     tiles = {title: text.replace("\N{NO-BREAK SPACE}", " ") for title, text in view["tiles"]}
     assert tiles["processor time"] == "3 min 0 s" and tiles["GPU time"] == "1 h 00 min"
     assert tiles["read and written"] == "12.0 MB" and tiles["price"] == "3.00 CZK"
+    assert [text.replace("\N{NO-BREAK SPACE}", " ") for text in view["rows"][1][1][3:5]] == ["0.39 Wh", "0.16 g"]
+    assert view["rows"][2][1][3].replace("\N{NO-BREAK SPACE}", " ") == "< 0.01 Wh"
     assert tiles["energy"] == "451 Wh" and tiles["CO2e"] == "180 g"
     assert "Energy is an estimate: 10 W a busy core, 300 W a GPU" in view["sentence"]
     assert costs.as_dict()["total"]["money"] == pytest.approx(3.0) and costs.as_dict()["currency"] == "CZK"
