@@ -49,7 +49,7 @@ def run(
     with step.loading():
         from mistere.model.inference import load_bundle
         from mistere.scoring.scorer import Scorer, check_modalities
-        from mistere.scoring.scoring import score_shard
+        from mistere.scoring.scoring import score_shards
         from mistere.scoring.tables import TableForm
 
     archive = open_archive(step.run.data_remote, data_digest)
@@ -64,22 +64,18 @@ def run(
         model.labels, model.experts, ArchiveColumns(tuple(config.by), config.time), model_version, bundle_digest
     )
     scorer = Scorer(model, step.store, config.cache, config.undecodable, step.progress)
-    total, done = sum(fact.rows for fact in facts.values()), 0
-    summaries = []
-    for name in names:
-        before = done
-        summaries.append(
-            score_shard(
-                scorer,
-                archive,
-                name,
-                form,
-                scores / TURNS_FOLDER / name,
-                scores / CALLS_FOLDER / name,
-                lambda turns, before=before: step.progress("turns", before + turns, total),  # type: ignore[misc]
-            )
+    total = sum(fact.rows for fact in facts.values())
+    summaries = list(
+        score_shards(
+            scorer,
+            archive,
+            names,
+            form,
+            lambda name: scores / TURNS_FOLDER / name,
+            lambda name: scores / CALLS_FOLDER / name,
+            lambda turns: step.progress("turns", turns, total),
         )
-        done += summaries[-1].turns
+    )
     return Result(
         manifests={
             "scores": ScoredShards(

@@ -80,7 +80,7 @@ class WindowEmbedder(Generic[U]):
         return WindowItem(utterance, context, key, split)
 
     def embed(self, windows: Iterable[Sequence[WindowItem[U]]]) -> Iterator[EmbeddedWindow]:
-        """The vectors of a stream of windows; at most two windows are in memory."""
+        """The vectors of a stream of windows; at most three windows are in memory."""
         pending: list[_Window[U]] = []
 
         def distinct() -> Iterator[list[WindowItem[U]]]:

@@ -1,13 +1,14 @@
 """Score a stream of turns: vectors window by window, and a prediction for each dialogue as soon as it is complete.
 
-The numbers are those of the endpoint for the same dialogue. Memory does not grow with the archive: two windows of turns with their
-recordings are held, and the vectors of the dialogues that are not complete yet.
+The numbers are those of the endpoint for the same dialogue. Memory does not grow with the archive: three windows of turns with their
+recordings are held, and the vectors of the dialogues that are not complete yet. A window holds turns of one shard, so what is computed
+together does not depend on the other shards of a task; the next shard is begun while the tables of one are written.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,21 @@ class ScoringCounts:
     named: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _ReadWindow:
+    """A window of turns.
+
+    Attributes:
+        shard: position of their shard.
+        turns: the turns, in order.
+        before: for each, the transcripts of the turns before it, oldest first; None for one without.
+    """
+
+    shard: int
+    turns: list[ArchiveTurn] = field(default_factory=list)
+    before: list[tuple[str | None, ...]] = field(default_factory=list)
+
+
 class Scorer:
     """Scores turns with a released model.
 
@@ -58,6 +74,9 @@ class Scorer:
         cache: as :meth:`VectorCache.open` takes it.
         undecodable: whether a value that does not decode is left out or ends the scoring.
         progress: gets a note about a damaged cache.
+
+    Attributes:
+        counts: by the position of a shard; complete as soon as a dialogue of a later one was yielded.
     """
 
     def __init__(
@@ -69,7 +88,7 @@ class Scorer:
         progress: Progress | None = None,
     ) -> None:
         self._model, self._undecodable = model, undecodable
-        self.counts = ScoringCounts()
+        self.counts: dict[int, ScoringCounts] = {}
         self._windows: dict[str, WindowEmbedder[Utterance]] = {}
         for modality, embedder in model.embedders.items():
             identity = vectors_identity(model.encoder_digests[modality], embedder)
@@ -85,77 +104,87 @@ class Scorer:
         context = (TEXT,) if self._context else ()
         return tuple(dict.fromkeys([*self._windows, *heard, *context]))
 
-    def score(self, turns: Iterable[ArchiveTurn], predict_roles: Collection[str] = ()) -> Iterator[ScoredDialogue]:
-        """Score the dialogues of a stream of turns.
+    def score(
+        self, shards: Iterable[Iterable[ArchiveTurn]], predict_roles: Collection[str] = ()
+    ) -> Iterator[tuple[int, ScoredDialogue]]:
+        """Score the dialogues of shards, each with the position of its shard.
 
         Args:
-            turns: dialogue by dialogue, in order.
+            shards: the turns that belong to each shard, dialogue by dialogue, in order.
             predict_roles: roles whose turns are predicted, the others being context; empty for all.
 
         Raises:
             DataError: a value does not decode, and that is not allowed.
         """
-        self.counts = ScoringCounts()
+        self.counts = defaultdict(ScoringCounts)
         # Generators that embed set PyTorch's threads while they are suspended; the outer context restores them at the end.
-        with one_core_each(), closing(self._embedded(turns)) as windows:
-            open_turns: list[ArchiveTurn] = []
-            open_rows: list[dict[str, np.ndarray]] = []
-            for window, vectors in windows:
-                complete: list[tuple[list[ArchiveTurn], dict[str, np.ndarray]]] = []
-                start = 0
-                for index, turn in enumerate(window):
-                    if open_turns and turn.utterance.dialogue_id != open_turns[-1].utterance.dialogue_id:
-                        open_rows.append({name: rows[start:index] for name, rows in vectors.items()})
-                        complete.append((open_turns, _joined(open_rows)))
-                        open_turns, open_rows, start = [], [], index
-                    open_turns.append(_without_content(turn))
-                open_rows.append({name: rows[start:] for name, rows in vectors.items()})
-                yield from self._predicted(complete, predict_roles)
-            if open_turns:
-                yield from self._predicted([(open_turns, _joined(open_rows))], predict_roles)
+        with one_core_each(), closing(self._embedded(shards)) as windows:
+            for shard, parts in itertools.groupby(windows, lambda part: part[0].shard):
+                for dialogue in self._dialogues(((window.turns, vectors) for window, vectors in parts), predict_roles):
+                    yield shard, dialogue
+
+    def _dialogues(
+        self, windows: Iterable[tuple[list[ArchiveTurn], dict[str, np.ndarray]]], predict_roles: Collection[str]
+    ) -> Iterator[ScoredDialogue]:
+        """The dialogues of one shard's windows."""
+        open_turns: list[ArchiveTurn] = []
+        open_rows: list[dict[str, np.ndarray]] = []
+        for window, vectors in windows:
+            complete: list[tuple[list[ArchiveTurn], dict[str, np.ndarray]]] = []
+            start = 0
+            for index, turn in enumerate(window):
+                if open_turns and turn.utterance.dialogue_id != open_turns[-1].utterance.dialogue_id:
+                    open_rows.append({name: rows[start:index] for name, rows in vectors.items()})
+                    complete.append((open_turns, _joined(open_rows)))
+                    open_turns, open_rows, start = [], [], index
+                open_turns.append(_without_content(turn))
+            open_rows.append({name: rows[start:] for name, rows in vectors.items()})
+            yield from self._predicted(complete, predict_roles)
+        if open_turns:
+            yield from self._predicted([(open_turns, _joined(open_rows))], predict_roles)
 
     def _embedded(
-        self, turns: Iterable[ArchiveTurn]
-    ) -> Generator[tuple[list[ArchiveTurn], dict[str, np.ndarray]], None, None]:
+        self, shards: Iterable[Iterable[ArchiveTurn]]
+    ) -> Generator[tuple[_ReadWindow, dict[str, np.ndarray]], None, None]:
         """Windows of turns with their vectors ``[n, d]`` by modality."""
-        windows, *copies = itertools.tee(self._read(turns), len(self._windows) + 1)
+        windows, *copies = itertools.tee(self._read(shards), len(self._windows) + 1)
         streams = [
             embedder.embed(self._items(name, copy))
             for (name, embedder), copy in zip(self._windows.items(), copies, strict=True)
         ]
         for parts in zip(*streams, strict=True):
-            window = [turn for turn, _ in next(windows)]
+            window = next(windows)
+            counts = self.counts[window.shard]
             for part in parts:
-                self.counts.reused += part.reused
-                self.counts.undecodable += len(part.undecodable)
-                self.counts.named += part.undecodable[: max(0, _NAMED - len(self.counts.named))]
+                counts.reused += part.reused
+                counts.undecodable += len(part.undecodable)
+                counts.named += part.undecodable[: max(0, _NAMED - len(counts.named))]
             yield window, {name: part.vectors for name, part in zip(self._windows, parts, strict=True)}
 
-    def _items(
-        self, modality: str, windows: Iterable[list[tuple[ArchiveTurn, tuple[str | None, ...]]]]
-    ) -> Iterator[list[WindowItem[Utterance]]]:
+    def _items(self, modality: str, windows: Iterable[_ReadWindow]) -> Iterator[list[WindowItem[Utterance]]]:
         count = self._model.settings(modality).context_turns
         embedder = self._windows[modality]
         for window in windows:
             yield [
                 embedder.item(turn.utterance, tuple(text for text in (before[-count:] if count else ()) if text))
-                for turn, before in window
+                for turn, before in zip(window.turns, window.before, strict=True)
             ]
 
-    def _read(self, turns: Iterable[ArchiveTurn]) -> Iterator[list[tuple[ArchiveTurn, tuple[str | None, ...]]]]:
-        """Windows of turns, each with the transcripts of the turns before it."""
-        earlier: deque[str | None] = deque(maxlen=max(1, self._context))
-        dialogue: str | None = None
-        stream = iter(turns)
-        while window := list(itertools.islice(stream, self._rows)):
-            read = []
-            for turn in self._transcribed(window):
-                if turn.utterance.dialogue_id != dialogue:
-                    dialogue = turn.utterance.dialogue_id
-                    earlier.clear()
-                read.append((turn, tuple(earlier)))
-                earlier.append(turn.utterance.text)
-            yield read
+    def _read(self, shards: Iterable[Iterable[ArchiveTurn]]) -> Iterator[_ReadWindow]:
+        for shard, turns in enumerate(shards):
+            earlier: deque[str | None] = deque(maxlen=max(1, self._context))
+            dialogue: str | None = None
+            stream = iter(turns)
+            while part := list(itertools.islice(stream, self._rows)):
+                window = _ReadWindow(shard)
+                for turn in self._transcribed(part):
+                    if turn.utterance.dialogue_id != dialogue:
+                        dialogue = turn.utterance.dialogue_id
+                        earlier.clear()
+                    window.turns.append(turn)
+                    window.before.append(tuple(earlier))
+                    earlier.append(turn.utterance.text)
+                yield window
 
     def _transcribed(self, window: list[ArchiveTurn]) -> list[ArchiveTurn]:
         """The turns with transcripts of those that have audio and no text, if the model transcribes."""

@@ -1,8 +1,8 @@
-"""Score a shard of an archive: what the command and the stage of the scoring pipeline share."""
+"""Score shards of an archive: what the command and the stage of the scoring pipeline share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mistere.scoring.archive import Archive
@@ -11,35 +11,41 @@ from mistere.scoring.scorer import Scorer
 from mistere.scoring.tables import ShardTables, TableForm
 
 
-def score_shard(
+def score_shards(
     scorer: Scorer,
     archive: Archive,
-    shard: str,
+    shards: Sequence[str],
     form: TableForm,
-    turns: Path,
-    calls: Path,
+    turns: Callable[[str], Path],
+    calls: Callable[[str], Path],
     on_turns: Callable[[int], None] = lambda _: None,
-) -> ShardSummary:
-    """Score the dialogues that begin in a shard.
+) -> Iterator[ShardSummary]:
+    """Score the dialogues that begin in some shards, one after the other.
 
     Args:
         scorer: the model.
         archive: the archive.
-        shard: name of the shard.
+        shards: names of the shards.
         form: the columns of the tables.
-        turns: the table of turns to write.
-        calls: the table of calls to write.
+        turns: the file for a shard's table of turns.
+        calls: the file for its table of calls.
         on_turns: called with the number of turns scored so far.
 
     Raises:
-        DataError: the shard is unreadable or not in the dataset form.
+        DataError: a shard is unreadable or not in the dataset form.
     """
-    with ShardTables(form, shard, turns, calls) as tables:
-        stream = archive.turns(shard, form.columns, scorer.modalities)
-        for dialogue in scorer.score(stream, archive.info.predict_roles):
-            tables.add(dialogue)
-            on_turns(tables.rows[0])
-        rows, count = tables.rows
-    counts = scorer.counts
-    named = [f"{shard}: {sentence}" for sentence in counts.named]
-    return ShardSummary(shard=shard, turns=rows, calls=count, undecodable=counts.undecodable, named=named)
+    streams = (archive.turns(shard, form.columns, scorer.modalities) for shard in shards)
+    scored = scorer.score(streams, archive.info.predict_roles)
+    following = next(scored, None)
+    done = 0
+    for position, shard in enumerate(shards):
+        with ShardTables(form, shard, turns(shard), calls(shard)) as tables:
+            while following is not None and following[0] == position:
+                tables.add(following[1])
+                on_turns(done + tables.rows[0])
+                following = next(scored, None)
+            rows, count = tables.rows
+        done += rows
+        counts = scorer.counts[position]
+        named = [f"{shard}: {sentence}" for sentence in counts.named]
+        yield ShardSummary(shard=shard, turns=rows, calls=count, undecodable=counts.undecodable, named=named)

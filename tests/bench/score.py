@@ -43,7 +43,7 @@ import mistere.model.inference, mistere.scoring.scorer, mistere.scoring.tables
 from mistere.model.inference import load_bundle
 from mistere.scoring.archive import ArchiveColumns, open_archive
 from mistere.scoring.scorer import Scorer
-from mistere.scoring.scoring import score_shard
+from mistere.scoring.scoring import score_shards
 from mistere.scoring.tables import TableForm
 from mistere.artifacts.object_store import LocalStore
 
@@ -54,9 +54,8 @@ scorer = Scorer(model, LocalStore(folder / "store"), "off")
 form = TableForm(model.labels, model.experts, ArchiveColumns(), "", model.bundle.digest)
 used = lambda: sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
 start, before = time.perf_counter(), used()
-turns = sum(
-    score_shard(scorer, archive, name, form, folder / "turns" / name, folder / "calls" / name).turns for name in archive.shards
-)
+tables = lambda kind: lambda name: folder / kind / name
+turns = sum(one.turns for one in score_shards(scorer, archive, archive.shards, form, tables("turns"), tables("calls")))
 seconds = time.perf_counter() - start
 cpu = used() - before
 print(json.dumps({"turns": turns, "seconds": seconds, "cpu": cpu, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))

@@ -119,8 +119,9 @@ class Embedder:
     def embed_windows(
         self, windows: Iterable[Sequence[T]], prepare: Callable[[T], Features | None]
     ) -> Iterator[np.ndarray]:
-        """Vectors of a long stream, window by window; at most two windows are in memory.
+        """Vectors of a long stream, window by window; at most three windows are in memory.
 
+        The next window is begun before the vectors of one are yielded, so that the cores have work while the caller uses them.
         The batches depend on the window alone, so the same window always gives the same bytes. With :attr:`batch_invariant`, an
         item has the same bytes in every window.
 
@@ -137,15 +138,21 @@ class Embedder:
                 return self._begin(features, compute, invariant=self.batch_invariant)
 
             ready: list[Future[Features | None]] | None = None
+            begun: Callable[[], np.ndarray] | None = None
             for window in windows:
                 if window:
                     _ = self.encoder  # load it before several threads need it
-                finish = begin(ready) if ready is not None else None
+                following = begin(ready) if ready is not None else None
                 # Queued behind the batches, so that cores without a batch prepare the next window.
                 ready = [pool.submit(prepare, item) for item in window]
-                if finish:
-                    yield finish()
-            if ready is not None:
+                if begun:
+                    yield begun()
+                begun = following
+            if begun:
+                last = begin(ready or [])
+                yield begun()
+                yield last()
+            elif ready is not None:
                 yield begin(ready)()
 
     @property

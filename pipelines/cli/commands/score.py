@@ -152,7 +152,7 @@ class _Scoring:
         self, model: EmotionModel, form: TableForm, present: frozenset[str], rows: dict[str, int]
     ) -> list[ShardSummary]:
         from mistere.scoring.scorer import Scorer, check_modalities
-        from mistere.scoring.scoring import score_shard
+        from mistere.scoring.scoring import score_shards
 
         if missing := check_modalities(model, self._archive.info.kinds, present):
             self._note(f"the dataset has no {' and no '.join(missing)}: its turns are scored without.")
@@ -169,23 +169,24 @@ class _Scoring:
         total = sum(rows.values())
         with task_progress(f"scoring {counted(total, 'turn')}") as advance:
             finished = sum(rows[shard] for shard in summaries)
-            for shard in self._archive.shards:
-                if shard in summaries:
-                    continue
-                turns, calls = self._results.turns_file(shard), self._results.calls_part(shard)
-                base = finished
-
-                def on_turns(done: int, base: int = base) -> None:
-                    advance("turns", base + done, total)
-
-                try:
-                    summaries[shard] = score_shard(scorer, self._archive, shard, form, turns, calls, on_turns)
-                except KeyboardInterrupt:
-                    raise Interrupted(
-                        f"interrupted; finished shards are kept in {self._results.folder}, and the same command resumes from there."
-                    ) from None
-                self._results.remember(summaries[shard])
-                finished += rows[shard]
+            remaining = [shard for shard in self._archive.shards if shard not in summaries]
+            scored = score_shards(
+                scorer,
+                self._archive,
+                remaining,
+                form,
+                self._results.turns_file,
+                self._results.calls_part,
+                lambda done: advance("turns", finished + done, total),
+            )
+            try:
+                for summary in scored:
+                    self._results.remember(summary)
+                    summaries[summary.shard] = summary
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"interrupted; finished shards are kept in {self._results.folder}, and the same command resumes from there."
+                ) from None
         return [summaries[shard] for shard in self._archive.shards]
 
     def _note(self, sentence: str) -> None:

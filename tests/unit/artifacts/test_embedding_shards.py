@@ -256,6 +256,22 @@ def test_a_vector_of_the_samples_encoder_does_not_depend_on_its_window(
     assert 0 < np.abs(live - whole).max() < 1e-4, "batches of mixed lengths round differently"
 
 
+def test_the_next_window_is_begun_while_one_is_used(encoders: Any, store: LocalStore, utterances: Any) -> None:
+    manifest = encoders["text"].manifest
+    embedder = open_embedder(
+        store, "text", manifest.encoder, encoders["text"].file("tuned.safetensors"), len(manifest.labels)
+    )
+    drawn = []
+
+    def windows() -> Any:
+        for number in range(6):
+            drawn.append(number)
+            yield [utterance for _, utterance in utterances[number : number + 2]]
+
+    ahead = [len(drawn) - used for used, _ in enumerate(embedder.embed_windows(windows(), embedder.prepare))]
+    assert ahead == [3, 3, 3, 3, 2, 1], "two windows are in work beside the one in use, and no more are in memory"
+
+
 @pytest.mark.parametrize("modality", ["speech", "text"])
 def test_each_row_is_the_vector_of_its_utterance(
     modality: str, reference: UtteranceSet, encoders: Any, store: LocalStore, utterances: Any, tmp_path: Path
