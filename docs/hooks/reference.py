@@ -215,6 +215,35 @@ def settings() -> str:
     return "\n".join(lines)
 
 
+# Options of the predictor
+
+
+def predictor() -> str:
+    """Every option of the predictor, with its names in all places."""
+    from mistere.config.predictor_options import as_text, options
+
+    lines = [
+        "# Options of the predictor",
+        "",
+        "Each option has four names: an argument of `mistere serve` and `python -m mistere.predictor`, an environment variable, a setting "
+        "in `deployment.predictor` of a profile, which the InferenceService passes on as an argument, and a property in the metadata "
+        "(`/v2/models/mistere`). An argument takes precedence over the variable, and the variable over the default. An empty variable "
+        "counts as not set; values of a list are separated by commas. [Serving](../guides/serving.md) explains what the limits do.",
+        "",
+        "| argument | variable | setting | in the metadata | default | meaning, and values |",
+        "|---|---|---|---|---|---|",
+    ]
+    for option in options().values():
+        argument = f"`{option.argument}`" + (f", `{option.negation}`" if option.is_flag else "")
+        stated = f"`option.{option.name}`" if option.is_stated else "no"
+        default = f"`{as_text(option.default)}`" if as_text(option.default) else "empty"
+        lines.append(
+            f"| {argument} | `{option.variable}` | `{option.setting}` | {stated} | {default} | "
+            f"{_cell(_sentence(option.meaning))}<br>*{_cell(option.accepted)}* |"
+        )
+    return "\n".join([*lines, ""])
+
+
 # REST interface, environment, exit codes
 
 
@@ -255,6 +284,14 @@ def rest() -> str:
     return "\n".join(lines)
 
 
+def variables() -> dict[str, str]:
+    """All environment variables, with their meaning."""
+    from mistere.config.predictor_options import options
+
+    own = {each.variable: f"Of the predictor: `{each.argument}`." for each in options().values()}
+    return {**VARIABLES, **own}
+
+
 def variables_in_code() -> set[str]:
     """Names of environment variables that the code's string literals hold."""
     pattern = re.compile(
@@ -272,7 +309,7 @@ def environment() -> str:
     """The environment variables."""
     lines = ["# Environment variables", "", "Command line options take precedence over variables.", ""]
     lines += ["| variable | meaning |", "|---|---|"]
-    lines += [f"| `{name}` | {_cell(meaning)} |" for name, meaning in VARIABLES.items()]
+    lines += [f"| `{name}` | {_cell(meaning)} |" for name, meaning in variables().items()]
     return "\n".join([*lines, ""])
 
 
@@ -302,6 +339,7 @@ def exit_codes() -> str:
 PAGES: Mapping[str, Callable[[], str]] = {
     "reference/cli.md": command_line,
     "reference/settings.md": settings,
+    "reference/predictor.md": predictor,
     "reference/rest.md": rest,
     "reference/environment.md": environment,
     "reference/exit-codes.md": exit_codes,

@@ -11,6 +11,8 @@ from mistere.common.public_keys import parse_public_keys, pem
 from mistere.common.secrets.redaction import is_secret_name
 from mistere.config.base import OBJECT_NAME, Quantity, Section, Toleration
 from mistere.config.pod_environment import Environment, EnvironmentReference, check_authorities
+from mistere.config.predictor import PredictorConfig
+from mistere.config.predictor_options import check_variables
 
 Mode = Literal["local", "standard", "knative"]
 
@@ -61,7 +63,8 @@ class DeploymentConfig(Section):
         image_key: public keys (PEM text); the predictor's image is deployed, by its digest, only if one of them signed it with
             cosign. Empty for no check; only for ``standard`` and ``knative``.
         traffic: write statistics of the answers, which hold no text, recording or vector, to the store of the bundle for ``mistere monitor``.
-            The predictor's identity must then be allowed to write below ``traffic/`` there.
+            The predictor's identity must then be allowed to write below ``traffic/`` there. Short for ``predictor.traffic_store: bundle``.
+        predictor: options of the model server. They take precedence over variables ``MISTERE_PREDICTOR_…`` in ``env``.
         ready_timeout: time limit until the predictor is ready, seconds.
         tolerance: largest allowed difference between the endpoint's and the offline probabilities.
         half_tolerance: the same if the offline vectors were computed in half precision.
@@ -91,6 +94,7 @@ class DeploymentConfig(Section):
     bundle_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
     image_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
     traffic: bool = False
+    predictor: PredictorConfig = PredictorConfig()
     ready_timeout: float = Field(default=120.0, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
     half_tolerance: float = Field(default=0.02, gt=0)
@@ -104,6 +108,7 @@ class DeploymentConfig(Section):
             if is_secret_name(name) and not (isinstance(value, EnvironmentReference) and value.secret):
                 raise ValueError(f"{name} looks like a secret: write {{secret: NAME, key: KEY}}, never its value")
         check_authorities(env)
+        check_variables(env)
         return env
 
     @field_validator("scale_target")

@@ -22,7 +22,7 @@ AFFECTS_RESULTS = False
 _UNITS = (
     (r"(^|_)(seconds|timeout|ttl)($|_)", "seconds"),
     (r"_ms$", "ms"),
-    (r"_mb$", "MiB"),
+    (r"_mi?b$", "MiB"),
     (r"_hz$|_rate$", "Hz"),
     (r"_db$", "dB"),
     (r"_dbfs$", "dBFS"),

@@ -18,7 +18,7 @@ from mistere.artifacts.signing import verify_bundle
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.common.modalities import IMPLICIT_KINDS, SPEECH, TEXT, HasModalities
-from mistere.config.encoder import EncoderConfig
+from mistere.config.encoder import Device, EncoderConfig
 from mistere.data.audio import AudioError, decode
 from mistere.data.kinds.kind import Kind, UnreadableError
 from mistere.data.text_repair import is_blank
@@ -262,12 +262,13 @@ def transcript(transcriber: Transcriber, audio: bytes, max_seconds: float | None
     return next(transcriber.texts([audio], max_seconds)) or ""
 
 
-def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
+def load_bundle(location: str, *, int8: bool = False, device: Device = "auto") -> EmotionModel:
     """Open and verify a bundle (its signature too, if the environment names a key) with its base weights.
 
     Args:
         location: ``<store>/artifacts/ModelBundle/<digest>``, a folder or ``s3://``.
         int8: compute the encoders in 8-bit integers if there is no GPU.
+        device: of the encoders; ``auto`` uses a GPU if there is one.
 
     Raises:
         ArtifactError: it is missing, incomplete or damaged; the message names the file.
@@ -280,7 +281,13 @@ def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
     bundle = opened.manifest
     embedders = {
         name: open_embedder(
-            store, name, encoder, opened.file(f"encoders/{name}.safetensors"), len(bundle.labels), int8=int8
+            store,
+            name,
+            encoder,
+            opened.file(f"encoders/{name}.safetensors"),
+            len(bundle.labels),
+            device=device,
+            int8=int8,
         )
         for name, encoder in bundle.encoders.items()
     }
@@ -289,7 +296,9 @@ def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
     mixture = load_mixture(opened.path)
     if reason := _disagreement(bundle, mixture, embedders):
         raise ArtifactError(f"the bundle {opened.path} holds no usable model: {reason}", OTHER_MODEL)
-    transcriber = open_transcriber(store, bundle.transcription) if bundle.transcription is not None else None
+    transcriber = None
+    if bundle.transcription is not None:
+        transcriber = open_transcriber(store, bundle.transcription, device)
     return EmotionModel(bundle, mixture, embedders, transcriber)
 
 

@@ -99,7 +99,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         self._load_bundle = load_bundle
         self._loaded: EmotionModel | None = None
         self._audio_store: SizedCache[str, bytes] = SizedCache(limits.audio_store_bytes)
-        self._audio_reader = AudioReader(settings.audio_uri_prefixes, limits.request_bytes)
+        self._audio_reader = AudioReader(settings.options.audio_uri_prefixes, limits.request_bytes)
         self._encoder: CachedEncoder | None = None
         self._pace = Pace()
         self.batcher: Batcher[_Request, list[DialoguePrediction]] = Batcher(
@@ -123,6 +123,11 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
     def limits(self) -> Limits:
         """The limits of a request."""
         return self._limits
+
+    @property
+    def settings(self) -> ServerSettings:
+        """The settings of its server."""
+        return self._settings
 
     @property
     def loaded(self) -> EmotionModel:
@@ -393,7 +398,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """The inputs for the metadata endpoints."""
-        return input_types(self.loaded)
+        return input_types(self.loaded, with_uris=bool(self._settings.options.audio_uri_prefixes))
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """The outputs for the metadata endpoints."""

@@ -74,12 +74,13 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             http_port=settings.http_port,
             grpc_port=settings.grpc_port,
             enable_latency_logging=False,
-            grace_period=settings.grace_seconds,
+            grace_period=settings.options.grace_seconds,
         )
+        logger.setLevel(settings.options.log_level.upper())
         self._http_socket, self._grpc_socket = http, grpc
         self._http_option, self._on_ready = settings.http_option, on_ready
         self.stopped_by = 0
-        self._drain_seconds = settings.drain_seconds
+        self._drain_seconds = settings.options.drain_seconds
         self._stopping = asyncio.Event()
         self._models: list[EmotionPredictor] = []
         self.dataplane = PredictorDataPlane(self.registered_models, self._is_ready)
@@ -97,7 +98,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
                 server_header=False,
                 lifespan="off",
                 timeout_keep_alive=math.ceil(limits.idle_seconds),
-                timeout_graceful_shutdown=settings.grace_seconds,
+                timeout_graceful_shutdown=settings.options.grace_seconds,
             )
         )
         limit_repeated_lines()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mistere.common.errors import ExitCode, MistereError
 from mistere.common.processes.standard_streams import guard_streams
+from mistere.config.predictor import PredictorConfig
 from mistere.kubernetes.secret_keys import use_storage_variables
 from mistere.predictor.settings import ServerSettings, parse_arguments, reserve_port
 
@@ -48,21 +49,23 @@ def serve(
     from mistere.predictor.model_server import PredictorServer
 
     sys.setswitchinterval(_SWITCH_SECONDS)
-    load = load_bundle or partial(_load_verified, settings.int8)
+    load = load_bundle or partial(_load_verified, settings.options)
     server = PredictorServer(settings, http, grpc, on_ready)
     server.start([EmotionPredictor(settings, load)])
     return server.stopped_by
 
 
-def _load_verified(int8: bool, location: str) -> EmotionModel:
+def _load_verified(options: PredictorConfig, location: str) -> EmotionModel:
     """Import torch and load the bundle; in the loading thread, so that health checks are answered meanwhile."""
     import torch
 
     from mistere.common.processes.threads import usable_cores
+    from mistere.model.encoders.device import choose_device
     from mistere.model.inference import load_bundle
 
-    torch.set_num_threads(usable_cores())
-    return load_bundle(location, int8=int8)
+    choose_device(options.device, "--device")  # before the bundle is downloaded
+    torch.set_num_threads(options.threads or usable_cores())
+    return load_bundle(location, int8=options.int8, device=options.device)
 
 
 def main(arguments: Sequence[str] | None = None, load_bundle: LoadBundle | None = None) -> int:

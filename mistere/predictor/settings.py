@@ -1,125 +1,80 @@
-"""The server's command line, settings and limits, and binding its ports early."""
+"""The server's settings and command line, its limits in the units it computes in, and binding its ports early."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
-import math
+import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.config.predictor import PredictorConfig
+from mistere.config.predictor_options import options, resolve, stated
 from mistere.serving import protocol
 
-MIB = 1 << 20
-BUNDLE_STORE = "bundle"
+MIB: Final = 1 << 20
+_DEFAULTS: Final = PredictorConfig()
 
 
-@dataclass(frozen=True)
-class LimitOption:
-    """The argument that sets a limit.
+def _limit(option: str, factor: float = 1, in_metadata: bool = False) -> Any:
+    """A limit that an option sets.
 
-    Attributes:
-        name: of the argument.
-        help: what it limits, in the argument's unit.
-        factor: the argument's unit in that of the field: MIB for bytes that are given in MiB.
-        may_be_zero: whether 0 is a value, too.
-        in_metadata: whether clients read the limit in the model's metadata.
+    Args:
+        option: the field of :class:`PredictorConfig`.
+        factor: the option's unit in that of the limit.
+        in_metadata: whether clients read it in the model's metadata as a limit of a request.
     """
-
-    name: str
-    help: str
-    factor: float = 1
-    may_be_zero: bool = False
-    in_metadata: bool = False
-
-    def shown(self, value: float) -> str:
-        """A value of the field in the argument's unit."""
-        return f"{value / self.factor:g}"
+    metadata = {"option": option, "factor": factor, "in_metadata": in_metadata}
+    return field(default=_converted(_DEFAULTS, metadata), metadata=metadata)
 
 
-def _limit(default: float, name: str, description: str, **further: Any) -> Any:
-    return field(default=default, metadata={"option": LimitOption(name, description, **further)})
+def _converted(config: PredictorConfig, metadata: Mapping[str, Any]) -> float:
+    value: float = getattr(config, metadata["option"])
+    factor = metadata["factor"]
+    return value if factor == 1 else int(value * factor) if factor > 1 else value * factor
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on a request and on all requests together. Each field states its argument, whose help says what it limits.
+    """Limits on a request and on all requests together, in bytes (``_bytes``), seconds (``_seconds``) and numbers.
 
-    Fields that end with ``_bytes`` are in bytes, those with ``_seconds`` in seconds.
+    They are options of :class:`PredictorConfig`, which says what each limits, in the units that the server computes in.
     """
 
-    request_bytes: int = _limit(
-        protocol.MAX_BYTES, "--max-request-mib", "body of a request, MiB", factor=MIB, in_metadata=True
-    )
-    utterances: int = _limit(protocol.MAX_UTTERANCES, "--max-utterances", "utterances of a request", in_metadata=True)
-    utterance_seconds: float = _limit(
-        protocol.MAX_UTTERANCE_SECONDS,
-        "--max-seconds",
-        "audio of an utterance after decoding, seconds",
-        in_metadata=True,
-    )
-    request_seconds: float = _limit(
-        protocol.MAX_SECONDS, "--max-total-seconds", "audio of a request that is not cached, seconds", in_metadata=True
-    )
-    request_tokens: int = _limit(
-        protocol.MAX_TOKENS,
-        "--max-total-tokens",
-        "text of a request that is not cached, tokens; four bytes of UTF-8 count as one",
-        in_metadata=True,
-    )
-    waiting_requests: int = _limit(64, "--max-waiting", "queued small requests; further ones are answered with 429")
-    waiting_seconds: float = _limit(
-        1200.0,
-        "--max-waiting-seconds",
-        "queued work, seconds of audio; 25 tokens of text count as one; further long requests are answered with 429",
-    )
-    connections: int = _limit(
-        512,
-        "--max-connections",
-        "connections of REST, and as many of gRPC; fewer where the limit on open files is low",
-    )
-    head_seconds: float = _limit(10.0, "--max-head-seconds", "time to send the whole head of a request, seconds")
-    body_seconds: float = _limit(30.0, "--max-body-seconds", "time to send a body, seconds")
-    idle_seconds: float = _limit(65.0, "--max-idle-seconds", "time between two requests on a connection, seconds")
-    audio_store_bytes: int = _limit(
-        64 * MIB, "--audio-store-mib", "encoded audio kept for audio_digest, MiB", factor=MIB, may_be_zero=True
-    )
-    vector_store_bytes: int = _limit(
-        64 * MIB,
-        "--vector-store-mib",
-        "vectors kept for the next turn of a conversation, MiB",
-        factor=MIB,
-        may_be_zero=True,
-    )
-    batch_utterances: int = _limit(
-        256, "--batch-utterances", "utterances of a batch; 0 computes every request alone", may_be_zero=True
-    )
-    batch_hold_seconds: float = _limit(
-        0.01,
-        "--batch-hold-ms",
-        "longest delay of a batch for requests that are still being read, ms",
-        factor=0.001,
-        may_be_zero=True,
-    )
+    request_bytes: int = _limit("max_request_mib", MIB, in_metadata=True)
+    utterances: int = _limit("max_utterances", in_metadata=True)
+    utterance_seconds: float = _limit("max_seconds", in_metadata=True)
+    request_seconds: float = _limit("max_total_seconds", in_metadata=True)
+    request_tokens: int = _limit("max_total_tokens", in_metadata=True)
+    waiting_requests: int = _limit("max_waiting")
+    waiting_seconds: float = _limit("max_waiting_seconds")
+    connections: int = _limit("max_connections")
+    head_seconds: float = _limit("max_head_seconds")
+    body_seconds: float = _limit("max_body_seconds")
+    idle_seconds: float = _limit("max_idle_seconds")
+    audio_store_bytes: int = _limit("audio_store_mib", MIB)
+    vector_store_bytes: int = _limit("vector_store_mib", MIB)
+    batch_utterances: int = _limit("batch_utterances")
+    batch_hold_seconds: float = _limit("batch_hold_ms", 0.001)
 
     @classmethod
-    def options(cls) -> dict[str, LimitOption]:
-        """Field → its argument."""
-        return {each.name: each.metadata["option"] for each in fields(cls)}
+    def of(cls, config: PredictorConfig) -> Limits:
+        """The limits that options set."""
+        return cls(**{each.name: _converted(config, each.metadata) for each in fields(cls)})  # type: ignore[arg-type]
 
     def stated(self) -> dict[str, str]:
         """The limits of a request as the model's metadata states them, for example ``limit.utterances``: ``128``."""
-        named = self.options().items()
-        return {f"limit.{name}": str(getattr(self, name)) for name, option in named if option.in_metadata}
+        return {
+            f"limit.{each.name}": str(getattr(self, each.name)) for each in fields(self) if each.metadata["in_metadata"]
+        }
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Settings of a server.
+    """What a server serves, where it listens, and its options.
 
     Attributes:
         bundle: folder or ``s3://`` location of a ModelBundle.
@@ -127,14 +82,7 @@ class ServerSettings:
         http_port: port of REST, health and metrics.
         grpc_port: port of gRPC.
         model_name: the model's name in the endpoint's paths.
-        limits: limits on requests.
-        audio_uri_prefixes: ``s3://bucket/prefix/`` prefixes that ``audio_uri`` may name; if empty, ``audio_uri`` is refused.
-        drain_seconds: time between turning not ready and closing the ports after SIGTERM, so that load balancers stop routing here, seconds.
-        grace_seconds: time for requests in flight after the ports are closed, seconds.
-        traffic_store: object store for statistics of the answers, a folder or ``s3://``, or :data:`BUNDLE_STORE` for the bundle's; empty
-            writes none.
-        traffic_seconds: time between two writes of the statistics, which a killed process loses, seconds.
-        int8: run the encoders in 8-bit integers on a CPU: faster, but the probabilities differ from the evaluated ones.
+        options: everything else.
         http_option: the option that sets ``http_port`` in the command that serves, for messages.
     """
 
@@ -143,35 +91,24 @@ class ServerSettings:
     http_port: int = protocol.HTTP_PORT
     grpc_port: int = protocol.GRPC_PORT
     model_name: str = "mistere"
-    limits: Limits = field(default_factory=Limits)
-    audio_uri_prefixes: tuple[str, ...] = ()
-    drain_seconds: float = 2.0
-    grace_seconds: int = 30
-    traffic_store: str = ""
-    traffic_seconds: float = 60.0
-    int8: bool = False
+    options: PredictorConfig = _DEFAULTS
     http_option: str = "--http-port"
 
+    @property
+    def limits(self) -> Limits:
+        """The limits on requests."""
+        return Limits.of(self.options)
 
-def _number(kind: type[int | float], factor: float = 1, may_be_zero: bool = False) -> Callable[[str], float]:
-    """A parser of an argument that is a finite number above 0, or 0.
+    def stated(self) -> dict[str, str]:
+        """The options and limits as the model's metadata states them."""
+        return {**self.limits.stated(), **stated(self.options)}
 
-    Args:
-        kind: type of the result; a whole number is required for an int whose unit is the argument's.
-        factor: multiplies the argument.
-        may_be_zero: whether 0 is allowed.
-    """
-    whole = kind is int and factor == 1
 
-    def parse(text: str) -> float:
-        with contextlib.suppress(ValueError, OverflowError):  # no number, NaN, or infinity as an int
-            value = kind((int(text) if whole else float(text)) * factor)
-            if math.isfinite(value) and (value > 0 or (may_be_zero and value == 0)):
-                return value
-        form = "a whole number" if whole else "a number"
-        raise argparse.ArgumentTypeError(f"{text} is not {form} {'of at least' if may_be_zero else 'above'} 0")
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence."""
 
-    return parse
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.removeprefix('argument ')} (--help lists all options).")
 
 
 def _port(text: str) -> int:
@@ -181,88 +118,40 @@ def _port(text: str) -> int:
     return value
 
 
-def _prefix(text: str) -> str:
-    bucket, _, path = text.removeprefix("s3://").partition("/")
-    if not text.startswith("s3://") or not bucket or (path and not path.endswith("/")):
-        raise argparse.ArgumentTypeError(f"{text} is not of the form s3://bucket/prefix/ (with the trailing slash)")
-    return text if "/" in text.removeprefix("s3://") else f"{text}/"
+def parse_arguments(
+    arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ
+) -> ServerSettings:
+    """Parse the command line of ``python -m mistere.predictor``.
 
+    Args:
+        arguments: the arguments; None for those of the process.
+        environment: the variables that set options which are not given.
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
-    """Parse the command line of ``python -m mistere.predictor``."""
-    parser = argparse.ArgumentParser(
+    Raises:
+        UsageError: an argument or a variable is wrong.
+    """
+    parser = _Parser(
         prog="python -m mistere.predictor",
-        description="Serve a model bundle over REST and gRPC (Open Inference Protocol, and V1 JSON).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Serve a model bundle over REST and gRPC (Open Inference Protocol, and V1 JSON). A variable such as "
+        "MISTERE_PREDICTOR_MAX_UTTERANCES sets an option that is not given.",
         allow_abbrev=False,
     )
     default = ServerSettings(bundle="")
     parser.add_argument("bundle", help="folder or s3:// location of a ModelBundle")
-    parser.add_argument("--http-port", type=_port, default=default.http_port)
-    parser.add_argument("--grpc-port", type=_port, default=default.grpc_port)
+    parser.add_argument("--http-port", type=_port, default=default.http_port, help="port of REST, health and metrics")
+    parser.add_argument("--grpc-port", type=_port, default=default.grpc_port, help="port of gRPC")
     parser.add_argument("--host", default=default.host, help="address to listen on")
     parser.add_argument("--model-name", default=default.model_name, help="the model's name in the endpoint's paths")
-    for name, option in Limits.options().items():
-        initial = getattr(default.limits, name)
-        parser.add_argument(
-            option.name,
-            dest=name,
-            metavar="N",
-            type=_number(type(initial), option.factor, option.may_be_zero),
-            default=option.shown(initial),  # a text: argparse shows it in the help, and parses it as a given one
-            help=option.help,
-        )
-    parser.add_argument(
-        "--audio-uri-prefix",
-        type=_prefix,
-        action="append",
-        default=[],
-        help="s3://bucket/prefix/ that audio_uri may name; repeatable",
-    )
-    parser.add_argument(
-        "--drain-seconds",
-        type=_number(float, may_be_zero=True),
-        default=default.drain_seconds,
-        help="time between not ready and closing the ports, seconds",
-    )
-    parser.add_argument(
-        "--grace-seconds",
-        type=_number(int),
-        default=default.grace_seconds,
-        help="time for requests in flight, seconds",
-    )
-    parser.add_argument(
-        "--traffic-store",
-        metavar="STORE",
-        default=default.traffic_store,
-        help="object store for statistics of the answers, which hold no text, recording or vector: a folder, s3://bucket/prefix, or "
-        f"{BUNDLE_STORE} for the bundle's; empty writes none",
-    )
-    parser.add_argument(
-        "--traffic-seconds",
-        metavar="N",
-        type=_number(float),
-        default=default.traffic_seconds,
-        help="time between two writes of the statistics, seconds",
-    )
-    parser.add_argument("--int8", action="store_true", help="run the encoders in 8-bit integers on a CPU")
-    options = parser.parse_args(arguments)
-    if options.http_port == options.grpc_port:
+    for name, option in options().items():
+        kind: dict[str, Any] = {"metavar": "VALUE", "action": "append" if option.is_list else "store"}
+        if option.is_flag:
+            kind = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(option.argument, dest=name, default=None, help=option.help.replace("%", "%%"), **kind)
+    given = vars(parser.parse_args(arguments))
+    place = {name: given.pop(name) for name in ("bundle", "host", "http_port", "grpc_port", "model_name")}
+    if place["http_port"] == place["grpc_port"]:
         parser.error("--http-port and --grpc-port must differ")
-    return ServerSettings(
-        bundle=options.bundle,
-        host=options.host,
-        http_port=options.http_port,
-        grpc_port=options.grpc_port,
-        model_name=options.model_name,
-        limits=Limits(**{name: getattr(options, name) for name in Limits.options()}),
-        audio_uri_prefixes=tuple(options.audio_uri_prefix),
-        drain_seconds=options.drain_seconds,
-        grace_seconds=options.grace_seconds,
-        traffic_store=options.traffic_store,
-        traffic_seconds=options.traffic_seconds,
-        int8=options.int8,
-    )
+    return ServerSettings(**place, options=resolve(given, environment))
 
 
 def reserve_port(host: str, port: int, option: str) -> socket.socket:

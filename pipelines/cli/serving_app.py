@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.command_group import command_group
-from pipelines.cli.options import Output, StoreLocation
+from pipelines.cli.options import OPTIONS_KEY, Output, PredictorCommand, StoreLocation
 
 serving_app = command_group()
 
@@ -19,8 +19,9 @@ Bundle = Annotated[
 Listen = Annotated[str, typer.Option(help="Address to listen on.")]
 
 
-@serving_app.command()
+@serving_app.command(cls=PredictorCommand)
 def serve(
+    context: typer.Context,
     bundle: Bundle = None,
     port: Annotated[int, typer.Option(help="REST port.", min=1, max=65535)] = 8080,
     grpc_port: Annotated[int, typer.Option(help="gRPC port.", min=1, max=65535)] = 8081,
@@ -28,16 +29,18 @@ def serve(
     output: Output = Path("output"),
     traffic: Annotated[
         bool,
-        typer.Option("--traffic", help="Write statistics of the answers to the bundle's store, for `mistere monitor`."),
+        typer.Option("--traffic", help="Short for --traffic-store bundle, whose statistics `mistere monitor` reads."),
     ] = False,
 ) -> None:
     """Serve a model on this machine, by REST and gRPC, until interrupted.
+
+    A variable such as MISTERE_PREDICTOR_MAX_UTTERANCES sets an option of the model server that is not given.
 
     Exit codes: 130 after Ctrl-C, 0 after SIGTERM, 1 error, 2 usage.
     """
     from pipelines.cli.commands.serve import serve as command
 
-    raise typer.Exit(command(bundle, output, host, port, grpc_port, traffic=traffic))
+    raise typer.Exit(command(bundle, output, host, port, grpc_port, context.meta[OPTIONS_KEY], traffic=traffic))
 
 
 @serving_app.command()

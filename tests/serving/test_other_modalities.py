@@ -14,6 +14,7 @@ import pytest
 
 import mistere
 from mistere.common.errors import UsageError
+from mistere.config.predictor import PredictorConfig
 from mistere.data.dataset import Utterance
 from mistere.data.kinds.frames import encode_frame
 from mistere.predictor.errors import RequestError
@@ -52,7 +53,7 @@ DIALOGUE = [
 def predictor(bundle_of_four: str) -> EmotionPredictor:
     from mistere.model.inference import load_bundle
 
-    made = EmotionPredictor(ServerSettings(bundle_of_four, limits=Limits(request_tokens=3000)), load_bundle)
+    made = EmotionPredictor(ServerSettings(bundle_of_four, options=PredictorConfig(max_total_tokens=3000)), load_bundle)
     made.load()
     return made
 

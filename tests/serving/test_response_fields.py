@@ -11,6 +11,8 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
+from mistere.config.predictor import PredictorConfig
+from mistere.config.predictor_options import stated
 from tests.serving.conftest import LABELS, Server
 
 OUTPUTS = ["label", "probabilities", "expert_weights", "modalities_used"]
@@ -86,6 +88,14 @@ def test_grpc(server: Server) -> None:
 
 def test_the_metadata_names_the_same_tensors(server: Server) -> None:
     metadata = httpx.get(f"{server.url}/v2/models/mistere", timeout=60).json()
-    raw = ["text", "audio", "audio_uri", "audio_digest"]
+    raw = ["text", "audio", "audio_digest"]  # this server reads no audio_uri
     assert [one["name"] for one in metadata["inputs"]] == [*raw, "predict", "speech_embedding", "text_embedding"]
     assert [one["name"] for one in metadata["outputs"]] == WITH_DETAIL
+
+
+def test_the_metadata_states_the_options_that_clients_may_know(server: Server) -> None:
+    properties = httpx.get(f"{server.url}/v2/models/mistere", timeout=60).json()["properties"]
+    expected = stated(PredictorConfig(max_seconds=5))
+    assert {name: value for name, value in properties.items() if name.startswith("option.")} == expected
+    assert properties["limit.utterance_seconds"] == "5.0"
+    assert "option.traffic_store" not in properties and "option.audio_uri_prefixes" not in properties

@@ -1,48 +1,229 @@
-"""Every limit has one argument, and the documentation names it with its default."""
+"""Every option of the predictor exists in all places: command line, environment, profile, manifest, reference and metadata."""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
+from typing import Any
 
 import pytest
 
-from mistere.predictor.settings import Limits, ServerSettings, parse_arguments
+from mistere.common.errors import ExitCode, UsageError
+from mistere.config.deployment import DeploymentConfig
+from mistere.config.description import settings_of
+from mistere.config.predictor import PredictorConfig
+from mistere.config.predictor_options import Option, as_text, options, rendered, resolve, stated
+from mistere.model.inference import load_bundle
+from mistere.predictor.errors import RequestError
+from mistere.predictor.model import EmotionPredictor
+from mistere.predictor.server import main
+from mistere.predictor.settings import MIB, Limits, ServerSettings, parse_arguments
+from mistere.serving.kserve.inference_service import check_cluster_support, inference_service, revision_of
+from pipelines.profiles import load_profile
 from tests.serving.conftest import ROOT
+from tests.unit.repository.test_docs import command_of, reference
 
 GUIDE = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| [^|]+ \| ([\d.]+)(?: MiB| s)? \| `(--[a-z-]+)` \|$", re.MULTILINE)
+NAMES = list(options())
+DIGEST = "a" * 64
+OTHER: dict[str, Any] = {
+    "audio_uri_prefixes": ("s3://calls/in/", "s3://calls/out/"),
+    "device": "cpu",
+    "log_level": "warning",
+    "traffic_store": "s3://models/traffic",
+}
+"""Values of options that are no number and no flag."""
+
+
+def other_value(option: Option) -> Any:
+    """A value that is not the default."""
+    if option.is_flag:
+        return not option.default
+    return OTHER[option.name] if option.name in OTHER else option.default + 1
+
+
+def manifest(predictor: PredictorConfig, **settings: Any) -> dict[str, Any]:
+    config = DeploymentConfig(mode="standard", predictor=predictor, **settings)
+    return inference_service(f"s3://models/artifacts/ModelBundle/{DIGEST}", DIGEST, config, "registry/predictor")
+
+
+def arguments_of(service: dict[str, Any]) -> list[str]:
+    arguments: list[str] = service["spec"]["predictor"]["containers"][0]["args"]
+    return arguments
 
 
 def test_without_arguments_the_settings_are_the_defaults() -> None:
-    assert parse_arguments(["bundle"]) == ServerSettings("bundle")
+    assert parse_arguments(["bundle"], {}) == ServerSettings("bundle")
+    assert ServerSettings("bundle").limits == Limits()
+    assert rendered(PredictorConfig()) == []
 
 
-@pytest.mark.parametrize("field", [each.name for each in fields(Limits)])
-def test_an_argument_sets_its_limit_and_nothing_else(field: str) -> None:
-    option, default = Limits.options()[field], getattr(Limits(), field)
-    given = option.shown(2 * default)
-    assert parse_arguments(["bundle", option.name, given]).limits == replace(Limits(), **{field: 2 * default})
+@pytest.mark.parametrize("name", NAMES)
+def test_an_option_has_the_same_value_wherever_it_is_set(name: str) -> None:
+    option = options()[name]
+    value = other_value(option)
+    expected = PredictorConfig.model_validate({name: value})
+    profile = load_profile("tiny", [f"{option.setting}={list(value) if option.is_list else value}"]).deployment
+    assert profile.predictor == expected
+    service = manifest(expected)
+    assert parse_arguments(arguments_of(service), {}).options == expected, "the pod has another value than the profile"
+    assert parse_arguments(["bundle"], {option.variable: as_text(value)}).options == expected
+    assert parse_arguments(
+        ["bundle", *option.arguments(option.default)], {option.variable: as_text(value)}
+    ).options == (expected if option.is_list else PredictorConfig()), "the argument takes precedence over the variable"
+    assert revision_of(service) != revision_of(manifest(PredictorConfig()))
+    assert stated(expected).get(f"option.{name}") == (as_text(value) if option.is_stated else None)
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-1", "x", "", "0", "1.5", "1e400"])
-@pytest.mark.parametrize("field", [each.name for each in fields(Limits)])
-def test_only_finite_numbers_are_limits(field: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    option = Limits.options()[field]
-    counted = option.factor == 1 and isinstance(getattr(Limits(), field), int)
-    if (value == "0" and option.may_be_zero) or (value == "1.5" and not counted):
-        assert getattr(parse_arguments(["bundle", option.name, value]).limits, field) == float(value) * option.factor
-        return
+def test_the_commands_and_the_reference_have_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    serve, _ = command_of(["serve"])
+    served = {name for parameter in serve.params for name in (*parameter.opts, *parameter.secondary_opts)}
     with pytest.raises(SystemExit):
-        parse_arguments(["bundle", option.name, value])
-    assert f"{option.name}: {value} is not a" in capsys.readouterr().err
+        parse_arguments(["--help"])
+    page, environment, text = reference().predictor(), reference().environment(), capsys.readouterr().out
+    described = {each.name for each in settings_of(DeploymentConfig, "deployment.")}
+    for option in options().values():
+        assert option.argument in served and f"\n  {option.argument}" in text
+        assert (
+            f"`{option.argument}`" in page and f"`{option.variable}`" in page and f"`{option.variable}`" in environment
+        )
+        assert option.setting in described and option.meaning
+        assert not option.is_flag or option.negation in served
+
+
+def test_default_options_leave_the_manifest_as_it_is() -> None:
+    ports = ["--http-port", "8080", "--grpc-port", "8081", "--model-name", "mistere"]
+    assert arguments_of(manifest(PredictorConfig()))[1:] == ports
+    assert arguments_of(manifest(PredictorConfig(), traffic=True))[1:] == [*ports, "--traffic-store", "bundle"]
+
+
+def test_the_time_to_stop_covers_draining_and_requests_in_flight() -> None:
+    pod = manifest(PredictorConfig(drain_seconds=20.5, grace_seconds=100))["spec"]["predictor"]
+    assert pod["terminationGracePeriodSeconds"] == 21 + 100 + 13
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "expected"),
+    [
+        (["--max-utterances", "nan"], {}, "--max-utterances: 'nan' is not accepted: it takes integer (> 0, ≤ 100000)."),
+        (["--max-seconds", "inf"], {}, "--max-seconds: 'inf' is not accepted: it takes number (> 0, ≤ 3600)."),
+        (["--audio-uri-prefix", "http://x/"], {}, "is not of the form s3://bucket/prefix/"),
+        (["--device", "tpu"], {}, "--device: 'tpu' is not accepted: it takes auto, cpu, cuda."),
+        (
+            ["--int8", "--device", "cuda"],
+            {},
+            "--int8, --device: int8 is for a CPU: leave it out, or set device to cpu.",
+        ),
+        (
+            [],
+            {"MISTERE_PREDICTOR_INT8": "maybe"},
+            "MISTERE_PREDICTOR_INT8: 'maybe' is not accepted: it takes true, false.",
+        ),
+        ([], {"MISTERE_PREDICTOR_MAX_UTERANCES": "9"}, "did you mean 'MISTERE_PREDICTOR_MAX_UTTERANCES'?"),
+        (
+            [],
+            {"MISTERE_PREDICTOR_AUDIO_URI_PREFIXES": "s3://a/,b"},
+            "MISTERE_PREDICTOR_AUDIO_URI_PREFIXES: 'b' is not accepted",
+        ),
+        (["--http-port", "8081"], {}, "--http-port and --grpc-port must differ"),
+        (["--max-utterance", "5"], {}, "unrecognized arguments: --max-utterance 5"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_and_a_usage_error(
+    arguments: list[str],
+    variables: dict[str, str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["bundle", *arguments]) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert expected in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "x", "1e400", "1" * 5000])
+@pytest.mark.parametrize("name", [name for name in NAMES if isinstance(options()[name].default, int | float)])
+def test_only_finite_numbers_within_the_bounds_are_accepted(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=options()[name].variable):
+        resolve({}, {options()[name].variable: value})
+
+
+def test_variables_of_kubernetes_services_are_no_options() -> None:
+    names = [
+        "PORT",
+        "SERVICE_HOST",
+        "SERVICE_PORT_HTTP",
+        "PORT_80_TCP_ADDR",
+        "DEFAULT_00001_SERVICE_PORT",
+        "DEFAULT_PORT",
+    ]
+    assert resolve({}, {f"MISTERE_PREDICTOR_{name}": "tcp://10.0.0.1:80" for name in names}) == PredictorConfig()
+    assert [name for name in NAMES if re.search(r"(^|_)(port|host)$", name)] == []
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"MISTERE_PREDICTOR_MAX_UTTERANCES": "0"}, "MISTERE_PREDICTOR_MAX_UTTERANCES: '0' is not accepted"),
+        ({"MISTERE_PREDICTOR_UTTERANCES": "9"}, "MISTERE_PREDICTOR_UTTERANCES is no option of the predictor"),
+    ],
+)
+def test_wrong_variables_are_rejected_before_they_are_deployed(env: dict[str, str], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        DeploymentConfig.model_validate({"env": env})
+    assert DeploymentConfig.model_validate({"env": {"MISTERE_PREDICTOR_MAX_UTTERANCES": 300}}).env
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"predictor": {"traffic_store": "/srv/traffic"}}, "ends with its pod"),
+        ({"predictor": {"device": "cuda"}}, "set deployment.gpus"),
+        ({"predictor": {"int8": True}, "gpus": 1}, "set deployment.gpus=0"),
+    ],
+)
+def test_options_that_no_pod_can_have_are_rejected(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        check_cluster_support(DeploymentConfig.model_validate({"mode": "standard", **settings}))
+
+
+def test_more_utterances_than_by_default_can_be_asked_where_the_profile_allows_them(bundle: str) -> None:
+    service = manifest(PredictorConfig(max_utterances=300))
+    allowed = EmotionPredictor(parse_arguments([bundle, *arguments_of(service)[1:]], {}), load_bundle)
+    default = EmotionPredictor(parse_arguments([bundle], {}), load_bundle)
+    body = {"instances": [{"utterances": [{"text": f"Turn {number}."} for number in range(200)]}]}
+    for predictor in (allowed, default):
+        predictor.load()
+    try:
+        answer: Any = asyncio.run(allowed.predict(body))
+        assert len(answer["predictions"][0]["label"]) == 200
+        with pytest.raises(RequestError, match="may hold 128 utterances"):
+            asyncio.run(default.predict(body))
+    finally:
+        allowed.close()
+        default.close()
+
+
+def test_limits_are_options_in_the_units_of_the_server() -> None:
+    given = PredictorConfig(max_request_mib=1.5, batch_hold_ms=2.5, max_utterances=300)
+    limits = Limits.of(given)
+    assert (limits.request_bytes, limits.batch_hold_seconds, limits.utterances) == (3 * MIB // 2, 0.0025, 300)
+    assert limits.stated()["limit.utterances"] == "300"
 
 
 def test_the_guide_has_every_limit_with_its_default() -> None:
     rows = {name: value for value, name in ROW.findall(GUIDE)}
-    options = {option.name: (field, option) for field, option in Limits.options().items()}
-    assert {name: options[name][1].shown(getattr(Limits(), options[name][0])) for name in rows} == rows
+    arguments = {each.argument: each for each in options().values()}
+    assert {name: f"{arguments[name].default:g}" for name in rows} == rows
     section = GUIDE.partition("## Limits of a request")[2].partition("\n## ")[0]
-    in_section = {name for _, name in ROW.findall(section)}
-    assert in_section == {name for name, (_, option) in options.items() if option.in_metadata}
-    assert [name for name in options if f"`{name}`" not in GUIDE] == []
+    of_a_request = {each.metadata["option"] for each in fields(Limits) if each.metadata["in_metadata"]}
+    assert {name for _, name in ROW.findall(section)} == {options()[name].argument for name in of_a_request}
+    assert [
+        each.metadata["option"]
+        for each in fields(Limits)
+        if f"`{options()[each.metadata['option']].argument}`" not in GUIDE
+    ] == []

@@ -84,7 +84,7 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
             "properties": {
                 **response_parameters(model.loaded),
                 **{f"encoder_digest.{name}": digest for name, digest in model.loaded.vector_digests.items() if digest},
-                **model.limits.stated(),
+                **model.settings.stated(),
                 **stated_limits(model.loaded),
                 **formats.stated(),
             },

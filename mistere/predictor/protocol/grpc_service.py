@@ -92,7 +92,7 @@ class PredictorGRPCServer:
                 ("grpc.server_handshake_timeout_ms", int(1000 * limits.head_seconds)),
                 ("grpc.max_connection_idle_ms", int(1000 * limits.idle_seconds)),
                 ("grpc.max_connection_age_ms", _AGE_SECONDS * 1000),
-                ("grpc.max_connection_age_grace_ms", self._settings.grace_seconds * 1000),
+                ("grpc.max_connection_age_grace_ms", self._settings.options.grace_seconds * 1000),
                 ("grpc.keepalive_time_ms", _PING_SECONDS * 1000),
                 ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_SECONDS * 1000),
                 ("grpc.http2.min_ping_interval_without_data_ms", _PING_SECONDS * 1000 // 2),

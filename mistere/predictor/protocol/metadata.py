@@ -12,9 +12,14 @@ if TYPE_CHECKING:
     from mistere.model.inference import EmotionModel
 
 
-def input_types(model: EmotionModel) -> list[dict[str, Any]]:
-    """The inputs: raw ones if the model has encoders, the mark of context turns, and embeddings."""
-    raw = protocol.RAW_INPUTS if model.encoder_digests else ()
+def input_types(model: EmotionModel, *, with_uris: bool) -> list[dict[str, Any]]:
+    """The inputs: raw ones if the model has encoders, the mark of context turns, and embeddings.
+
+    Args:
+        model: the model.
+        with_uris: whether the server reads ``audio_uri``.
+    """
+    raw = [name for name in protocol.RAW_INPUTS if model.encoder_digests and (with_uris or name != protocol.AUDIO_URI)]
     types: list[dict[str, Any]] = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in raw]
     types += [_raw_input(modality, model) for modality in further_modalities(model)]
     types.append({"name": protocol.PREDICT, "datatype": "BOOL", "shape": [-1]})

@@ -11,10 +11,11 @@ import numpy as np
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.object_store import open_store
 from mistere.common.modalities import SPEECH, TEXT
+from mistere.config.predictor import BUNDLE_STORE
 from mistere.data.scripts import main_script
 from mistere.data.text_repair import is_blank
 from mistere.predictor.protocol.codec import expert_names
-from mistere.predictor.settings import BUNDLE_STORE, ServerSettings
+from mistere.predictor.settings import ServerSettings
 from mistere.predictor.traffic.prometheus import TRAFFIC
 from mistere.predictor.traffic.recorder import TrafficRecorder
 from mistere.predictor.traffic.turn_memory import TurnMemory
@@ -34,12 +35,12 @@ def traffic_observer(model: EmotionModel, settings: ServerSettings) -> TrafficOb
     Raises:
         UsageError: the store of the settings cannot be opened.
     """
-    location = settings.traffic_store
+    location = settings.options.traffic_store
     if location == BUNDLE_STORE:
         location, _ = split_bundle_location(settings.bundle)
     figures = Figures(tuple(model.labels), tuple(model.experts), tuple(sorted(model.vector_digests)))
     store = open_store(location) if location else None
-    recorder = TrafficRecorder(figures, model.bundle.digest, store, settings.traffic_seconds)
+    recorder = TrafficRecorder(figures, model.bundle.digest, store, settings.options.traffic_seconds)
     TRAFFIC.recorder = recorder
     return TrafficObserver(recorder, expert_names(model.experts))
 

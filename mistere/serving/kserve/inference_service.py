@@ -16,6 +16,8 @@ from mistere.common.environment import AUTHORITY_VARIABLES
 from mistere.common.errors import UsageError
 from mistere.config.deployment import DeploymentConfig
 from mistere.config.pod_environment import EnvironmentReference
+from mistere.config.predictor import BUNDLE_STORE, PredictorConfig
+from mistere.config.predictor_options import rendered
 from mistere.kubernetes.current_pod import authority_folder
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
 from mistere.serving import protocol
@@ -30,7 +32,7 @@ REVISION_LABEL: Final = "mistere/revision"
 
 _CACHE: Final = "/cache"
 _PROBE_SECONDS: Final = 5
-_TERMINATION_SECONDS: Final = 45  # the server's drain and grace time, and a margin
+_TERMINATION_MARGIN: Final = 13  # seconds beyond the server's drain and grace time
 _USER: Final = 10001
 _CANDIDATE: Final = "-candidate"
 _MAX_SERVICE_LENGTH: Final = 63 - len(f"{_CANDIDATE}-predictor")
@@ -82,6 +84,7 @@ def check_cluster_support(config: DeploymentConfig) -> None:
         raise UsageError(
             f"deployment.service may have at most {_MAX_SERVICE_LENGTH} characters on a cluster: {config.service} is longer."
         )
+    _check_predictor(config)
     metrics = {"standard": ("", "cpu", "memory"), "knative": ("", "concurrency", "rps")}[mode]
     if config.scale_metric not in metrics:
         raise UsageError(
@@ -103,6 +106,24 @@ def check_cluster_support(config: DeploymentConfig) -> None:
             "deployment.node_selector and deployment.tolerations need deployment.mode=standard: Knative rejects both in its "
             "default configuration."
         )
+
+
+def _check_predictor(config: DeploymentConfig) -> None:
+    """Reject options of the predictor that no pod of this deployment can have.
+
+    Raises:
+        UsageError: as :func:`check_cluster_support`.
+    """
+    options = config.predictor
+    if options.traffic_store not in ("", BUNDLE_STORE) and not options.traffic_store.startswith("s3://"):
+        raise UsageError(
+            f"deployment.predictor.traffic_store={options.traffic_store} is a folder, which ends with its pod: use {BUNDLE_STORE} or "
+            "s3://bucket/prefix."
+        )
+    if options.device == "cuda" and not config.gpus:
+        raise UsageError("deployment.predictor.device=cuda needs a GPU: set deployment.gpus, or the device to auto.")
+    if options.int8 and config.gpus:
+        raise UsageError("deployment.predictor.int8 is for a CPU: set deployment.gpus=0, or int8 to false.")
 
 
 def inference_service(
@@ -207,11 +228,12 @@ def _revision(predictor: dict[str, Any]) -> str:
 
 def _standard_pod(config: DeploymentConfig) -> dict[str, Any]:
     """The fields that only Standard mode supports."""
+    options = config.predictor
     pod: dict[str, Any] = {
         "deploymentStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": _TERMINATION_SECONDS,
+        "terminationGracePeriodSeconds": math.ceil(options.drain_seconds) + options.grace_seconds + _TERMINATION_MARGIN,
         "securityContext": {**_identity(), "fsGroup": _USER},
     }
     if config.node_selector:
@@ -260,7 +282,7 @@ def _container(
             str(protocol.GRPC_PORT),
             "--model-name",
             config.service,
-            *(["--traffic-store", "bundle"] if config.traffic else []),
+            *rendered(_predictor_options(config)),
         ],
         "env": _environment(config),
         "ports": ports,
@@ -281,6 +303,14 @@ def _container(
             *mounts,
         ],
     }
+
+
+def _predictor_options(config: DeploymentConfig) -> PredictorConfig:
+    """The predictor's options; ``deployment.traffic`` is short for the bundle's store as the store of the traffic."""
+    options = config.predictor
+    if config.traffic and not options.traffic_store:
+        return options.model_copy(update={"traffic_store": BUNDLE_STORE})
+    return options
 
 
 def _environment(config: DeploymentConfig) -> list[dict[str, Any]]:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mistere.artifacts.io import open_artifact
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.common.errors import ExitCode, UsageError
+from mistere.config.predictor import BUNDLE_STORE
+from mistere.config.predictor_options import resolve
 from mistere.serving.deployment import service_and_bundle
 
 
-def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int, *, traffic: bool = False) -> int:
+def serve(
+    bundle: str | None,
+    output: Path,
+    host: str,
+    port: int,
+    grpc_port: int,
+    options: Mapping[str, Any],
+    *,
+    traffic: bool = False,
+) -> int:
     """Serve a bundle until interrupted.
 
     Args:
@@ -22,21 +36,24 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
         host: address to listen on.
         port: REST port.
         grpc_port: gRPC port.
+        options: the given options of the predictor, by name; the environment sets others.
         traffic: write statistics of the answers to the bundle's store, for ``mistere monitor``.
 
     Returns:
         The exit code: 0 after SIGTERM, 130 after Ctrl-C.
 
     Raises:
-        UsageError: nothing is deployed, the location is not that of a bundle, or the ports are equal.
+        UsageError: nothing is deployed, the location is not that of a bundle, the ports are equal, or an option is wrong.
         MistereError: a port is in use, or the bundle is missing or damaged.
     """
     if port == grpc_port:
         raise UsageError(f"--port and --grpc-port are both {port}: REST and gRPC need a port each.")
+    given = {"traffic_store": BUNDLE_STORE, **options} if traffic else options
+    predictor = resolve(given, os.environ)
     service, location = service_and_bundle(output, bundle)
     root, digest = split_bundle_location(location, ", or leave it out to serve the deployed one")
     from mistere.predictor.server import serve as serve_until_stopped
-    from mistere.predictor.settings import BUNDLE_STORE, ServerSettings
+    from mistere.predictor.settings import ServerSettings
 
     def show_ready() -> None:
         name = f"[{host}]" if ":" in host else host
@@ -50,7 +67,7 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
         http_port=port,
         grpc_port=grpc_port,
         model_name=service,
-        traffic_store=BUNDLE_STORE if traffic else "",
+        options=predictor,
         http_option="--port",
     )
     stopped_by = serve_until_stopped(settings, on_ready=show_ready)

@@ -21,6 +21,7 @@ import yaml
 
 from mistere.config.description import models_in, settings_of
 from mistere.config.modalities import DEFAULT_MODALITIES, sections_with
+from mistere.config.predictor_options import VARIABLE_PREFIX
 from pipelines.cli.app import app
 from pipelines.profiles import PIPELINE_CONFIG, load_profile
 
@@ -206,7 +207,7 @@ def test_modules_that_are_run_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", CURRENT)
 def test_environment_variables_exist(name: str) -> None:
-    known = set(reference().VARIABLES) | {"MISTERE_PROFILE"}  # a variable of the CI workflows
+    known = set(reference().variables()) | {"MISTERE_PROFILE"}  # a variable of the CI workflows
     known |= set(re.findall(r'"(MISTERE_TEST_[A-Z]+)"', read("tests/contract/conftest.py")))
     assert set(re.findall(r"\bMISTERE_[A-Z_]+\b", read(name))) <= known
 
@@ -248,7 +249,7 @@ def test_reference_lists_each_command_setting_and_variable() -> None:
     assert "`mixture.learning_rate`" in settings and "`speech.lora.rank`" in settings
     assert "`cluster.steps.STEP.memory`" in settings and "`gate.min_class_f1`" in settings
     assert "POST /v1/models/" in module.rest() and "| 5 | different |" in codes
-    assert module.variables_in_code() <= set(module.VARIABLES)
+    assert module.variables_in_code() <= {*module.variables(), VARIABLE_PREFIX}
 
 
 def test_settings_have_a_description() -> None:

@@ -158,18 +158,18 @@ def test_serve_refuses_a_wrong_bundle_or_port_in_one_line(
 ) -> None:
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UsageError, match=r"there is no bundle at nowhere: name STORE/artifacts/ModelBundle/DIGEST"):
-        serve("nowhere", tmp_path, "127.0.0.1", 8080, 8081)
+        serve("nowhere", tmp_path, "127.0.0.1", 8080, 8081, {})
     with pytest.raises(UsageError, match="--port and --grpc-port are both 8080"):
-        serve("nowhere", tmp_path, "127.0.0.1", 8080, 8080)
+        serve("nowhere", tmp_path, "127.0.0.1", 8080, 8080, {})
     missing = tmp_path / "artifacts" / "ModelBundle" / ("f" * 64)
     with pytest.raises(ArtifactError, match="ModelBundle ffffffffffff is not in the store"):
-        serve(str(missing), tmp_path, "127.0.0.1", 8080, 8081)
+        serve(str(missing), tmp_path, "127.0.0.1", 8080, 8081, {})
     bundle = RecordedRun(tmp_path).bundle({"test.weighted_f1": 0.5})
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         with pytest.raises(MistereError, match=rf"Port {port} is already in use: .*or choose another --port\."):
-            serve(str(missing.with_name(bundle)), tmp_path, "127.0.0.1", port, 8081)
+            serve(str(missing.with_name(bundle)), tmp_path, "127.0.0.1", port, 8081, {})
     assert "serving" not in capsys.readouterr().out
     refused = CliRunner().invoke(app, ["serve", "--port", "70000"])
     assert (

@@ -1,0 +1,98 @@
+"""The ``deployment.predictor`` section: the options of the model server, wherever they are set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from mistere.config.base import Section
+from mistere.config.encoder import Device
+
+BUNDLE_STORE: Final = "bundle"
+"""A value of ``traffic_store``: the store of the served bundle."""
+_DAY: Final = 86400
+
+
+@dataclass(frozen=True)
+class NotStated:
+    """Marks an option that the model's metadata does not state, because clients need not know it."""
+
+
+def _prefix(text: str) -> str:
+    bucket, _, path = text.removeprefix("s3://").partition("/")
+    if not text.startswith("s3://") or not bucket or (path and not path.endswith("/")):
+        raise ValueError(f"{text} is not of the form s3://bucket/prefix/ (with the trailing slash)")
+    return text if "/" in text.removeprefix("s3://") else f"{text}/"
+
+
+class PredictorConfig(Section):
+    """The options of the model server.
+
+    A field here is all that an option needs. Its name gives the argument of ``python -m mistere.predictor`` and ``mistere serve``
+    (``--max-utterances``), the environment variable (``MISTERE_PREDICTOR_MAX_UTTERANCES``), the setting of the profile
+    (``deployment.predictor.max_utterances``), which the InferenceService passes on, and the property in the metadata
+    (``option.max_utterances``). :mod:`mistere.config.predictor_options` derives them. No name may end as the variables that
+    Kubernetes sets for services (``..._PORT``, ``..._SERVICE_HOST``).
+
+    Attributes:
+        max_request_mib: limit of the body of a request, MiB.
+        max_utterances: limit of the utterances of a request.
+        max_seconds: limit of the audio of an utterance after decoding, seconds.
+        max_total_seconds: limit of the audio of a request that is not cached, seconds.
+        max_total_tokens: limit of the text of a request that is not cached, tokens; four bytes of UTF-8 count as one.
+        max_waiting: queued small requests; further ones are answered with 429.
+        max_waiting_seconds: queued work, seconds of audio; 25 tokens of text count as one; further long requests are answered with 429.
+        max_connections: connections of REST, and as many of gRPC; fewer where the limit on open files is low.
+        max_head_seconds: time to send the whole head of a request, seconds.
+        max_body_seconds: time to send a body, seconds.
+        max_idle_seconds: time between two requests on a connection, seconds.
+        audio_store_mib: encoded audio kept for ``audio_digest``, MiB.
+        vector_store_mib: vectors kept for the next turn of a conversation, MiB.
+        batch_utterances: utterances of a batch; 0 computes every request alone.
+        batch_hold_ms: longest delay of a batch for requests that are still being read, ms.
+        audio_uri_prefixes: locations ``s3://bucket/prefix/`` that ``audio_uri`` may name; without any, ``audio_uri`` is refused. The
+            predictor's identity must be allowed to read them.
+        int8: compute the encoders in 8-bit integers on a CPU: faster, but the probabilities differ from the evaluated ones.
+        device: where the encoders are computed; ``auto`` uses a GPU if there is one.
+        threads: threads of a computation; 0 for the cores that the container may use.
+        log_level: least severe messages that are written.
+        traffic_store: object store for statistics of the answers, which hold no text, recording or vector: a folder,
+            ``s3://bucket/prefix``, or ``bundle`` for the bundle's; empty writes none.
+        traffic_seconds: time between two writes of the statistics, which a killed process loses, seconds.
+        drain_seconds: time between turning not ready and closing the ports after SIGTERM, so that load balancers stop routing here,
+            seconds.
+        grace_seconds: time for requests in flight after the ports are closed, seconds.
+    """
+
+    max_request_mib: float = Field(default=8.0, gt=0, lt=2048)
+    max_utterances: int = Field(default=128, gt=0, le=100_000)
+    max_seconds: float = Field(default=30.0, gt=0, le=3600)
+    max_total_seconds: float = Field(default=600.0, gt=0, le=_DAY)
+    max_total_tokens: int = Field(default=32768, gt=0, le=100_000_000)
+    max_waiting: int = Field(default=64, gt=0, le=100_000)
+    max_waiting_seconds: float = Field(default=1200.0, gt=0, le=1e9)
+    max_connections: int = Field(default=512, gt=0, le=1_000_000)
+    max_head_seconds: float = Field(default=10.0, gt=0, le=_DAY)
+    max_body_seconds: float = Field(default=30.0, gt=0, le=_DAY)
+    max_idle_seconds: float = Field(default=65.0, gt=0, le=_DAY)
+    audio_store_mib: float = Field(default=64.0, ge=0, le=1e6)
+    vector_store_mib: float = Field(default=64.0, ge=0, le=1e6)
+    batch_utterances: int = Field(default=256, ge=0, le=1_000_000)
+    batch_hold_ms: float = Field(default=10.0, ge=0, le=60_000)
+    audio_uri_prefixes: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], NotStated()] = ()
+    int8: bool = False
+    device: Device = "auto"
+    threads: int = Field(default=0, ge=0, le=4096)
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], NotStated()] = "info"
+    traffic_store: Annotated[str, NotStated()] = ""
+    traffic_seconds: Annotated[float, NotStated()] = Field(default=60.0, gt=0, le=_DAY)
+    drain_seconds: Annotated[float, NotStated()] = Field(default=2.0, ge=0, le=3600)
+    grace_seconds: Annotated[int, NotStated()] = Field(default=30, gt=0, le=3600)
+
+    @model_validator(mode="after")
+    def _int8_is_for_a_cpu(self) -> PredictorConfig:
+        if self.int8 and self.device == "cuda":
+            raise ValueError("int8 is for a CPU: leave it out, or set device to cpu")
+        return self
