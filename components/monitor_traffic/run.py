@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -45,7 +46,7 @@ def monitor(
 
 
 def run(config: MonitoringConfig, step: Step) -> Result:
-    """Compare.
+    """Delete kept dialogues whose time is over, and compare.
 
     Args:
         config: the ``monitoring`` section.
@@ -57,7 +58,9 @@ def run(config: MonitoringConfig, step: Step) -> Result:
     from mistere.reports.traffic.page import render_traffic
     from mistere.runs.traffic_monitor import monitor_traffic
     from mistere.runs.webhook import try_to_post
+    from mistere.serving.sample.places import try_to_sweep
 
+    try_to_sweep(step.store, time.time(), step.progress.note)
     traffic = monitor_traffic(step.store, config.since)
     key = report_key(step.run.run_id, TRAFFIC_PAGE)
     step.store.write(key, render_traffic(traffic).encode())

@@ -250,11 +250,16 @@ class LocalStore(ObjectStore):
             partial.unlink(missing_ok=True)
 
 
-def open_store(uri: str) -> ObjectStore:
+def open_store(uri: str, encryption: str = "") -> ObjectStore:
     """Open the store of a URI: ``s3://bucket/prefix`` or a folder.
 
+    Args:
+        uri: the location.
+        encryption: how S3 encrypts what is written, as in :func:`mistere.artifacts.s3.encryption.encryption_arguments`; empty for the
+            bucket's default.
+
     Raises:
-        UsageError: another scheme, credentials in the URI, or no client can be created.
+        UsageError: another scheme, credentials in the URI, no client can be created, or an encryption that there is not.
     """
     if "://" in uri and has_credentials(uri):
         raise UsageError(
@@ -264,7 +269,9 @@ def open_store(uri: str) -> ObjectStore:
     if uri.startswith("s3://"):
         from mistere.artifacts.s3.store import S3Store
 
-        return S3Store(uri)
+        return S3Store(uri, encryption=encryption)
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"{uri}: the object store is a folder or s3://bucket/prefix.")
+    if encryption:
+        raise UsageError(f"{uri} is a folder, which does not encrypt: leave the encryption out, and encrypt the disk.")
     return LocalStore(path_of(uri))

@@ -46,6 +46,11 @@ CONTEXT = Counter(
     "Utterances that are context only, which the counters of labels, weights and missing modalities leave out.",
 )
 QUEUE_DEPTH = Gauge("mistere_queue_depth", "Requests accepted and not yet answered.")
+SAMPLE = Counter(
+    "mistere_sample",
+    "Requests whose dialogue is kept for labelling: written to the store, dropped because too much waits, or failed.",
+    ["outcome"],
+)
 CONNECTIONS = Gauge("mistere_connections", "Open REST connections.")
 CLOSED = Counter(
     "mistere_connections_closed",

@@ -159,7 +159,12 @@ class DialogueClient:
         return self._json(self._request("GET", f"/v2/models/{self.model_name}").content)
 
     def predict_rest(
-        self, dialogue: Sequence[Utterance] | VectorDialogue, detail: bool = False, transcribe: bool = True
+        self,
+        dialogue: Sequence[Utterance] | VectorDialogue,
+        detail: bool = False,
+        transcribe: bool = True,
+        dialogue_id: str = "",
+        consent: bool = False,
     ) -> EndpointPrediction:
         """Predict by REST (V2), with tensors as JSON.
 
@@ -167,12 +172,14 @@ class DialogueClient:
             dialogue: the utterances, or their vectors.
             detail: ask for the probabilities of each expert, too.
             transcribe: let a model that transcribes add the text of utterances that have audio and no text.
+            dialogue_id: name of the dialogue, the same whenever it is sent again; empty for none.
+            consent: let the server keep the dialogue for labelling, if it does so; needs ``dialogue_id``.
 
         Raises:
             EndpointError: the endpoint did not answer, or answered with an error.
         """
         inputs: list[dict[str, Any]] = []
-        parameters = _parameters(detail, transcribe)
+        parameters = _parameters(detail, transcribe, dialogue_id, consent)
         if isinstance(dialogue, VectorDialogue):
             parameters |= dialogue.parameters
             inputs += [
@@ -201,7 +208,12 @@ class DialogueClient:
         return _prediction(fields, content.get("parameters", {}), content.get("id", ""))
 
     def predict_v1(
-        self, dialogue: Sequence[Utterance], detail: bool = False, transcribe: bool = True
+        self,
+        dialogue: Sequence[Utterance],
+        detail: bool = False,
+        transcribe: bool = True,
+        dialogue_id: str = "",
+        consent: bool = False,
     ) -> EndpointPrediction:
         """Predict by REST with V1 JSON. The arguments are those of :meth:`predict_rest`.
 
@@ -218,7 +230,10 @@ class DialogueClient:
             if not _is_predicted(utterance):
                 turn[protocol.PREDICT] = False
             utterances.append(turn | json_fields(utterance))
-        body = {"instances": [{"utterances": utterances}], "parameters": _parameters(detail, transcribe)}
+        body = {
+            "instances": [{"utterances": utterances}],
+            "parameters": _parameters(detail, transcribe, dialogue_id, consent),
+        }
         content = self._json(self._request("POST", f"/v1/models/{self.model_name}:predict", body).content)
         texts = {protocol.LABEL, protocol.MODALITIES_USED, protocol.TEXT_SOURCE}
         fields = {
@@ -228,7 +243,12 @@ class DialogueClient:
         return _prediction(fields, content.get("parameters", {}), content.get("id", ""))
 
     def predict_grpc(
-        self, dialogue: Sequence[Utterance] | VectorDialogue, detail: bool = False, transcribe: bool = True
+        self,
+        dialogue: Sequence[Utterance] | VectorDialogue,
+        detail: bool = False,
+        transcribe: bool = True,
+        dialogue_id: str = "",
+        consent: bool = False,
     ) -> EndpointPrediction:
         """Predict by gRPC (V2), with tensors as raw bytes. The arguments are those of :meth:`predict_rest`.
 
@@ -243,7 +263,7 @@ class DialogueClient:
         if self.grpc_target is None:
             raise EndpointError("the client has no gRPC address: set grpc_target.")
         columns = {name: ("BYTES", np.array(values, dtype=object)) for name, values in _columns(dialogue).items()}
-        parameters = _parameters(detail, transcribe)
+        parameters = _parameters(detail, transcribe, dialogue_id, consent)
         if isinstance(dialogue, VectorDialogue):
             parameters |= dialogue.parameters
             columns = {name: ("FP32", rows.astype(np.float32)) for name, rows in dialogue.ordered.items()}
@@ -306,10 +326,16 @@ class DialogueClient:
         return value if isinstance(value, dict) else {}
 
 
-def _parameters(detail: bool, transcribe: bool) -> dict[str, str | bool]:
-    """The parameters of a request; servers transcribe unless they read ``transcribe``, so True is left out."""
+def _parameters(detail: bool, transcribe: bool, dialogue_id: str, consent: bool) -> dict[str, str | bool]:
+    """The parameters of a request; those with the value that a server assumes without them are left out."""
     parameters: dict[str, str | bool] = {protocol.DETAIL: detail}
-    return parameters if transcribe else {**parameters, protocol.TRANSCRIBE: False}
+    if not transcribe:
+        parameters[protocol.TRANSCRIBE] = False
+    if dialogue_id:
+        parameters[protocol.DIALOGUE_ID] = dialogue_id
+    if consent:
+        parameters[protocol.CONSENT] = True
+    return parameters
 
 
 def _sentence(content: bytes) -> str:

@@ -40,6 +40,10 @@ EXPERT_NAMES: Final = ("speech", "text", "cross_modal")
 # Request parameters.
 DETAIL: Final = "detail"
 TRANSCRIBE: Final = "transcribe"
+DIALOGUE_ID: Final = "dialogue_id"
+"""The client's name of the dialogue, the same in each request of a live conversation; by it a kept dialogue is deleted."""
+CONSENT: Final = "consent"
+"""Whether the dialogue may be kept for labelling; without it, or with false, nothing of the request is kept."""
 ENCODER_DIGEST: Final = "encoder_digest"
 NAN_IS_MISSING: Final = "nan_is_missing"
 """A row of NaN (in JSON: of null) in an embedding tensor means that the utterance lacks the modality."""

@@ -13,6 +13,7 @@ from mistere.common.processes.standard_streams import guard_streams
 from pipelines.cli.command_group import HELP_OPTIONS, CommandGroup
 from pipelines.cli.data_app import data_app
 from pipelines.cli.experiment_app import experiment_app
+from pipelines.cli.label_app import label_app, traffic_app
 from pipelines.cli.pipeline_app import pipeline_app, schedule_app, tools_app
 from pipelines.cli.registry_app import registry_app
 from pipelines.cli.serving_app import serving_app
@@ -28,6 +29,8 @@ app.add_typer(schedule_app, name="schedule")
 app.add_typer(data_app, name="data")
 app.add_typer(experiment_app)
 app.add_typer(serving_app)
+app.add_typer(label_app, name="label")
+app.add_typer(traffic_app, name="traffic")
 app.add_typer(registry_app)
 app.add_typer(tools_app)
 

@@ -69,6 +69,8 @@ def test_the_file_names_the_tensors_and_headers_of_the_protocol() -> None:
     assert set(schemas["InferRequest"]["properties"]["parameters"]["properties"]) == {
         protocol.DETAIL,
         protocol.TRANSCRIBE,
+        protocol.DIALOGUE_ID,
+        protocol.CONSENT,
         protocol.ENCODER_DIGEST,
         protocol.NAN_IS_MISSING,
         protocol.BINARY_OUTPUT,

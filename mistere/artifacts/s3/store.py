@@ -20,6 +20,7 @@ from mistere.artifacts.object_store import (
     checked_key,
 )
 from mistere.artifacts.s3.content import Content
+from mistere.artifacts.s3.encryption import encryption_arguments
 from mistere.artifacts.s3.failures import (
     CHECKSUM,
     CUT,
@@ -133,12 +134,21 @@ class S3Store(ObjectStore):
         endpoint: URL of the server; None for that of the environment.
         session: of boto3; None for the default one.
         attempts: of each request; None for ``AWS_MAX_ATTEMPTS``, or boto3's 5.
+        encryption: see :func:`mistere.artifacts.s3.encryption.encryption_arguments`.
 
     Raises:
-        UsageError: no client can be created.
+        UsageError: no client can be created, or the encryption is unknown.
     """
 
-    def __init__(self, uri: str, endpoint: str | None = None, session: Any = None, attempts: int | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        endpoint: str | None = None,
+        session: Any = None,
+        attempts: int | None = None,
+        encryption: str = "",
+    ) -> None:
+        self._encryption = encryption_arguments(encryption)
         self.uri = uri.rstrip("/")
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self._bucket, self._prefix = bucket, prefix.strip("/")
@@ -235,11 +245,12 @@ class S3Store(ObjectStore):
 
     def _put(self, key: str, content: Content, **condition: str) -> str:
         """Write by one request; returns the version."""
+        arguments = {**self._encryption, **condition}
         if isinstance(content.source, bytes):
-            answer = self._call(key, "put_object", Key=self._key(key), Body=content.source, **condition)
+            answer = self._call(key, "put_object", Key=self._key(key), Body=content.source, **arguments)
         else:
             with content.source.open("rb") as file:
-                answer = self._call(key, "put_object", Key=self._key(key), Body=file, **condition)
+                answer = self._call(key, "put_object", Key=self._key(key), Body=file, **arguments)
         MOVED.add(written=content.size)
         self._require(key, content, answer)
         return str(answer["ETag"])
@@ -313,8 +324,11 @@ class S3Store(ObjectStore):
         from boto3.s3.transfer import TransferConfig
 
         parts = TransferConfig(multipart_threshold=_ONE_REQUEST_BYTES, multipart_chunksize=_PART_BYTES)
+        extra = self._encryption if operation == "upload_file" else None
         try:
-            getattr(self._s3, operation)(Bucket=self._bucket, Key=self._key(key), Filename=filename, Config=parts)
+            getattr(self._s3, operation)(
+                Bucket=self._bucket, Key=self._key(key), Filename=filename, Config=parts, ExtraArgs=extra
+            )
         except client_errors() as error:
             raise self._failure(error, key) from error
 

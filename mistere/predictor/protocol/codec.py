@@ -18,7 +18,7 @@ from mistere.data.scripts import unknown_scripts
 from mistere.data.text_repair import is_blank
 from mistere.predictor.errors import invalid, printable
 from mistere.predictor.protocol.cells import cells_of_tensor, further_modalities
-from mistere.predictor.protocol.parameters import read_parameters
+from mistere.predictor.protocol.parameters import read_consent, read_parameters
 from mistere.predictor.protocol.tensors import bytes_elements, check_length, is_shape, tensor_data
 from mistere.predictor.protocol.vectors import decode_embeddings, embedding_modalities, takes_vectors
 from mistere.predictor.settings import Limits
@@ -74,6 +74,8 @@ class DialogueRequest:
         detail: whether the response holds the per-expert probabilities.
         context: indices of the utterances that are not predicted.
         transcribe: whether the server may transcribe utterances that have audio and no text.
+        dialogue_id: the client's name of the dialogue; empty for none.
+        consent: whether the dialogue may be kept for labelling.
     """
 
     turns: list[RequestTurn] = field(default_factory=list)
@@ -81,6 +83,8 @@ class DialogueRequest:
     detail: bool = False
     context: frozenset[int] = frozenset()
     transcribe: bool = True
+    dialogue_id: str = ""
+    consent: bool = False
 
     def __len__(self) -> int:
         """The number of utterances."""
@@ -172,6 +176,7 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     parameters = read_parameters(request.parameters, "a request")
     detail = bool(parameters.get(protocol.DETAIL, False))
     transcribe = bool(parameters.get(protocol.TRANSCRIBE, True))
+    keeping = read_consent(parameters)
     wanted = {output.name for output in request.request_outputs or []}
     if unknown := wanted.difference(answers := output_names(model)):
         raise invalid(f"Unknown output {printable(sorted(unknown)[0])!r}; known: {', '.join(answers)}.")
@@ -196,7 +201,7 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
             raise invalid("A request has either embeddings or text and audio: send one or the other.")
         embeddings = decode_embeddings(tensors, parameters, model, limits)
         length = len(next(iter(embeddings.values())))
-        return DialogueRequest(embeddings=embeddings, detail=detail, context=_context(flags, length, limits))
+        return DialogueRequest(embeddings=embeddings, detail=detail, context=_context(flags, length, limits), **keeping)
     columns = {name: _bytes_column(tensor, limits) for name, tensor in tensors.items() if name in protocol.RAW_INPUTS}
     others = {
         name: _cell_column(tensor, model, limits) for name, tensor in tensors.items() if name not in protocol.RAW_INPUTS
@@ -207,7 +212,7 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     turns = _turns(columns, lengths.pop(), others)
     check_turns(turns, model, transcribe)
     context = _context(flags, len(turns), limits)
-    return DialogueRequest(turns=turns, detail=detail, context=context, transcribe=transcribe)
+    return DialogueRequest(turns=turns, detail=detail, context=context, transcribe=transcribe, **keeping)
 
 
 def _column_values(tensor: InferInput) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from mistere.predictor.errors import invalid, printable
 from mistere.serving import protocol
+from mistere.serving.sample.places import MAX_ID
 
 Parameter = str | int | float | bool | None
 
@@ -20,6 +21,8 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     protocol.DETAIL: ((bool,), "true or false"),
     protocol.NAN_IS_MISSING: ((bool,), "true or false"),
     protocol.TRANSCRIBE: ((bool,), "true or false"),
+    protocol.CONSENT: ((bool,), "true or false"),
+    protocol.DIALOGUE_ID: ((str, type(None)), "a string"),
     protocol.BINARY_OUTPUT: ((bool,), "true or false"),
     protocol.BINARY_DATA: ((bool,), "true or false"),
     protocol.BINARY_SIZE: ((int, type(None)), "an integer"),
@@ -75,3 +78,26 @@ def read_grpc_parameters(parameters: Any, where: str) -> dict[str, Parameter]:
             raise invalid(f"The parameter {printable(name)!r} of {where} has no value.")
         values[name] = getattr(parameter, kind)
     return read_parameters(values, where)
+
+
+def read_consent(parameters: Mapping[str, Parameter], dialogues: int = 1) -> dict[str, Any]:
+    """The dialogue id of a request, and whether the dialogue may be kept, as fields of a ``DialogueRequest``.
+
+    Args:
+        parameters: of the request, checked.
+        dialogues: how many dialogues the request has.
+
+    Raises:
+        RequestError: the id is too long, does not belong to one dialogue, or is missing where there is consent.
+    """
+    dialogue_id, consent = (
+        str(parameters.get(protocol.DIALOGUE_ID) or ""),
+        bool(parameters.get(protocol.CONSENT, False)),
+    )
+    if len(dialogue_id) > MAX_ID:
+        raise invalid(f"The parameter dialogue_id has {len(dialogue_id)} characters; it may have {MAX_ID}.")
+    if consent and not dialogue_id:
+        raise invalid("The parameter consent needs a dialogue_id, by which the dialogue can be deleted.")
+    if dialogue_id and dialogues > 1:
+        raise invalid(f"A request with a dialogue_id has one instance; this one has {dialogues}.")
+    return {protocol.DIALOGUE_ID: dialogue_id, protocol.CONSENT: consent}

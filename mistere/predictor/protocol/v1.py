@@ -14,7 +14,7 @@ from mistere.predictor.protocol.codec import (
     predicted_labels,
     response_parameters,
 )
-from mistere.predictor.protocol.parameters import read_parameters
+from mistere.predictor.protocol.parameters import read_consent, read_parameters
 from mistere.predictor.protocol.tensors import check_length, decode_base64
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
@@ -36,6 +36,7 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
     instances = body.get("instances")
     if not isinstance(instances, list) or not instances:
         raise invalid('The body must be {"instances": [{"utterances": [...]}]} with at least one instance.')
+    keeping = read_consent(parameters, len(instances))
     dialogues: list[DialogueRequest] = []
     total = 0
     for number, instance in enumerate(instances):
@@ -50,7 +51,7 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
         context = frozenset(
             index for index, utterance in enumerate(utterances) if utterance.get(protocol.PREDICT) is False
         )
-        dialogues.append(DialogueRequest(turns=turns, detail=detail, context=context, transcribe=transcribe))
+        dialogues.append(DialogueRequest(turns=turns, detail=detail, context=context, transcribe=transcribe, **keeping))
     return dialogues
 
 

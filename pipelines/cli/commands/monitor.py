@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +13,12 @@ from mistere.common.errors import ExitCode
 from mistere.reports.traffic.page import render_traffic
 from mistere.runs.traffic_monitor import MonitoredTraffic, monitor_traffic
 from mistere.runs.webhook import try_to_post
+from mistere.serving.sample.places import try_to_sweep
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 
 def monitor(store: ObjectStore, since: str, page: Path, *, as_json: bool = False, now: float | None = None) -> int:
-    """Compare, print the outcome, and write the page.
+    """Delete kept dialogues whose time is over, compare, print the outcome, and write the page.
 
     Args:
         store: the object store with the champion and its traffic.
@@ -28,17 +30,18 @@ def monitor(store: ObjectStore, since: str, page: Path, *, as_json: bool = False
     Returns:
         5 if the traffic has drifted, else 0.
     """
+    errors = Console(stderr=True, highlight=False)
+
+    def note(sentence: str) -> None:
+        errors.print(sentence, markup=False, soft_wrap=True)
+
+    try_to_sweep(store, time.time() if now is None else now, note)
     traffic = monitor_traffic(store, since, now)
     page.parent.mkdir(parents=True, exist_ok=True)
     partial = page.with_name(f".{page.name}.partial")
     partial.write_text(render_traffic(traffic), encoding="utf-8")
     partial.replace(page)
     verdict = traffic.comparison.verdict
-    errors = Console(stderr=True, highlight=False)
-
-    def note(sentence: str) -> None:
-        errors.print(sentence, markup=False, soft_wrap=True)
-
     if verdict != "steady":
         try_to_post(traffic.message(str(page.resolve())), note)
     if as_json:

@@ -1,0 +1,1 @@
+"""Which kept dialogues people should label next, and their answers as a new version of a dataset."""

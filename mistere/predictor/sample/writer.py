@@ -1,0 +1,205 @@
+"""Writes kept dialogues to the store from a thread of its own, and deletes them when their time is over.
+
+A request only puts a reference into a queue that is bounded in bytes. A store that fails or is slow delays no answer: what does not
+fit is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from mistere.artifacts.object_store import ObjectStore
+from mistere.predictor import metrics
+from mistere.serving.sample.dialogue import KeptDialogue, KeptTurn, pack_vectors
+from mistere.serving.sample.places import DAY_SECONDS, DIALOGUES, day_of, folder_of, hashing_key, path, sweep
+from mistere.serving.sample.reading import read_dialogue
+
+logger = logging.getLogger("kserve.predictor")
+
+QUEUE_BYTES: Final = 64 << 20
+"""Recordings, vectors and answers that wait to be written, at most."""
+_SWEEP_SECONDS: Final = 6 * 3600
+_REMEMBERED: Final = 4096
+"""Dialogues of which the writer remembers what it has written."""
+_MOST_CLIPS: Final = 1024
+"""Recordings of one dialogue: more than any conversation has, so that one id cannot fill the store."""
+_CLOSE_SECONDS: Final = 10.0
+"""Longest wait for the last writes at the end; Kubernetes kills the pod some seconds later."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A dialogue of an answered request.
+
+    Attributes:
+        dialogue_id: the client's; it is hashed before it is written.
+        at: when it was answered, seconds since 1970.
+        bundle_digest: of the model.
+        labels: of the model.
+        experts: of the answer.
+        sent_vectors: whether the client sent vectors.
+        turns: makes the turns, in the writer's thread.
+        clips: the recordings by SHA-256.
+        vectors: makes the vectors, modality → ``[n, d]``, in the writer's thread.
+        size: bytes that it holds in memory.
+    """
+
+    dialogue_id: str
+    at: float
+    bundle_digest: str
+    labels: list[str]
+    experts: list[str]
+    sent_vectors: bool
+    turns: Callable[[], Sequence[KeptTurn]]
+    clips: Mapping[str, bytes]
+    vectors: Callable[[], Mapping[str, np.ndarray]]
+    size: int
+
+
+@dataclass
+class _Written:
+    """What is in the store of a dialogue."""
+
+    began_at: float
+    keep_until: str
+    clips: set[str] = field(default_factory=set)
+
+
+class SampleWriter:
+    """Writes dialogues.
+
+    Args:
+        store: the object store.
+        days: how long a dialogue is kept, days.
+        queue_bytes: what may wait to be written, bytes.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        days: int,
+        queue_bytes: int = QUEUE_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._days, self._limit, self._clock = store, days, queue_bytes, clock
+        self._key: bytes | None = None
+        self._written: OrderedDict[str, _Written] = OrderedDict()
+        self._waiting: OrderedDict[str, Answered] = OrderedDict()
+        self._held = 0
+        self._failing = False
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="sample", daemon=True)
+        self._thread.start()
+
+    def put(self, answered: Answered) -> None:
+        """Queue a dialogue; it replaces an earlier, shorter state of itself that still waits."""
+        with self._changed:
+            earlier = self._waiting.get(answered.dialogue_id)
+            if earlier is not None:  # a recording that was sent once is named by its digest later
+                clips = {**earlier.clips, **answered.clips}
+                more = sum(len(clip) for digest, clip in earlier.clips.items() if digest not in answered.clips)
+                answered = replace(answered, clips=clips, size=answered.size + more)
+            held = self._held + answered.size - (earlier.size if earlier is not None else 0)
+            if held > self._limit or self._closing:
+                metrics.labelled(metrics.SAMPLE, "dropped").inc()
+                return
+            self._held = held
+            self._waiting[answered.dialogue_id] = answered
+            self._changed.notify()
+
+    def close(self, seconds: float = _CLOSE_SECONDS) -> None:
+        """Write what waits, and wait for it at most so long."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        next_sweep = 0.0
+        while True:
+            if time.monotonic() >= next_sweep and not self._closing:
+                self._guarded(self._sweep)
+                next_sweep = time.monotonic() + _SWEEP_SECONDS
+            with self._changed:
+                if not self._waiting and not self._closing:
+                    self._changed.wait(max(0.0, next_sweep - time.monotonic()))
+                if not self._waiting:
+                    if self._closing:
+                        return
+                    continue
+                _, answered = self._waiting.popitem(last=False)
+                self._held -= answered.size
+            self._guarded(lambda answered=answered: self._write(answered), "written")  # type: ignore[misc]
+
+    def _guarded(self, work: Callable[[], object], outcome: str = "") -> None:
+        """Do something with the store; the first failure of several is logged, each is counted."""
+        try:
+            work()
+        except Exception as error:  # of any library of the store; an endpoint without a sample still answers
+            metrics.labelled(metrics.SAMPLE, "failed").inc()
+            if not self._failing:
+                reason = str(error) or type(error).__name__
+                logger.warning("sampled dialogues are not written to %s (%s)", self._store.uri, reason)
+            self._failing = True
+            return
+        if outcome:
+            metrics.labelled(metrics.SAMPLE, outcome).inc()
+        if self._failing:
+            logger.info("sampled dialogues are written to %s again", self._store.uri)
+        self._failing = False
+
+    def _sweep(self) -> None:
+        if deleted := sweep(self._store, self._clock()):
+            logger.info("%d sampled dialogues were deleted after %d days", deleted, self._days)
+
+    def _write(self, answered: Answered) -> None:
+        """Write a dialogue: how long it is kept first, so that a sweep finds the rest after a crash, and ``dialogue.json`` last."""
+        if self._key is None:
+            self._key = hashing_key(self._store, create=True)
+        assert self._key is not None
+        folder = folder_of(self._key, answered.dialogue_id)
+        written = self._known(folder, answered)
+        self._store.write(path(folder, f"until/{written.keep_until}"), b"\n")
+        for digest, clip in answered.clips.items():
+            if digest not in written.clips and len(written.clips) < _MOST_CLIPS:
+                self._store.write(path(folder, f"audio/{digest}"), clip)
+                written.clips.add(digest)
+        if vectors := answered.vectors():
+            self._store.write(path(folder, "embeddings.safetensors"), pack_vectors(vectors))
+        dialogue = KeptDialogue(
+            began_at=written.began_at,
+            updated_at=answered.at,
+            keep_until=written.keep_until,
+            bundle_digest=answered.bundle_digest,
+            labels=answered.labels,
+            experts=answered.experts,
+            vectors=answered.sent_vectors,
+            turns=list(answered.turns()),
+        )
+        self._store.write(path(folder, "dialogue.json"), dialogue.model_dump_json().encode())
+
+    def _known(self, folder: str, answered: Answered) -> _Written:
+        """What the store has of a dialogue: as remembered, or as another replica or an earlier process wrote it."""
+        written = self._written.pop(folder, None)
+        if written is None and (earlier := read_dialogue(self._store, folder)) is not None:
+            clips = {turn.audio for turn in earlier.turns if turn.audio is not None}
+            written = _Written(earlier.began_at, earlier.keep_until, clips)
+        if written is not None and written.keep_until < day_of(answered.at):
+            self._store.delete(f"{DIALOGUES}/{folder}")
+            written = None
+        if written is None:
+            written = _Written(answered.at, day_of(answered.at + self._days * DAY_SECONDS))
+        self._written[folder] = written
+        while len(self._written) > _REMEMBERED:
+            self._written.popitem(last=False)
+        return written

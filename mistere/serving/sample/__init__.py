@@ -1,0 +1,1 @@
+"""Dialogues of live traffic that were kept for labelling, as they lie in the store."""

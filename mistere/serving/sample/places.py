@@ -1,0 +1,151 @@
+"""Where kept dialogues lie in the store, and how they are found and deleted.
+
+Each dialogue has a folder of its own, ``sample/dialogues/HASH/``, whose name is an HMAC of the client's dialogue id with a random key of
+the store (``sample/hashing-key``): ids are hostile as names of files, and a plain hash of a telephone number is reversed by trying all of
+them. In the folder are ``dialogue.json``, ``audio/SHA256`` for each recording, ``embeddings.safetensors``, and ``until/DAY``, an empty file
+that says by its name how long the dialogue is kept, so that a sweep opens no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Final
+
+from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
+from mistere.common.counting import counted
+from mistere.common.errors import ArtifactError, MistereError
+
+PREFIX: Final = "sample"
+DIALOGUES: Final = f"{PREFIX}/dialogues"
+HASHING_KEY: Final = f"{PREFIX}/hashing-key"
+MAX_ID: Final = 256
+"""Characters of a dialogue id."""
+DAY_SECONDS: Final = 86_400
+_KEY_BYTES: Final = 32
+_SHOWN_DIGITS: Final = 20
+_MARKER: Final = re.compile(rf"{DIALOGUES}/(?P<folder>[0-9a-f]{{64}})/until/(?P<day>\d{{4}}-\d{{2}}-\d{{2}})")
+_MOST_ATTEMPTS: Final = 3
+
+
+def day_of(seconds: float) -> str:
+    """The day of a time since 1970, in UTC: ``2026-01-31``."""
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def folder_of(key: bytes, dialogue_id: str) -> str:
+    """The name of a dialogue's folder.
+
+    Args:
+        key: of the store; see :func:`hashing_key`.
+        dialogue_id: the client's.
+    """
+    return hmac.new(key, dialogue_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def shown_name(folder: str) -> str:
+    """The name of a dialogue outside of the store, in exports and datasets."""
+    return f"live-{folder[:_SHOWN_DIGITS]}"
+
+
+def path(folder: str, name: str) -> str:
+    """The key of a file in a dialogue's folder."""
+    return f"{DIALOGUES}/{folder}/{name}"
+
+
+def hashing_key(store: ObjectStore, *, create: bool = False) -> bytes | None:
+    """The key that makes folder names of dialogue ids; None if the store has none yet.
+
+    Args:
+        store: the object store.
+        create: make one if there is none. Of several processes that do so at once, all get the same.
+
+    Raises:
+        ArtifactError: it is damaged, so dialogues are not found by their ids.
+    """
+    try:
+        key, _ = store.read(HASHING_KEY)
+    except MissingObjectError:
+        if not create:
+            return None
+        key = secrets.token_bytes(_KEY_BYTES)
+        try:
+            store.write(HASHING_KEY, key, expected=ABSENT)
+        except ConflictError:
+            key, _ = store.read(HASHING_KEY)
+    if len(key) != _KEY_BYTES:
+        raise ArtifactError(
+            f"{store.location(HASHING_KEY)} has {len(key)} bytes instead of {_KEY_BYTES}",
+            f"restore it from a backup, or delete {store.location(PREFIX)}",
+        )
+    return key
+
+
+def delete_dialogue(store: ObjectStore, dialogue_id: str) -> tuple[str, int]:
+    """Delete all that was kept of a dialogue.
+
+    Args:
+        store: the object store.
+        dialogue_id: the client's.
+
+    Returns:
+        The dialogue's name in exports and datasets (empty if nothing was ever kept in this store), and the number of deleted objects.
+
+    Raises:
+        ArtifactError: the store's key is damaged, or objects remain because a predictor still writes them.
+    """
+    key = hashing_key(store)
+    if key is None:
+        return "", 0
+    folder = folder_of(key, dialogue_id)
+    deleted = 0
+    for _ in range(_MOST_ATTEMPTS):
+        found = sum(1 for _ in store.keys(f"{DIALOGUES}/{folder}"))
+        store.delete(f"{DIALOGUES}/{folder}")
+        if not found:
+            return shown_name(folder), deleted
+        deleted += found
+    if next(iter(store.keys(f"{DIALOGUES}/{folder}")), None) is not None:
+        raise ArtifactError(
+            f"{store.location(f'{DIALOGUES}/{folder}')} still holds objects",
+            "delete again when the conversation has ended",
+        )
+    return shown_name(folder), deleted
+
+
+def sweep(store: ObjectStore, now: float) -> int:
+    """Delete the dialogues whose last day has passed; returns how many they were.
+
+    Args:
+        store: the object store.
+        now: seconds since 1970.
+    """
+    today, until = day_of(now), dict[str, str]()
+    for key in store.keys(DIALOGUES):
+        if match := _MARKER.fullmatch(key):
+            until[match["folder"]] = min(match["day"], until.get(match["folder"], match["day"]))
+    expired = sorted(folder for folder, day in until.items() if day < today)
+    for folder in expired:
+        store.delete(f"{DIALOGUES}/{folder}")
+    return len(expired)
+
+
+def try_to_sweep(store: ObjectStore, now: float, note: Callable[[str], object]) -> None:
+    """:func:`sweep` beside other work, which a failure must not end.
+
+    Args:
+        store: the object store.
+        now: seconds since 1970.
+        note: receives a sentence on what was deleted, or on the failure.
+    """
+    try:
+        deleted = sweep(store, now)
+    except MistereError as error:
+        note(f"Kept dialogues whose time is over were not deleted: {error}")
+    else:
+        if deleted:
+            note(f"{counted(deleted, 'kept dialogue')} deleted, whose time is over.")

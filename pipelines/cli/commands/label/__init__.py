@@ -1,0 +1,1 @@
+"""The commands of ``mistere label`` and ``mistere traffic``."""

@@ -1,0 +1,217 @@
+"""Kept dialogues: written by a thread that never fails a request, found by a keyed hash, deleted by id and by time."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.artifacts.s3.encryption import encryption_arguments
+from mistere.artifacts.s3.store import S3Store
+from mistere.common.errors import ArtifactError, UsageError
+from mistere.predictor import metrics
+from mistere.predictor.sample.sampler import is_sampled
+from mistere.predictor.sample.writer import Answered, SampleWriter
+from mistere.serving.sample.dialogue import KeptTurn
+from mistere.serving.sample.places import DAY_SECONDS, HASHING_KEY, delete_dialogue, folder_of, hashing_key, sweep
+from mistere.serving.sample.reading import read_dialogues, read_recording, read_vectors
+from tests.unit.labelling.kept import EXPERTS, LABELS, NOW, keep, kept_turn
+
+HOSTILE_IDS = ("../../etc/passwd", "a/b\\c", "x" * 256, "\0\n", "..", "é\U0001f600", "\ud800")
+
+
+def answered(dialogue_id: str, *texts: str, clips: dict[str, bytes] | None = None, at: float = NOW) -> Answered:
+    digests = list(clips or {})
+
+    def turns() -> list[KeptTurn]:
+        made = [kept_turn(text=text) for text in texts]
+        return [*made, *(kept_turn(text=None).model_copy(update={"audio": digest}) for digest in digests)]
+
+    return Answered(
+        dialogue_id=dialogue_id,
+        at=at,
+        bundle_digest="b" * 64,
+        labels=LABELS,
+        experts=EXPERTS,
+        sent_vectors=False,
+        turns=turns,
+        clips={digest: clip for digest, clip in (clips or {}).items() if clip},
+        vectors=lambda: {"text": np.full((len(texts) + len(digests), 2), np.nan, np.float16)},
+        size=100 + sum(map(len, (clips or {}).values())),
+    )
+
+
+def clip_of(content: bytes) -> dict[str, bytes]:
+    return {hashlib.sha256(content).hexdigest(): content}
+
+
+def outcome(name: str) -> float:
+    return metrics.SAMPLE.labels(name)._value.get()
+
+
+def test_a_dialogue_that_goes_on_is_one_dialogue(store: ObjectStore) -> None:
+    first, second = clip_of(b"first"), clip_of(b"second")
+    for clips in (first, {**dict.fromkeys(first, b""), **second}):  # the first recording is named by its digest later
+        writer = SampleWriter(store, 30, clock=lambda: NOW)
+        writer.put(answered("call-1", "Hello.", clips=clips))
+        writer.close(60)
+    ((folder, dialogue),) = read_dialogues(store, NOW, pytest.fail)
+    assert [turn.audio for turn in dialogue.turns] == [None, *first, *second]
+    assert dialogue.keep_until == time.strftime("%Y-%m-%d", time.gmtime(NOW + 30 * DAY_SECONDS))
+    assert [read_recording(store, folder, digest) for digest in (*first, *second)] == [b"first", b"second"]
+    assert read_recording(store, folder, "0" * 64) is None
+    assert read_vectors(store, folder)["text"].shape == (3, 2)
+    assert "call-1" not in "".join(store.keys("sample")) + dialogue.model_dump_json()
+
+
+@pytest.mark.parametrize("dialogue_id", HOSTILE_IDS)
+def test_hostile_ids_stay_in_their_folder_and_are_deleted(dialogue_id: str, store: ObjectStore) -> None:
+    keep(store, "other", [kept_turn()])
+    before = sorted(store.keys("sample"))
+    name = keep(store, dialogue_id, [kept_turn(audio=b"clip")], [b"clip"], np.zeros((1, 2), np.float32))
+    assert len(sorted(store.keys("sample"))) == len(before) + 4
+    assert delete_dialogue(store, dialogue_id) == (name, 4)
+    assert sorted(store.keys("sample")) == before
+    assert delete_dialogue(store, dialogue_id) == (name, 0)
+
+
+def test_deleting_from_an_empty_store_creates_nothing(store: ObjectStore) -> None:
+    assert delete_dialogue(store, "call") == ("", 0)
+    assert not list(store.keys("sample")) and not sweep(store, NOW)
+    store.write(HASHING_KEY, b"short")
+    with pytest.raises(ArtifactError, match="5 bytes instead of 32"):
+        delete_dialogue(store, "call")
+
+
+def test_every_replica_has_the_same_key_and_two_stores_have_not(store: ObjectStore) -> None:
+    found: list[bytes | None] = []
+    threads = [threading.Thread(target=lambda: found.append(hashing_key(store, create=True))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1 and found[0] is not None
+    assert folder_of(found[0], "call") != folder_of(b"0" * 32, "call")
+
+
+def test_a_sweep_deletes_what_is_over_and_nothing_else(store: ObjectStore) -> None:
+    keep(store, "old", [kept_turn(audio=b"clip")], [b"clip"], keep_until="2026-12-30")
+    keep(store, "today", [kept_turn()], keep_until="2027-01-15")
+    assert sweep(store, NOW) == 1  # 2027-01-15
+    assert [dialogue.keep_until for _, dialogue in read_dialogues(store, NOW, pytest.fail)] == ["2027-01-15"]
+    assert len(list(store.keys("sample/dialogues"))) == 2
+
+
+def test_the_writer_sweeps_and_begins_an_old_dialogue_anew(tmp_path: Any) -> None:
+    store = LocalStore(tmp_path)
+    for at in (NOW, NOW + 3 * DAY_SECONDS):
+        writer = SampleWriter(store, 2, clock=lambda: NOW)
+        writer.put(answered("call", "Hello.", at=at))
+        writer.close(60)
+    ((_, dialogue),) = read_dialogues(store, NOW, pytest.fail)
+    assert dialogue.began_at == NOW + 3 * DAY_SECONDS
+    writer = SampleWriter(store, 2, clock=lambda: NOW + 6 * DAY_SECONDS)
+    wait(lambda: not list(store.keys("sample/dialogues")))
+    writer.close(60)
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Held(LocalStore):
+    """A store that answers once it may, and fails as long as it should."""
+
+    def __init__(self, root: Any) -> None:
+        super().__init__(root)
+        self.may_answer, self.fails = threading.Event(), False
+
+    def write(self, key: str, data: bytes, expected: str | None = None) -> str:
+        self.may_answer.wait(60)
+        if self.fails:
+            raise OSError("the disk is on fire")
+        return super().write(key, data, expected)
+
+
+def test_what_waits_is_bounded_and_a_longer_state_replaces_a_shorter_one(tmp_path: Any) -> None:
+    store, dropped = Held(tmp_path), outcome("dropped")
+    writer = SampleWriter(store, 30, queue_bytes=1000, clock=lambda: NOW)
+    writer.put(answered("held", "Hello."))
+    wait(lambda: not writer._waiting)
+    first = clip_of(b"x" * 600)
+    writer.put(answered("call", "Hello.", clips=first))
+    writer.put(answered("call", "Hello.", "And?", clips=dict.fromkeys(first, b"")))
+    writer.put(answered("too much", clips=clip_of(b"y" * 600)))
+    assert (len(writer._waiting), writer._held, outcome("dropped") - dropped) == (1, 700, 1)
+    store.may_answer.set()
+    writer.close(60)
+    kept = sorted((d for _, d in read_dialogues(store, NOW, pytest.fail)), key=lambda d: len(d.turns))
+    assert [len(d.turns) for d in kept] == [1, 3]
+    folder = next(folder for folder, d in read_dialogues(store, NOW, pytest.fail) if len(d.turns) == 3)
+    assert read_recording(store, folder, next(iter(first))) == b"x" * 600
+    writer.put(answered("late"))
+    assert outcome("dropped") - dropped == 2
+
+
+def test_a_failing_store_is_logged_once_and_counted(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    store, failed, written = Held(tmp_path), outcome("failed"), outcome("written")
+    store.fails = True
+    store.may_answer.set()
+    logging.getLogger("kserve.predictor").propagate = True
+    with caplog.at_level(logging.INFO, "kserve.predictor"):
+        writer = SampleWriter(store, 30, clock=lambda: NOW)
+        for number in range(3):
+            writer.put(answered(f"call-{number}", "Hello."))
+        wait(lambda: outcome("failed") - failed == 3)
+        store.fails = False
+        writer.put(answered("call-3", "Hello."))
+        writer.close(60)
+    assert outcome("written") - written == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and "the disk is on fire" in said[0] and said[1].endswith("again")
+    assert len(list(read_dialogues(store, NOW, pytest.fail))) == 1
+
+
+def test_the_share_is_decided_by_the_id_alone() -> None:
+    chosen = [is_sampled(f"call-{number}", 0.2) for number in range(5000)]
+    assert 900 < sum(chosen) < 1100 and chosen == [is_sampled(f"call-{number}", 0.2) for number in range(5000)]
+    assert all(is_sampled(f"call-{number}", 1.0) for number in range(100))
+    assert not any(is_sampled(f"call-{number}", 0.0) for number in range(100))
+    assert all(is_sampled(f"call-{number}", 0.3) for number, one in enumerate(chosen) if one)
+
+
+def test_damaged_dialogues_are_named_and_left_out(store: ObjectStore) -> None:
+    keep(store, "fine", [kept_turn()])
+    key = hashing_key(store)
+    assert key is not None
+    for name, content in (("a", b"{"), ("b", b'{"turns": []}')):
+        store.write(f"sample/dialogues/{folder_of(key, name)}/dialogue.json", content)
+    store.write("sample/dialogues/readme.txt", b"not ours")
+    notes: list[str] = []
+    assert len(list(read_dialogues(store, NOW, notes.append))) == 1 and len(notes) == 2
+
+
+def test_s3_encrypts_what_is_written(s3_store: S3Store) -> None:
+    for encryption, expected in (("AES256", "AES256"), ("aws:kms", "aws:kms"), ("aws:kms:alias/mistere", "aws:kms")):
+        store = S3Store(s3_store.uri, encryption=encryption)
+        store.write("sample/x", b"content")
+        head = store._s3.head_object(Bucket=store._bucket, Key=store._key("sample/x"))
+        assert head["ServerSideEncryption"] == expected and store.read("sample/x")[0] == b"content"
+    assert head["SSEKMSKeyId"] == "alias/mistere"
+
+
+def test_unknown_encryption_is_refused() -> None:
+    assert encryption_arguments("") == {}
+    for wrong in ("aes", "aws:kms:", "aws:kmsx", "AES256 ", "aws:kms:a b"):
+        with pytest.raises(UsageError, match="choose AES256"):
+            encryption_arguments(wrong)
