@@ -11,7 +11,7 @@ from mistere.config.base import Section
 from mistere.config.encoder import Device
 
 BUNDLE_STORE: Final = "bundle"
-"""A value of ``traffic_store``: the store of the served bundle."""
+"""A value of ``traffic_store`` and ``sample_store``: the store of the served bundle."""
 _DAY: Final = 86400
 
 
@@ -61,6 +61,12 @@ class PredictorConfig(Section):
         traffic_store: object store for statistics of the answers, which hold no text, recording or vector: a folder,
             ``s3://bucket/prefix``, or ``bundle`` for the bundle's; empty writes none.
         traffic_seconds: time between two writes of the statistics, which a killed process loses, seconds.
+        sample_share: share of the dialogues with consent that are kept for labelling, with texts and recordings; 0 keeps none.
+        sample_days: time after which a kept dialogue is deleted, days.
+        sample_store: object store for kept dialogues: a folder, ``s3://bucket/prefix``, or ``bundle`` for the bundle's. The predictor's
+            identity must be allowed to read, write, list and delete below ``sample/`` there.
+        sample_encryption: server-side encryption of kept dialogues in S3: ``AES256``, ``aws:kms``, or ``aws:kms:KEY`` with the id, alias
+            or ARN of a key; empty for the bucket's default.
         drain_seconds: time between turning not ready and closing the ports after SIGTERM, so that load balancers stop routing here,
             seconds.
         grace_seconds: time for requests in flight after the ports are closed, seconds.
@@ -88,6 +94,12 @@ class PredictorConfig(Section):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], NotStated()] = "info"
     traffic_store: Annotated[str, NotStated()] = ""
     traffic_seconds: Annotated[float, NotStated()] = Field(default=60.0, gt=0, le=_DAY)
+    sample_share: float = Field(default=0.0, ge=0, le=1)
+    sample_days: int = Field(default=30, gt=0, le=3650)
+    sample_store: Annotated[str, NotStated()] = Field(default=BUNDLE_STORE, min_length=1)
+    sample_encryption: Annotated[str, NotStated()] = Field(
+        default="", pattern=r"^$|^AES256$|^aws:kms(:[A-Za-z0-9:/_-]{1,2048})?$"
+    )
     drain_seconds: Annotated[float, NotStated()] = Field(default=2.0, ge=0, le=3600)
     grace_seconds: Annotated[int, NotStated()] = Field(default=30, gt=0, le=3600)
 

@@ -17,6 +17,7 @@ from kserve.metrics import PREDICT_HIST_TIME
 from kserve.model import InferenceVerb
 
 from mistere.predictor import metrics
+from mistere.predictor.answer_observers import AnswerObservers, answer_observers
 from mistere.predictor.audio.sources import AudioReader
 from mistere.predictor.errors import internal, invalid, log_value, not_ready, unknown_digests
 from mistere.predictor.protocol.codec import (
@@ -39,7 +40,6 @@ from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.scheduling.slices import SliceQueue
 from mistere.predictor.settings import Limits, ServerSettings
 from mistere.predictor.sized_cache import SizedCache
-from mistere.predictor.traffic.observation import TrafficObserver, traffic_observer
 from mistere.predictor.warm_up import one_second, predict_once
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             max_price=limits.waiting_seconds,
         )
         self._slices: SliceQueue[Task] = SliceQueue(self._encode_slice, self._pace, limits.waiting_seconds)
-        self._traffic: TrafficObserver | None = None
+        self._observers: AnswerObservers | None = None
         self._transcriber: CachedTranscriber | None = None
         self._transcripts: SliceQueue[TranscriptTask] = SliceQueue(
             self._transcribe_slice, Pace(_TRANSCRIPTION_PACE), limits.waiting_seconds
@@ -155,7 +155,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         self._encoder = CachedEncoder(model, self._limits, self._pace)
         if model.transcriber is not None:
             self._add_transcriber(model.transcriber)
-        self._traffic = traffic_observer(model, self._settings)
+        self._observers = answer_observers(model, self._settings)
         self._loaded = model
         gc.collect()
         gc.freeze()  # later collections skip the model's objects, which live as long as the process
@@ -245,8 +245,8 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
                 response = encode_response(payload, identity, predictions[0], model, detail, warnings, sources[0])
             else:
                 response = encode_v1(predictions, identity, model, detail, warnings, sources)
-        if self._traffic is not None:  # counted after the response is on its way
-            asyncio.get_running_loop().call_soon(self._traffic.observe, asked, dialogues, predictions, plan)
+        if self._observers is not None:  # called after the response is on its way
+            asyncio.get_running_loop().call_soon(self._observers.observe, asked, dialogues, predictions, plan)
         self._observe(predictions, model, identity, time.perf_counter() - start)
         return response
 
@@ -354,12 +354,12 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         ]
 
     def close(self) -> None:
-        """Finish what is being computed, drop what waits, and write the traffic's counts."""
+        """Finish what is being computed, drop what waits, and write what is left of counts and sample."""
         self.batcher.close()
         self._slices.close()
         self._transcripts.close()
-        if self._traffic is not None:
-            self._traffic.recorder.close()
+        if self._observers is not None:
+            self._observers.close()
 
     def _remember(self, dialogues: Sequence[DialogueRequest]) -> None:
         for dialogue in dialogues:

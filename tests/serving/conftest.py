@@ -221,7 +221,9 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     )
     bundle = request.getfixturevalue("bundle")
     traffic = ("--traffic-store", "bundle", "--traffic-seconds", "0.5")
-    real = launch(["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5", *traffic)
+    real = launch(
+        ["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5", *traffic, *("--sample-share", "1")
+    )
     started = {"real": real, "faulty": faulty}
     yield started
     for server in started.values():

@@ -33,6 +33,8 @@ OTHER: dict[str, Any] = {
     "device": "cpu",
     "log_level": "warning",
     "traffic_store": "s3://models/traffic",
+    "sample_store": "s3://models/kept",
+    "sample_encryption": "aws:kms:alias/mistere",
 }
 """Values of options that are no number and no flag."""
 
@@ -181,7 +183,11 @@ def test_wrong_variables_are_rejected_before_they_are_deployed(env: dict[str, st
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"predictor": {"traffic_store": "/srv/traffic"}}, "ends with its pod"),
+        (
+            {"predictor": {"traffic_store": "/srv/traffic"}},
+            "traffic_store=/srv/traffic is a folder, which ends with its pod",
+        ),
+        ({"predictor": {"sample_store": "/srv/kept"}}, "sample_store=/srv/kept is a folder, which ends with its pod"),
         ({"predictor": {"device": "cuda"}}, "set deployment.gpus"),
         ({"predictor": {"int8": True}, "gpus": 1}, "set deployment.gpus=0"),
     ],

@@ -115,11 +115,11 @@ def _check_predictor(config: DeploymentConfig) -> None:
         UsageError: as :func:`check_cluster_support`.
     """
     options = config.predictor
-    if options.traffic_store not in ("", BUNDLE_STORE) and not options.traffic_store.startswith("s3://"):
-        raise UsageError(
-            f"deployment.predictor.traffic_store={options.traffic_store} is a folder, which ends with its pod: use {BUNDLE_STORE} or "
-            "s3://bucket/prefix."
-        )
+    for name, store in (("traffic_store", options.traffic_store), ("sample_store", options.sample_store)):
+        if store not in ("", BUNDLE_STORE) and not store.startswith("s3://"):
+            raise UsageError(
+                f"deployment.predictor.{name}={store} is a folder, which ends with its pod: use {BUNDLE_STORE} or s3://bucket/prefix."
+            )
     if options.device == "cuda" and not config.gpus:
         raise UsageError("deployment.predictor.device=cuda needs a GPU: set deployment.gpus, or the device to auto.")
     if options.int8 and config.gpus:
