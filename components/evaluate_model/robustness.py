@@ -6,7 +6,7 @@ A window of dialogues is degraded in memory, one condition after another; nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,9 @@ from mistere.common.modalities import cell_of
 from mistere.config.evaluation import EvaluationConfig
 from mistere.data.conditions import conditions_of
 from mistere.data.dataset import Utterance
-from mistere.data.kinds.kind import Degradation, UnreadableError
+from mistere.data.kinds.kind import Degradation
 from mistere.data.utterances import UtteranceReader
+from mistere.evaluation.changed_input import DialogueChange, embed_changed
 from mistere.evaluation.split_metrics import put, rounded
 from mistere.metrics.classification import DialogueBootstrap, Interval
 from mistere.metrics.robustness import RobustnessPoint, robustness_metrics
@@ -27,10 +28,7 @@ from mistere.model.mixture.prediction import Embeddings, predict
 if TYPE_CHECKING:
     from mistere.common.progress import Progress
     from mistere.model.encoders.embedding import Embedder
-    from mistere.model.encoders.families.family import Features
     from mistere.model.mixture.mixture import MixtureOfExperts
-
-_WINDOW = 64
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,6 @@ class CleanDialogues:
     embeddings: Sequence[Embeddings]
     labels: Sequence[np.ndarray]
     classes: int
-
-
-@dataclass(frozen=True)
-class _Item:
-    utterance: Utterance
-    context: tuple[str, ...]
 
 
 class Reembedding:
@@ -120,44 +112,25 @@ class Reembedding:
         self, embedder: Embedder, changes: Mapping[str, Degradation | None]
     ) -> dict[str, dict[int, np.ndarray]]:
         """Vectors ``[n, d]`` of changed utterances, by change and index of the dialogue."""
-        vectors_by_change: dict[str, dict[int, np.ndarray]] = {name: {} for name in changes}
-        windows: list[tuple[str, list[tuple[int, int]]]] = []
-
-        def windowed() -> Iterator[list[_Item]]:
-            for dialogues in _in_windows(self._reader, embedder.modality, self._indices):
-                spans = [(self._indices[dialogue[0].dialogue_id], len(dialogue)) for dialogue in dialogues]
-                for number, (name, change) in enumerate(changes.items()):
-                    windows.append((name, spans))
-                    yield [item for dialogue in dialogues for item in self._items(embedder, dialogue, number, change)]
-
-        def prepare(item: _Item) -> Features | None:
-            try:
-                return embedder.prepare(item.utterance, item.context)
-            except UnreadableError:
-                return None
-
         done = 0
-        for vectors in embedder.embed_windows(windowed(), prepare):
-            name, spans = windows.pop(0)
-            start = 0
-            for index, length in spans:
-                vectors_by_change[name][index] = vectors[start : start + length]
-                start += length
-            done += len(spans)
-            self._progress(f"{embedder.modality} of dialogues, again", done, len(self._indices) * len(changes))
-        return vectors_by_change
 
-    def _items(
-        self, embedder: Embedder, dialogue: Sequence[Utterance], number: int, change: Degradation | None
-    ) -> list[_Item]:
-        """The changed utterances of a dialogue, with the changed turns before each."""
-        utterances = [
-            utterance if change is None else changed(change, embedder.modality, number, utterance, self._seed)
-            for utterance in dialogue
-        ]
-        texts = [utterance.text or "" for utterance in utterances]
-        turns = embedder.settings.context_turns
-        return [_Item(one, tuple(texts[max(0, at - turns) : at])) for at, one in enumerate(utterances)]
+        def count(dialogues: int) -> None:
+            nonlocal done
+            done += dialogues
+            self._progress(f"{embedder.modality} of dialogues, again", done, len(self._indices) * len(changes))
+
+        def change_of(number: int, change: Degradation | None) -> DialogueChange:
+            if change is None:
+                return lambda dialogue: dialogue
+            return lambda dialogue: [changed(change, embedder.modality, number, one, self._seed) for one in dialogue]
+
+        read = (d for d in self._reader.dialogues("test", (embedder.modality,)) if d[0].dialogue_id in self._indices)
+        named = {name: change_of(number, change) for number, (name, change) in enumerate(changes.items())}
+        vectors = embed_changed(embedder, read, named, count)
+        return {
+            name: {self._indices[dialogue]: rows for dialogue, rows in by_dialogue.items()}
+            for name, by_dialogue in vectors.items()
+        }
 
 
 def changed(change: Degradation, modality: str, number: int, utterance: Utterance, seed: int) -> Utterance:
@@ -167,16 +140,3 @@ def changed(change: Degradation, modality: str, number: int, utterance: Utteranc
         return utterance
     draw = np.random.default_rng([seed, number, utterance.turn, *utterance.dialogue_id.encode()])
     return utterance.with_cell(modality, change.change(cell, draw))
-
-
-def _in_windows(reader: UtteranceReader, modality: str, indices: Mapping[str, int]) -> Iterator[list[list[Utterance]]]:
-    window: list[list[Utterance]] = []
-    for dialogue in reader.dialogues("test", (modality,)):
-        if dialogue[0].dialogue_id not in indices:
-            continue
-        window.append(dialogue)
-        if sum(map(len, window)) >= _WINDOW:
-            yield window
-            window = []
-    if window:
-        yield window

@@ -84,6 +84,7 @@ def run(
         anchor_digest: the bundle of the gate's anchor, or ``none``.
     """
     from components.evaluate_model.baselines import Baseline, compare_slices
+    from components.evaluate_model.calls import measure_calls
     from components.evaluate_model.example import chosen_example
     from components.evaluate_model.raw_utterances import columns_of, keys_of, read_raw_test
     from components.evaluate_model.report_files import Findings, write_report
@@ -146,6 +147,8 @@ def run(
             metrics |= compared
     if "champion" in evaluations and not evaluations["champion"].incomparable:
         metrics |= compare_slices(report, parts, len(data.labels), config)
+    if config.calls:
+        metrics |= measure_calls(config, step, utterances.manifest, whole(), evaluations.get("champion"))
     with_texts = [timeline.with_texts(raw.texts.get(timeline.name, {})) for timeline in timelines]
     probabilities = {name: answer.probabilities for name, answer in zip(names, answers, strict=True)}
     example = chosen_example(config.example, utterances.manifest, raw.example, probabilities, whole)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from components.finetune_encoder.call_copies import CallCopies
 from components.finetune_encoder.training.trainer import Curve, TrainingJob, train
 from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
 from mistere.artifacts.manifest import canonical_digest
@@ -161,22 +162,29 @@ def _spool(
     folder: Path,
     progress: Progress,
 ) -> tuple[list[int], int]:
-    """Prepare every labelled utterance of a split that has the modality; returns their classes and the number of undecodable ones."""
+    """Prepare every labelled utterance of a split that has the modality; returns their classes and the number of undecodable ones.
+
+    Each train utterance is followed by its copies, if the training hears some through a call.
+    """
     spool = FeatureSpool(folder)
     classes = {label: index for index, label in enumerate(reader.reference.labels)}
     total = reader.reference.rows[split]
     previous = PreviousTurns(reader, config.context_turns, (split,))
 
     kind = kind_of(family.kind)
+    copies = CallCopies.of(config, reader) if split == "train" else None
 
-    def prepare(utterance: Utterance) -> tuple[Features, int] | UnreadableError | None:
+    def prepare(utterance: Utterance) -> tuple[list[Features], int] | UnreadableError | None:
         if utterance.label is None:
             return None
-        value = _input(kind, modality, split, utterance, config, previous.of(split, utterance))
-        if value is None or isinstance(value, UnreadableError):
-            return value
+        values = []
+        for one in (utterance, *(copies(utterance) if copies else ())):
+            value = _input(kind, modality, split, one, config, previous.of(split, one))
+            if value is None or isinstance(value, UnreadableError):
+                return value
+            values.append(value)
         try:
-            return family.prepare(value), classes[utterance.label]
+            return [family.prepare(value) for value in values], classes[utterance.label]
         except UnreadableError as error:
             if config.undecodable == "fail":
                 raise DataError(undecodable(split, utterance, modality, error)) from error
@@ -188,7 +196,9 @@ def _spool(
         if isinstance(example, UnreadableError):
             skipped += 1
         elif example is not None:
-            spool.append(*example)
+            variants, label = example
+            for features in variants:
+                spool.append(features, label)
         progress(f"reading {split} utterances", count, total)
     spool.close()
-    return spool.labels, skipped
+    return spool.labels[:: copies.variants if copies else 1], skipped

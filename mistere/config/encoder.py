@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from mistere.config.base import OBJECT_NAME, Quantity, Section, SeededSection, Toleration
+from mistere.config.calls import CallAugmentation
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -133,6 +134,7 @@ class EncoderConfig(SeededSection):
         max_seconds: longer utterances are cropped to this length.
         excerpt_seconds: in training, a random excerpt of this length stands for a longer utterance, another one in each epoch;
             speech only. Not set: the whole utterance. Dev, test and predictions always use whole utterances.
+        augmentation: effects of real calls on training utterances; speech only.
         max_frames: images of an utterance that are used at most; of more, as many evenly spread over the utterance.
         undecodable: what to do with an utterance whose audio (or image, or vector) does not decode: ``fail``, or treat it as ``missing``.
         crop: the part to use of an utterance longer than ``max_seconds``.
@@ -180,6 +182,7 @@ class EncoderConfig(SeededSection):
     max_seconds: float = Field(default=30.0, gt=0)
     crop: Literal["start", "middle", "end"] = "start"
     excerpt_seconds: float | None = Field(default=None, ge=0.1)
+    augmentation: CallAugmentation = CallAugmentation()
     max_frames: int = Field(default=8, gt=0, le=64)
     undecodable: Literal["fail", "missing"] = "fail"
     tracking: bool = False

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mistere.config.base import SeededSection
+from mistere.config.calls import CallEffect
 
 
 class EvaluationConfig(SeededSection):
@@ -18,7 +19,9 @@ class EvaluationConfig(SeededSection):
         slices: columns of the dataset whose values define slices, besides lengths and modalities.
         runtime: measure time, memory and size with raw dialogues.
         robustness: embed test dialogues again with noise, a telephone's band and codec, dropped words, and what degrades its other modalities.
-        robustness_dialogues: maximum number of dialogues for ``robustness`` and ``int8``.
+        calls: embed test dialogues again under ``call_effects``, and predict them with the champion, too.
+        call_effects: what happens to conversations on real calls; empty for all effects.
+        robustness_dialogues: maximum number of dialogues for ``robustness``, ``calls`` and ``int8``.
         int8: embed test dialogues again with 8-bit integers, to measure the loss of serving with ``--int8``.
         speaker_probe: measure how well a linear probe identifies speakers, if the dataset names them.
         example: the example dialogue that travels with the bundle: ``test`` is a dialogue of the test split, ``synthetic`` one that
@@ -31,6 +34,8 @@ class EvaluationConfig(SeededSection):
     slices: list[str] = Field(default_factory=list)
     runtime: bool = True
     robustness: bool = False
+    calls: bool = False
+    call_effects: list[CallEffect] = Field(default_factory=list)
     robustness_dialogues: int = Field(default=100, gt=0)
     int8: bool = False
     speaker_probe: bool = True

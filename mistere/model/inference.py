@@ -91,6 +91,15 @@ class DialogueModel:
         """The encoders by modality; none for a model that takes vectors only."""
         return self._embedders
 
+    @property
+    def transcribes(self) -> bool:
+        """Whether utterances with audio and no text are transcribed."""
+        return False
+
+    def transcribed(self, dialogue: Sequence[_Turn], max_seconds: float | None = None) -> Sequence[_Turn]:
+        """A dialogue with the transcripts that the model adds: none."""
+        return dialogue
+
     def predict(
         self, dialogues: Sequence[Sequence[HasModalities]], max_seconds: float | None = None
     ) -> list[DialoguePrediction]:
@@ -221,6 +230,10 @@ class EmotionModel(DialogueModel):
         self.labels, self.experts = list(bundle.labels), list(bundle.experts)
         self.encoder_digests = {name: encoder.identity.digest for name, encoder in bundle.encoders.items()}
         self.vector_digests = self.encoder_digests or {name: made.digest for name, made in bundle.vectors.items()}
+
+    @property
+    def transcribes(self) -> bool:
+        return self.transcriber is not None
 
     @property
     def context_mode(self) -> Literal["full", "causal"]:

@@ -14,6 +14,7 @@ _TITLES = {
     "anchor_comparison": "comparison with the anchor",
     "bundle_size": "size of the bundle",
     "calibration": "calibration",
+    "call_loss": "no effect of a call that costs much",
     "champion_comparison": "comparison with the champion",
     "class_floor": "F1 of each emotion",
     "committed_code": "committed code",
@@ -28,7 +29,9 @@ _TITLES = {
     "slice_loss": "no slice that loses much",
 }
 _FORMS = {"bundle_size": "{:.1f} MiB", "latency": "{:.0f} ms", "data_verdict": "{:.0f}"}
-_SIGNED = frozenset({"anchor_comparison", "champion_comparison", "minimum_contribution", "mixture_gain", "slice_loss"})
+_SIGNED = frozenset(
+    {"anchor_comparison", "call_loss", "champion_comparison", "minimum_contribution", "mixture_gain", "slice_loss"}
+)
 _OUTCOMES = {
     "promote": ("✓ passed", "good"),
     "hold": ("● held", "wait"),

@@ -139,6 +139,58 @@ def score(
 
 
 @serving_app.command()
+def robustness(
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="A dataset directory, a .dvc file, a Git revision or a DVC digest."),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A registered version (3, @challenger, MODEL/3) or a bundle; by default the champion."),
+    ] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="The model to compare with, or none; by default the champion."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split: train, dev or test.")] = "test",
+    effects: Annotated[
+        list[str] | None, typer.Option("--effect", metavar="EFFECT", help="Measure this effect; may be repeated.")
+    ] = None,
+    dialogues: Annotated[int, typer.Option(help="Measure on the first dialogues of the split, at most.", min=1)] = 40,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            help="Exit with 3 if a level is shown to lose more weighted F1 (0 to 1) against the other model.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the effects and of the intervals.", min=0, max=2**32 - 1)] = 0,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Directory of the results; by default one below robustness/ in the output directory."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Annotated[
+        str | None, typer.Option(metavar="URI", help="The MLflow server that belongs to the store.")
+    ] = None,
+) -> None:
+    """Measure what real calls cost a model: codecs, lost packets, noise, echo, clipping, transcription errors, lost turns.
+
+    Exit codes: 0 measured, 3 a level loses more than --max-loss, 4 data damaged or without labels, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.robustness import Request
+    from pipelines.cli.commands.robustness import robustness as command
+
+    request = Request(data, split, effects or [], dialogues, seed, max_loss=max_loss)
+    raise typer.Exit(command(request, model, beside, output, to, store, tracking, as_json=as_json))
+
+
+@serving_app.command()
 def monitor(
     since: Annotated[
         str, typer.Option(metavar="TIME", help="How far to look back: days or hours, such as 7d or 36h.")

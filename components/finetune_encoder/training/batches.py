@@ -23,12 +23,20 @@ class Examples(Dataset[tuple[dict[str, Any], int]]):
         config: the encoder's section, for the seed.
         excerpt_seconds: a random excerpt of this length stands for a longer utterance; None for whole utterances. It depends on
             the seed, the epoch and the utterance only, so that a resumed training reads the same ones.
+        variants: the spool holds this many of each utterance, the original first and then copies heard through a call
+            (``augmentation``). Which one an epoch uses depends on the same three.
     """
 
     def __init__(
-        self, spool: FeatureSpool, family: Family, config: EncoderConfig, excerpt_seconds: float | None = None
+        self,
+        spool: FeatureSpool,
+        family: Family,
+        config: EncoderConfig,
+        excerpt_seconds: float | None = None,
+        variants: int = 1,
     ) -> None:
         self._spool, self._family, self._seed, self._excerpt = spool, family, config.seed, excerpt_seconds
+        self._variants, self._share = variants, config.augmentation.share
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -38,20 +46,28 @@ class Examples(Dataset[tuple[dict[str, Any], int]]):
     @property
     def lengths(self) -> list[int]:
         """Length of each utterance, or of its excerpt."""
+        lengths = self._spool.lengths[:: self._variants]
         if self._excerpt is None:
-            return self._spool.lengths
+            return lengths
         longest = self._family.excerpt_length(self._excerpt)
-        return [min(length, longest) for length in self._spool.lengths]
+        return [min(length, longest) for length in lengths]
 
     def __len__(self) -> int:
-        return len(self._spool)
+        return len(self._spool) // self._variants
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], int]:
-        features, label = self._spool[index]
+        features, label = self._spool[index * self._variants + self._variant(index)]
         if self._excerpt is not None:
             draw = random.Random(f"{self._seed}.{self._epoch}.{index}")  # noqa: S311  (the seed must reproduce the order)
             features = self._family.excerpt(features, self._excerpt, draw)
         return features, label
+
+    def _variant(self, index: int) -> int:
+        """0 for the original, or the number of a copy."""
+        if self._variants == 1:
+            return 0
+        draw = random.Random(f"{self._seed}.{self._epoch}.{index}.call")  # noqa: S311  (the seed must reproduce the choice)
+        return draw.randrange(1, self._variants) if draw.random() < self._share else 0
 
 
 class Share(NamedTuple):

@@ -201,7 +201,7 @@ def _fit(
         return {"weighted_f1": float(weighted_f1(counts))}
 
     excerpt = config.excerpt_seconds if job.kind.timed else None
-    examples = Examples(training, model.family, config, excerpt)
+    examples = Examples(training, model.family, config, excerpt, config.augmentation.variants)
     writer = CheckpointWriter(checkpoints, config.checkpoint_seconds)
     trainer = EncoderTrainer(
         config=config,

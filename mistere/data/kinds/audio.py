@@ -65,7 +65,8 @@ def telephone_band(wave: np.ndarray, rate: int) -> np.ndarray:
     return np.asarray(sosfiltfilt(filter_, narrow, padlen=max(0, padding)), np.float32)
 
 
-def _encoded(wave: np.ndarray, rate: int, subtype: str) -> bytes:
+def encoded(wave: np.ndarray, rate: int, subtype: str) -> bytes:
+    """Mono samples ``[N]`` as a WAV file of one of soundfile's subtypes."""
     import soundfile
 
     buffer = io.BytesIO()
@@ -85,11 +86,11 @@ def _degradation(words: str, change: Callable[[np.ndarray, int, np.random.Genera
 
 
 def _with_noise(decibels: float, wave: np.ndarray, rate: int, draw: np.random.Generator) -> bytes:
-    return _encoded(noisy(wave, decibels, draw), rate, "FLOAT")
+    return encoded(noisy(wave, decibels, draw), rate, "FLOAT")
 
 
 def _telephone_line(subtype: str, wave: np.ndarray, rate: int, draw: np.random.Generator) -> bytes:
-    return _encoded(telephone_band(wave, rate), TELEPHONE_RATE, subtype)
+    return encoded(telephone_band(wave, rate), TELEPHONE_RATE, subtype)
 
 
 class Audio(Kind):

@@ -73,7 +73,7 @@ def score(
     """
     config = _config(settings)
     chosen = choose_model(model, output, store, tracking)
-    archive = _archive(data)
+    archive = open_data(data)
     digest = split_bundle_location(chosen.location)[1]
     columns = ArchiveColumns(tuple(config.by), config.time)
     plan = ScoringPlan(
@@ -231,7 +231,7 @@ def choose_model(model: str | None, output: Path, store: str | None, tracking: s
     )
 
 
-def _archive(data: str) -> Archive:
+def open_data(data: str) -> Archive:
     """Open the data; a folder is read where it is, and any other version through DVC."""
     require_cache()
     if (Path(data) / INFO_FILE).is_file():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
+from mistere.common.modalities import SPEECH
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.converters import converters
 from mistere.model.encoders.lookup.hub import check_hub_model
@@ -29,9 +30,14 @@ def check_encoder(settings: EncoderConfig, modality: str, in_this_image: bool) -
         in_this_image: whether the encoder is loaded where this process runs.
 
     Raises:
-        UsageError: a package, folder, object or model is missing, or the hub refuses it or cannot be reached.
+        UsageError: a package, folder, object or model is missing, or the hub refuses it or cannot be reached; or another modality than
+            speech is to be heard through calls.
         MistereError: the hub or the object store fails.
     """
+    if settings.augmentation.share and modality != SPEECH:
+        raise UsageError(
+            f"{modality}.augmentation.share={settings.augmentation.share:g}: only speech is heard through calls; set it to 0."
+        )
     if in_this_image and settings.tuning == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError(
             f"{modality}.tuning=qlora needs bitsandbytes, which is not installed: pip install bitsandbytes==0.50.2, or set "

@@ -1,0 +1,1 @@
+"""The page about the effects of real calls."""
