@@ -48,7 +48,10 @@ class Registry:
         return champion.model_version, read_deployment(self.store, "mistere").model_version
 
 
-OPTIONAL_EVALUATIONS = [f"evaluation.{name}=true" for name in ("robustness", "int8", "runtime", "speaker_probe")]
+OPTIONAL_EVALUATIONS = [
+    f"evaluation.{name}=true" for name in ("robustness", "calls", "int8", "runtime", "speaker_probe")
+]
+CALLS = ["evaluation.call_effects=[codec,word_errors]", "gate.max_call_loss=1.0"]
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +92,21 @@ def test_models_lists_versions_with_aliases_code_and_data(registry: Registry) ->
 @pytest.mark.long
 def test_optional_evaluations_are_in_metrics_and_report(registry: Registry, tmp_path: Path) -> None:
     copy = shutil.copytree(registry.output, tmp_path / "output")
-    measured = run(copy, registry.data, "mixture.seed=2", *OPTIONAL_EVALUATIONS, root=registry.tree)
+    measured = run(copy, registry.data, "mixture.seed=2", *OPTIONAL_EVALUATIONS, *CALLS, root=registry.tree)
     assert measured.code == 0, measured.text
     reports = measured.folder / "reports"
     metrics = json.loads((reports / "metrics.json").read_text())
     for name in ("robustness.noise_0db.loss", "robustness.words_20.weighted_f1", "int8.loss", "contribution.text"):
         assert metrics[f"test.{name}.low"] <= metrics[f"test.{name}"] <= metrics[f"test.{name}.high"]
+    for name in (
+        "test.calls.codec_gsm.weighted_f1",
+        "test.calls.clean.ece",
+        "champion.calls.word_errors_20.difference",
+    ):
+        assert metrics[f"{name}.low"] <= metrics[f"{name}.high"]
+    assert "test.calls.clean.loss" not in metrics and "test.calls.babble_0db.loss" not in metrics
+    rules = {rule["rule"]: rule for rule in json.loads((reports / "verdict.json").read_text())}
+    assert rules["call_loss"]["outcome"] == "promote" and rules["call_loss"]["bound"] == -1.0
     assert "test.slice.words.4-8.weighted_f1" in metrics and "champion.difference.weighted_f1.low" in metrics
     report = json.loads((reports / "run_report.json").read_text())
     assert report["runtime"]["runtime.dialogue_ms.p95"] > 0 < report["runtime"]["runtime.size_mb"]

@@ -87,8 +87,8 @@ def with_lost_packets(wave: np.ndarray, share: float, draw: Generator) -> tuple[
 
 def _lost(packets: int, share: float, draw: Generator) -> np.ndarray:
     """Which packets are lost ``[packets]``."""
-    leave = 1 / _BURST
-    enter = min(1.0, share * leave / max(1e-9, 1 - share))
+    leave = min(1 / _BURST, (1 - share) / max(share, 1e-9))  # above two of three packets, bursts must be longer
+    enter = min(1.0, share * leave / (1 - share)) if share < 1 else 1.0
     lost = np.zeros(packets, bool)
     state = False
     for index, number in enumerate(draw.random(packets)):
@@ -133,8 +133,9 @@ def _pitch_period(before: np.ndarray) -> int:
 
 
 def clipped(wave: np.ndarray, share: float) -> tuple[np.ndarray, int]:
-    """Speech that is too loud for its line: the loudest ``share`` (0..1) of the samples at full scale."""
+    """Speech that overloads its line: the loudest ``share`` (0..1) of the samples cut off, at the level that it had before."""
     if not wave.any():
         return wave, RATE
     limit = max(float(np.quantile(np.abs(wave), 1 - share)), 1e-6)
-    return np.clip(wave / limit, -1.0, 1.0).astype(np.float32), RATE
+    cut = np.clip(wave.astype(np.float64), -limit, limit)
+    return (cut * np.sqrt((wave.astype(np.float64) ** 2).mean() / (cut**2).mean())).astype(np.float32), RATE

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 TEMPLATE: Final = Path(__file__).parent / "page.html"
 
+_CURVES: Final = {"weighted_f1": "weighted F1", "ece": "expected calibration error"}
+
 
 @dataclass(frozen=True)
 class Section:
     """An effect on the page."""
 
     effect: EffectReport
-    plot: Markup
+    plots: list[Markup]
 
 
 def render_calls(report: CallReport) -> str:
@@ -36,7 +38,10 @@ def render_calls(report: CallReport) -> str:
         other=model_name(report, beside=True),
         lead=lead(report),
         comparison=comparison(report),
-        sections=[Section(effect, _curves(report, effect)) for effect in report.effects],
+        sections=[
+            Section(effect, [_curve(report, effect, key, title) for key, title in _CURVES.items()])
+            for effect in report.effects
+        ],
         counted=counted,
         number=number,
         bounds=bounds,
@@ -44,22 +49,21 @@ def render_calls(report: CallReport) -> str:
     )
 
 
-def _curves(report: CallReport, effect: EffectReport) -> Markup:
-    """Weighted F1, and beside it the calibration error, from the unchanged input to the strongest level."""
-    figure = new_figure(2 * WIDTH, 2.4)
+def _curve(report: CallReport, effect: EffectReport, key: str, title: str) -> Markup:
+    """A figure from the unchanged input to the strongest level, and that of the model beside it."""
+    figure = new_figure(WIDTH, 2.2)
+    axes = figure.add_subplot()
+    quiet(axes, "y")
     levels = [report.clean, *effect.levels]
-    for position, (key, title) in enumerate((("weighted_f1", "weighted F1"), ("ece", "expected calibration error"))):
-        axes = figure.add_subplot(1, 2, position + 1)
-        quiet(axes, "y")
-        _line(axes, levels, key, beside=True)
-        _line(axes, levels, key, beside=False)
-        axes.set_xticks(range(len(levels)))
-        axes.set_xticklabels([level.label for level in levels])
-        axes.set_xlim(-0.2, len(levels) - 0.8)
-        axes.set_title(title, fontsize=9)
-        if position:
-            axes.set_ylim(bottom=0)
-    return figure_svg(figure, f"{effect.title}: weighted F1 and expected calibration error by level")
+    _line(axes, levels, key, beside=True)
+    _line(axes, levels, key, beside=False)
+    axes.set_xticks(range(len(levels)))
+    axes.set_xticklabels([level.label for level in levels])
+    axes.set_xlim(-0.2, len(levels) - 0.8)
+    axes.set_title(title, fontsize=9)
+    if key == "ece":
+        axes.set_ylim(bottom=0)
+    return figure_svg(figure, f"{effect.title}: {title} by level")
 
 
 def _line(axes: object, levels: Sequence[LevelReport], key: str, *, beside: bool) -> None:

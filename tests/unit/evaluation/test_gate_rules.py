@@ -295,6 +295,7 @@ def test_text_only_model_skips_expert_rules_and_noise_conditions() -> None:
     results = evaluate_rules(candidate(experts=("text", "cross_modal"), metrics=loud))
     assert {name for name, result in results.items() if result.outcome == "off"} == {
         "anchor_comparison",
+        "call_loss",
         "expert_collapse",
         "language_floor",
         "minimum_contribution",

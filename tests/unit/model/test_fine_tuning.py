@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from components.finetune_encoder.call_copies import CallCopies
 from components.finetune_encoder.training.batches import Examples, share_step
 from components.pull_data.run import describe
 from mistere.artifacts.checkpoints import Checkpoints
@@ -25,11 +27,14 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.common.modalities import Modality
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.progress import Progress
+from mistere.config.calls import CallAugmentation
 from mistere.config.encoder import EncoderConfig, SpeechConfig, TextConfig
-from mistere.data.utterances import FeatureSpool
+from mistere.data.audio import decode
+from mistere.data.utterances import FeatureSpool, UtteranceReader
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, Step
 from mistere.model.encoders.families import families
+from mistere.model.encoders.lookup.source_check import check_encoder
 from tests.local.workshop import make_dataset, rows
 
 SETTINGS = TextConfig(
@@ -139,6 +144,75 @@ def test_excerpts_depend_on_seed_epoch_and_utterance_only(tmp_path: Path) -> Non
         assert not np.array_equal(first[2][0]["frames"], second[2][0]["frames"])
         np.testing.assert_array_equal(first[0][0]["frames"], second[0][0]["frames"])
         assert len(Examples(spool, family, settings)[2][0]["frames"]) == 200
+
+
+def test_a_share_of_an_epochs_utterances_is_heard_through_a_call(tmp_path: Path) -> None:
+    settings = SpeechConfig(
+        source="random:whisper", augmentation=CallAugmentation(share=0.5, copies=3, effects=["clipping"])
+    )
+    family_class = families()["whisper"]
+    family_class.write_random(tmp_path / "base", 0)
+    family = family_class(tmp_path / "base", settings)
+    with FeatureSpool(tmp_path / "spool") as spool:
+        for number in range(200):
+            for variant in range(4):
+                frames = np.full((20, 16), variant, np.float32)
+                spool.append({"frames": frames, "length": 20 + number + variant}, number % 3)
+        first, second = (Examples(spool, family, settings, None, settings.augmentation.variants) for _ in range(2))
+        assert len(first) == 200 and first.lengths == [20 + number for number in range(200)]
+        assert [first[index][1] for index in range(6)] == [0, 1, 2, 0, 1, 2]
+
+        def variants(examples: Examples) -> list[int]:
+            return [int(examples[index][0]["frames"][0, 0]) for index in range(200)]
+
+        chosen = variants(first)
+        assert chosen == variants(second) and set(chosen) == {0, 1, 2, 3}
+        assert 0.35 < np.mean([variant > 0 for variant in chosen]) < 0.65
+        second.set_epoch(1)
+        assert variants(second) != chosen
+    assert SpeechConfig().augmentation.variants == 1
+
+
+def test_copies_depend_on_the_seed_and_are_of_recordings_only(tmp_path: Path) -> None:
+    pinned = pin(str(make_dataset(tmp_path / "tones", rows())), str(tmp_path / "remote"))
+    reader = UtteranceReader(describe(pinned.remote, pinned.digest), ("train",))
+    utterance = next(reader.stream("train"))
+
+    def copies(seed: int) -> list[bytes]:
+        config = SpeechConfig(seed=seed, augmentation=CallAugmentation(share=1.0, copies=4))
+        made = CallCopies.of(config, reader)
+        assert made is not None and made.variants == 5
+        heard = made(utterance)
+        assert all(replace(one, audio=utterance.audio) == utterance for one in heard)
+        return [decode(one.audio or b"")[0].tobytes() for one in heard]
+
+    assert copies(0) == copies(0) and len(set(copies(0))) == 4 and not set(copies(0)) & set(copies(1))
+    assert CallCopies.of(SpeechConfig(), reader) is None
+    with pytest.raises(
+        UsageError, match=r"text.augmentation.share=0.5: only speech is heard through calls; set it to 0"
+    ):
+        check_encoder(TextConfig(augmentation=CallAugmentation(share=0.5)), "text", in_this_image=True)
+
+
+@pytest.mark.long
+def test_augmentation_changes_training_and_a_resumed_one_is_the_same(tmp_path: Path) -> None:
+    pinned = pin(str(make_dataset(tmp_path / "tones", rows())), str(tmp_path / "remote"))
+    data = describe(pinned.remote, pinned.digest)
+    settings = SpeechConfig(
+        source="random:whisper", pooling="mean", projection=8, epochs=3, batch_size=8, learning_rate=1e-3,
+        min_seconds=0.2, class_weights="balanced", augmentation=CallAugmentation(share=0.5, copies=1),
+    )  # fmt: skip
+
+    def tune_speech(name: str, watch: Watch, settings: SpeechConfig) -> EncoderCheckpoint:
+        return tune(data, LocalStore(tmp_path / name), tmp_path / f"{name}-output", watch, settings, modality="speech")
+
+    whole = tune_speech("whole", Watch(), settings)
+    with pytest.raises(KilledError):
+        tune_speech("killed", Watch("3"), settings)
+    assert tune_speech("killed", Watch(), settings).history == whole.history
+    plain = tune_speech("plain", Watch(), settings.model_copy(update={"augmentation": CallAugmentation()}))
+    assert plain.history != whole.history and len(plain.history) == len(whole.history)
+    assert whole.encoder.settings["augmentation"]["share"] == 0.5
 
 
 def test_finished_run_is_not_trained_further_after_moving(reference: UtteranceSet, tmp_path: Path) -> None:

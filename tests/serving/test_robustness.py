@@ -1,0 +1,218 @@
+"""``mistere robustness``: the model's own answers under each effect, the same bytes from the same seed, and bad input in one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.data.calls.catalogue import LEVELS, effects_named
+from mistere.data.calls.effect import Surroundings
+from mistere.data.dataset import DatasetInfo, Utterance
+from mistere.data.dataset_writer import write_dataset
+from mistere.evaluation.call_report import CallReport, Figure
+from mistere.evaluation.calls import CallMeasurement, CallSettings
+from mistere.metrics.classification import confusion, weighted_f1
+from mistere.model.inference import EmotionModel, load_bundle
+from pipelines.cli.commands.robustness import Request, _verdict, robustness
+from tests.serving.conftest import LABELS, clip, make_bundle, make_vectors_bundle
+
+WORDS = [
+    "where",
+    "have",
+    "you",
+    "been",
+    "at",
+    "home",
+    "why",
+    "not",
+    "today",
+    "it",
+    "is",
+    "late",
+    "again",
+    "thank",
+    "you",
+]
+EFFECTS = ("clipping", "word_errors", "missing_turns")
+
+
+def dialogues(count: int = 5, *, text: bool = True, **changes: Any) -> list[list[Utterance]]:
+    """Dialogues of three to five turns, the second turn of each without a label."""
+    return [
+        [
+            replace(
+                Utterance(
+                    dialogue_id=f"call-{number}",
+                    turn=turn,
+                    label=LABELS[(number + turn) % 4] if turn != 1 else None,
+                    text=" ".join(WORDS[(number * 7 + turn + k) % len(WORDS)] for k in range(6)) if text else None,
+                    audio=clip(0.6 + 0.2 * turn, pitch=150 + 31 * number + 7 * turn),
+                    role="customer" if turn != 1 else "agent",
+                ),
+                **changes,
+            )
+            for turn in range(3 + number % 3)
+        ]
+        for number in range(count)
+    ]
+
+
+def dataset(folder: Path, conversations: list[list[Utterance]], **changes: Any) -> Path:
+    values: dict[str, Any] = {
+        "name": "calls", "labels": LABELS, "language": "en", "licence": "CC0-1.0", "splits": "By hand.",
+        "speaker_disjoint": True, "description": "", "predict_roles": ["customer"],
+    }  # fmt: skip
+    rows = (("test", replace(one, label=one.label or LABELS[0])) for dialogue in conversations for one in dialogue)
+    write_dataset(folder, DatasetInfo(**{**values, **changes}), rows)  # type: ignore[arg-type]
+    return folder
+
+
+def run(data: Path, to: Path, model: str | None, beside: str | None = "none", **changes: Any) -> CallReport:
+    request = Request(str(data), effects=EFFECTS, resamples=200)
+    code = robustness(replace(request, **changes), model, beside, to.parent, to)
+    assert code == 0
+    return CallReport.model_validate_json((to / "robustness.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def text_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_bundle(tmp_path_factory.mktemp("text"), ("text",))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dataset(tmp_path_factory.mktemp("calls") / "data", dialogues())
+
+
+def test_figures_are_those_of_the_models_answers(bundle: str, text_bundle: str, data: Path, tmp_path: Path) -> None:
+    report = run(data, tmp_path / "out", bundle, text_bundle)
+    assert report.turns == 14 and report.dialogues == 5 and report.beside is not None
+    model, around = load_bundle(bundle), Surroundings.of(one for dialogue in dialogues() for one in dialogue)
+    for name in ("clean", "clipping_20", "word_errors_30", "missing_turns_50"):
+        changed = [dialogue if name == "clean" else LEVELS[name].apply(dialogue, around, 0) for dialogue in dialogues()]
+        answers = [model.predict([dialogue])[0].probabilities.argmax(1) for dialogue in changed]
+        pairs = [
+            (LABELS.index(one.label), answer)
+            for dialogue, row in zip(changed, answers, strict=True)
+            for one, answer in zip(dialogue, row, strict=True)
+            if one.label
+        ]
+        true, predicted = (np.array(column) for column in zip(*pairs, strict=True))
+        level = next(one for one in [report.clean, *report.levels()] if one.name == name)
+        assert level.turns == len(true)
+        assert level.model.weighted_f1.value == pytest.approx(weighted_f1(confusion(true, predicted, 4)), abs=1e-6)
+        assert level.model.weighted_f1.low <= level.model.weighted_f1.value <= level.model.weighted_f1.high
+    by_name = {level.name: level for level in report.levels()}
+    assert by_name["clipping_5"].beside is None and by_name["clipping_5"].difference is None, "it does not hear"
+    words = by_name["word_errors_20"]
+    assert words.beside is not None and words.difference is not None
+    assert words.difference.value == pytest.approx(
+        words.model.weighted_f1.value - words.beside.weighted_f1.value, abs=2e-6
+    )
+    again = run(data, tmp_path / "again", bundle, text_bundle)
+    assert (
+        again == report
+        and (tmp_path / "again" / "robustness.html").read_bytes() == (tmp_path / "out" / "robustness.html").read_bytes()
+    )
+    page = (tmp_path / "out" / "robustness.html").read_text()
+    assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") == 6 and "Clipping" in page and "with its interval" in page
+
+
+def test_a_model_of_one_modality_has_the_effects_that_it_notices(text_bundle: str, data: Path, tmp_path: Path) -> None:
+    report = run(data, tmp_path / "out", text_bundle, dialogues=2)
+    assert [effect.name for effect in report.effects] == ["word_errors", "missing_turns"] and report.dialogues == 2
+    assert (
+        report.without_beside == "none was asked for"
+        and "none was asked for" in (tmp_path / "out" / "robustness.html").read_text()
+    )
+
+
+@pytest.mark.long
+def test_what_happens_to_speech_happens_to_its_transcripts(tmp_path: Path) -> None:
+    model = load_bundle(make_bundle(tmp_path / "bundle", ("text",), transcribes=True))
+    assert model.transcribes
+    silent = dialogues(2, text=False)
+    settings = CallSettings(effects_named(["codec"]), resamples=100)
+    figures = CallMeasurement(lambda: silent, LABELS, settings).measure(model)
+    assert set(figures.levels) == {level.name for level in effects_named(["codec"])[0].levels}
+    spoken = CallMeasurement(lambda: dialogues(2), LABELS, settings).measure(model)
+    assert not spoken.levels, "every turn has a text, so that nothing is transcribed"
+    assert figures.metrics()["test.calls.codec_gsm.weighted_f1"] >= 0
+
+
+def test_a_recording_that_does_not_decode_is_missing(bundle: str, tmp_path: Path) -> None:
+    conversations = dialogues(2)
+    conversations[0][0] = replace(conversations[0][0], audio=b"RIFF no audio")
+    assert run(dataset(tmp_path / "data", conversations), tmp_path / "out", bundle).turns == 5
+
+
+def test_text_context_is_that_of_the_turns_that_are_left(text_bundle: str) -> None:
+    model = load_bundle(text_bundle)
+    embedder = model.embedders["text"]
+    embedder.settings = embedder.settings.model_copy(update={"context_turns": 2})
+    measured = CallMeasurement(dialogues, LABELS, CallSettings(effects_named(["missing_turns"]), 100)).measure(model)
+    kept = [LEVELS["missing_turns_50"].apply(dialogue, Surroundings(), 0) for dialogue in dialogues()]
+    answers = EmotionModel.predict(model, kept)
+    pairs = [
+        (LABELS.index(one.label), answer.probabilities[index].argmax())
+        for dialogue, answer in zip(kept, answers, strict=True)
+        for index, one in enumerate(dialogue)
+        if one.label
+    ]
+    true, predicted = (np.array(column) for column in zip(*pairs, strict=True))
+    expected = weighted_f1(confusion(true, predicted, 4))
+    assert measured.levels["missing_turns_50"].model.weighted_f1.value == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_shown_loss_ends_with_exit_code_3(bundle: str, data: Path, tmp_path: Path) -> None:
+    report = run(data, tmp_path / "out", bundle, bundle)
+    assert all(level.difference == Figure(value=0, low=0, high=0) for level in report.levels())
+    assert _verdict(report, 0.0) == 0 and _verdict(report, None) == 0
+    effect = report.effects[0]
+    worse = effect.levels[0].model_copy(update={"difference": Figure(value=-0.1, low=-0.2, high=-0.03)})
+    changed = report.model_copy(update={"effects": [effect.model_copy(update={"levels": [worse]})]})
+    assert _verdict(changed, 0.02) == 3 and _verdict(changed, 0.03) == 0
+
+
+def test_bad_input_is_one_sentence(bundle: str, data: Path, tmp_path: Path) -> None:
+    def refused(kind: type[MistereError], message: str, *, model: str | None = bundle, **changes: Any) -> None:
+        beside = changes.pop("beside", "none")
+        request = replace(Request(str(data), effects=EFFECTS), **{k: v for k, v in changes.items() if k != "to"})
+        with pytest.raises(kind, match=message) as caught:
+            robustness(request, model, beside, tmp_path / "output", changes.get("to", tmp_path / "refused"))
+        assert "\n" not in str(caught.value) and not (tmp_path / "refused").exists()
+
+    refused(UsageError, "there is no data at nowhere", data="nowhere")
+    refused(UsageError, "there is no effect 'bable'; did you mean 'babble'", effects=("bable",))
+    refused(UsageError, "there is no split 'tests'; did you mean 'test'", split="tests")
+    refused(UsageError, "calls has no dev split: no file dev-", split="dev")
+    refused(UsageError, "there is no bundle at", model=str(tmp_path))
+    refused(
+        UsageError, r"--max-loss compares with another model, and there is none \(none was asked for\)", max_loss=0.1
+    )
+    refused(UsageError, r"--max-loss .* \(there is no champion\): name one with --beside", max_loss=0.1, beside=None)
+    vectors = make_vectors_bundle(tmp_path, {"text": 8}, {})
+    refused(UsageError, "takes vectors and has no encoders", model=vectors)
+    other = dataset(tmp_path / "other", dialogues(2), labels=[*LABELS[::-1]])
+    refused(UsageError, r"the labels of the model \(anger, joy.*\) are not those of calls", data=str(other))
+    silent = dataset(tmp_path / "silent", dialogues(2, role="agent"))
+    refused(DataError, "the test split of calls has no turn with a label", data=str(silent))
+    (shard,) = data.glob("*.parquet")
+    table = pq.read_table(shard)
+    for name, changed in (
+        ("wrong", table.set_column(table.schema.get_field_index("label"), "label", [["bored"] * len(table)])),
+        ("unlabelled", table.drop_columns(["label"])),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "dataset.yaml").write_text((data / "dataset.yaml").read_text())
+        pq.write_table(changed, folder / shard.name)
+    refused(DataError, "the label 'bored' is not one of anger, joy", data=str(tmp_path / "wrong"))
+    refused(DataError, "lacks the column 'label'", data=str(tmp_path / "unlabelled"))
