@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from mistere.data.calls.effect import Affected, Effect
-from mistere.metrics.calls import CallFigures, LevelFigures, ModelFigures
 from mistere.metrics.classification import Interval
+from mistere.metrics.robustness import CallFigures, LevelFigures, ModelFigures
 
 
 class _Record(BaseModel):

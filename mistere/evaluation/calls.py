@@ -19,8 +19,8 @@ from mistere.data.calls.effect import Effect, Level, Surroundings
 from mistere.data.dataset import Utterance
 from mistere.evaluation.changed_input import DialogueChange, embed_changed
 from mistere.metrics.calibration import Calibration
-from mistere.metrics.calls import CallFigures, LevelFigures, ModelFigures
 from mistere.metrics.classification import DialogueBootstrap
+from mistere.metrics.robustness import CallFigures, LevelFigures, ModelFigures
 
 if TYPE_CHECKING:
     from mistere.model.inference import DialogueModel

@@ -16,7 +16,7 @@ from mistere.artifacts.manifests import RuleResult
 from mistere.common.suggestions import did_you_mean
 from mistere.config.gate import Number, Off, RuleThresholds
 from mistere.data.calls.catalogue import LEVELS
-from mistere.metrics.calls import DIFFERENCE
+from mistere.metrics.robustness import CALL_DIFFERENCE
 
 NAME = "call_loss"
 
@@ -51,7 +51,7 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     allowed, champion = thresholds.max_call_loss, candidate.champion
     if allowed is False:
         return not_evaluated(NAME, "No limit is set for the loss under the effects of real calls (gate.max_call_loss).")
-    measured = {name: candidate.interval(DIFFERENCE.format(name=name)) for name in LEVELS}
+    measured = {name: candidate.interval(CALL_DIFFERENCE.format(name=name)) for name in LEVELS}
     differences = {name: one for name, one in measured.items() if one is not None}
     if candidate.takes_vectors:
         return not_evaluated(NAME, "The model takes vectors, which no call changes.")
@@ -80,11 +80,11 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
 _SUBJECT = "The difference from the champion under the effects of real calls"
 _EXAMPLE = "babble_10db"
 EXAMPLES = Examples(
-    promotes=interval(DIFFERENCE.format(name=_EXAMPLE), -0.06, -0.02, 0.02),
+    promotes=interval(CALL_DIFFERENCE.format(name=_EXAMPLE), -0.06, -0.02, 0.02),
     thresholds={"max_call_loss": 0.05, "call_levels": [_EXAMPLE]},
     cases=(
-        Case("reject", interval(DIFFERENCE.format(name=_EXAMPLE), -0.15, -0.1, -0.051)),
-        Case("promote", interval(DIFFERENCE.format(name=_EXAMPLE), -0.13, -0.09, -0.05)),
+        Case("reject", interval(CALL_DIFFERENCE.format(name=_EXAMPLE), -0.15, -0.1, -0.051)),
+        Case("promote", interval(CALL_DIFFERENCE.format(name=_EXAMPLE), -0.13, -0.09, -0.05)),
     ),
 )
 RULES = (Rule(NAME, Thresholds, evaluate, EXAMPLES),)
