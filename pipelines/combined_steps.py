@@ -15,11 +15,11 @@ from components.deploy_model.run import STAGE as DEPLOY
 from components.embed_shard.run import STAGE as EMBED
 from components.extract_embeddings.run import STAGE as EXTRACT
 from components.register_model.run import STAGE as REGISTER
+from mistere.artifacts.io import read_manifest
 from mistere.artifacts.object_store import open_store
 from mistere.engine.execution import Paths, execute, write_reference
 from mistere.engine.stage import TaskShard
 from mistere.kubernetes.secret_keys import use_storage_variables
-from mistere.runs.outcome import read_manifest
 
 RELEASED: Final = {
     "utterances": ("validate_data", "accepted"),

@@ -27,6 +27,7 @@ from mistere.registry.release.champion import Champion, read_champion
 from mistere.registry.release.promotion_log import PromotionEvent, add, now
 from mistere.registry.release.recovery import is_released, recover, recover_patiently
 from mistere.serving.deployment import Deployment
+from mistere.serving.kserve.bundle_needs import bundle_needs
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
 from mistere.serving.kserve.inference_service import check_support, inference_service
 from mistere.serving.kserve.rollout import ClusterDeployment
@@ -58,6 +59,7 @@ def run(
         champion_digest: digest of the champion that the release gate compared with, or ``none``.
 
     Raises:
+        UsageError: the mode does not support a setting, or the section's pods cannot hold the bundle.
         ArtifactError: a key is configured, and the bundle or the predictor's image is not signed by it.
         MistereError: the smoke test failed, or another release moved the champion meanwhile; the champion is unchanged.
     """
@@ -70,7 +72,7 @@ def run(
     )
     cluster, predictor = None, image("predictor")
     if config.mode != "local":
-        deployment = on_cluster(deployment, config, predictor)
+        deployment = on_cluster(deployment, config, predictor, bundle_needs(step.store, manifest))
         predictor = deployment.image
         cluster = ClusterDeployment(connect(), deployment, step.progress)
     values = {
@@ -107,7 +109,7 @@ def run(
         raise MistereError(
             "the champion changed after the gate compared with it: run again to compare with the new one."
         )
-    service = inference_service(location, manifest.digest, config, predictor)
+    service = inference_service(location, manifest.digest, config.with_amounts(deployment.amounts), predictor)
     step.store.write(
         f"runs/{step.run.run_id}/reports/inference_service.yaml", yaml.safe_dump(service, sort_keys=False).encode()
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mistere.artifacts.io import open_artifact
+from mistere.artifacts.io import open_artifact, read_manifest
 from mistere.artifacts.manifest import Manifest
 from mistere.artifacts.manifests import (
     EncoderCheckpoint,
@@ -21,7 +21,7 @@ from mistere.common.errors import MistereError
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, GateTimeline, read_timelines
 from mistere.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
 from mistere.registry.release.champion import read_champion
-from mistere.runs.outcome import Outcome, read_manifest, read_run_info, report_key
+from mistere.runs.outcome import Outcome, read_run_info, report_key
 
 M = TypeVar("M", bound=Manifest)
 T = TypeVar("T")

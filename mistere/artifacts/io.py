@@ -187,6 +187,27 @@ def parse_manifest(text: str | bytes, cls: type[M], name: str, where: object) ->
     return manifest
 
 
+def read_manifest(store: ObjectStore, cls: type[M], digest: str) -> M:
+    """Read an artifact's manifest without its files.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    key = f"{artifact_key(cls.__name__, digest)}/{MANIFEST}"
+    name = f"{cls.__name__} {digest[:12]}"
+    try:
+        text = store.read(key)[0]
+    except MissingObjectError as error:
+        raise ArtifactError(f"{name} is not in the store ({store.location(key)})", ABSENT) from error
+    manifest = parse_manifest(text, cls, name, store.location(key))
+    if manifest.digest != digest:
+        raise ArtifactError(
+            f"{name} is damaged: {store.location(key)} does not match its digest",
+            replacement(store.location(artifact_key(cls.__name__, digest))),
+        )
+    return manifest
+
+
 def _read_manifest(path: Path, cls: type[M], name: str) -> M:
     try:
         text = (path / MANIFEST).read_text(encoding="utf-8")
@@ -275,9 +296,7 @@ def _fetch(store: ObjectStore, key: str, path: Path, cls: type[M], name: str) ->
         for file in manifest.files:
             store.download(f"{key}/{file}", path_below(partial, file, name, ArtifactError))
         (partial / MANIFEST).write_bytes(text)
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
+        _move_into_place(partial, path, cls)  # another pod that shares the cache may have been faster
     except MissingObjectError as error:
         raise ArtifactError(f"{name} is incomplete: {error}", replacement(store.location(key))) from error
     finally:

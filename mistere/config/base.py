@@ -23,6 +23,9 @@ Quantity = Annotated[str, BeforeValidator(_as_text), Field(pattern=_QUANTITY)]
 """What Kubernetes takes as an amount of a resource, as text; a number is converted."""
 OptionalQuantity = Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^$|" + _QUANTITY)]
 """The same; empty for none."""
+AUTO: Final = "auto"
+AutomaticQuantity = Annotated[str, BeforeValidator(_as_text), Field(pattern=rf"^{AUTO}$|" + _QUANTITY)]
+"""The same; ``auto`` for one that follows from something else."""
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from mistere.common.errors import UsageError
 from mistere.common.public_keys import parse_public_keys, pem
 from mistere.common.secrets.redaction import is_secret_name
-from mistere.config.base import OBJECT_NAME, Quantity, Section, Toleration
+from mistere.config.base import AUTO, OBJECT_NAME, AutomaticQuantity, Quantity, Section, Toleration
 from mistere.config.pod_environment import Environment, EnvironmentReference, check_authorities
 from mistere.config.predictor import PredictorConfig
 from mistere.config.predictor_options import check_variables
 
 Mode = Literal["local", "standard", "knative"]
+SMALLEST: Final = {"cache": "8Gi", "memory": "2Gi", "memory_limit": "4Gi"}
+"""What ``auto`` means at least, for each setting that may be ``auto``."""
 
 
 def _normalized_keys(text: str) -> str:
@@ -44,8 +47,8 @@ class DeploymentConfig(Section):
             default, which ``memory`` lacks.
         cpu: CPU request of a pod, cores.
         cpu_limit: CPU limit of a pod, cores.
-        memory: memory request of a pod.
-        memory_limit: memory limit of a pod.
+        memory: memory request of a pod; ``auto`` follows from the bundle's weights, the device and ``predictor.dtype``.
+        memory_limit: memory limit of a pod; ``auto`` likewise.
         gpus: GPUs of a pod.
         gpu_type: the extended resource for GPUs.
         node_selector: labels of the nodes for the pods.
@@ -55,7 +58,9 @@ class DeploymentConfig(Section):
         storage_secret: secret whose keys become the pod's environment, like ``cluster.storage_secret`` for the steps; empty if
             the service account's identity can read the store.
         image_pull_secret: secret for the image's registry; empty for none.
-        cache: size limit of the pod's cache, which holds the model's files.
+        cache: size limit of the pod's cache, which holds the model's files; ``auto`` follows from their sizes.
+        cache_claim: a PersistentVolumeClaim (ReadWriteMany) in the service's namespace that holds the cache, so that a new pod need
+            not download large models again; empty for a cache that ends with the pod.
         env: variables of the pod, each a text, ``{secret: NAME, key: KEY}`` or ``{config_map: NAME, key: KEY}`` in the service's namespace;
             those of ``cluster.env`` are added. A secret is never a text.
         bundle_key: public keys (PEM text, one or several blocks); a bundle is deployed and served only if one of them signed it.
@@ -65,9 +70,10 @@ class DeploymentConfig(Section):
         traffic: write statistics of the answers, which hold no text, recording or vector, to the store of the bundle for ``mistere monitor``.
             The predictor's identity must then be allowed to write below ``traffic/`` there. Short for ``predictor.traffic_store: bundle``.
         predictor: options of the model server. They take precedence over variables ``MISTERE_PREDICTOR_…`` in ``env``.
-        ready_timeout: time limit until the predictor is ready, seconds.
+        ready_timeout: time limit until the predictor is ready, seconds; on a cluster at least 60 s and the time of a download
+            of the bundle at 40 MiB/s.
         tolerance: largest allowed difference between the endpoint's and the offline probabilities.
-        half_tolerance: the same if the offline vectors were computed in half precision.
+        half_tolerance: the same if the offline vectors or those of the predictor are computed in half precision, or with ``int8``.
     """
 
     service: str = Field(default="mistere", pattern=r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
@@ -79,8 +85,8 @@ class DeploymentConfig(Section):
     scale_target: int = Field(default=0, ge=0, validate_default=True)
     cpu: Quantity = "1"
     cpu_limit: Quantity = "2"
-    memory: Quantity = "2Gi"
-    memory_limit: Quantity = "4Gi"
+    memory: AutomaticQuantity = AUTO
+    memory_limit: AutomaticQuantity = AUTO
     gpus: int = Field(default=0, ge=0, le=64)
     gpu_type: str = Field(default="nvidia.com/gpu", min_length=1)
     node_selector: dict[str, str] = Field(default_factory=dict)
@@ -89,7 +95,8 @@ class DeploymentConfig(Section):
     canary_seconds: float = Field(default=300.0, ge=0)
     storage_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
     image_pull_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
-    cache: Quantity = "8Gi"
+    cache: AutomaticQuantity = AUTO
+    cache_claim: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
     env: Environment = Field(default_factory=dict)
     bundle_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
     image_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
@@ -118,6 +125,11 @@ class DeploymentConfig(Section):
         if info.data.get("scale_metric") == "memory" and not target:
             raise ValueError("scale_metric memory needs a target, a percentage of the memory request")
         return target
+
+    def with_amounts(self, amounts: Mapping[str, Any] | None = None) -> DeploymentConfig:
+        """The section with amounts in place of ``auto``; the smallest ones for those that are not given."""
+        smallest = {name: value for name, value in SMALLEST.items() if getattr(self, name) == AUTO}
+        return self.model_copy(update={**smallest, **(amounts or {})})
 
     @model_validator(mode="after")
     def _in_order(self) -> DeploymentConfig:

@@ -18,12 +18,12 @@ from mistere.artifacts.signing import verify_bundle
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.common.modalities import IMPLICIT_KINDS, SPEECH, TEXT, HasModalities
-from mistere.config.encoder import Device, EncoderConfig
+from mistere.config.encoder import Device, EncoderConfig, Precision
 from mistere.data.audio import AudioError, decode
 from mistere.data.kinds.kind import Kind, UnreadableError
 from mistere.data.text_repair import is_blank
 from mistere.model.embedders import open_embedder
-from mistere.model.encoders.embedding import Embedder
+from mistere.model.encoders.embedding import SERVING, Embedder
 from mistere.model.encoders.families.family import Features
 from mistere.model.encoders.preparation import prepared
 from mistere.model.mixture.mixture import MixtureOfExperts
@@ -275,13 +275,16 @@ def transcript(transcriber: Transcriber, audio: bytes, max_seconds: float | None
     return next(transcriber.texts([audio], max_seconds)) or ""
 
 
-def load_bundle(location: str, *, int8: bool = False, device: Device = "auto") -> EmotionModel:
+def load_bundle(
+    location: str, *, int8: bool = False, device: Device = "auto", dtype: Precision = "float32"
+) -> EmotionModel:
     """Open and verify a bundle (its signature too, if the environment names a key) with its base weights.
 
     Args:
         location: ``<store>/artifacts/ModelBundle/<digest>``, a folder or ``s3://``.
         int8: compute the encoders in 8-bit integers if there is no GPU.
         device: of the encoders; ``auto`` uses a GPU if there is one.
+        dtype: precision of the encoders' weights; ``auto`` is half precision on a GPU.
 
     Raises:
         ArtifactError: it is missing, incomplete or damaged; the message names the file.
@@ -292,6 +295,7 @@ def load_bundle(location: str, *, int8: bool = False, device: Device = "auto") -
     opened = open_artifact(store, ModelBundle, digest)
     verify_bundle(store, opened)
     bundle = opened.manifest
+    extraction = SERVING.model_copy(update={"precision": dtype})
     embedders = {
         name: open_embedder(
             store,
@@ -299,7 +303,8 @@ def load_bundle(location: str, *, int8: bool = False, device: Device = "auto") -
             encoder,
             opened.file(f"encoders/{name}.safetensors"),
             len(bundle.labels),
-            device=device,
+            extraction,
+            device,
             int8=int8,
         )
         for name, encoder in bundle.encoders.items()

@@ -65,7 +65,7 @@ def _load_verified(options: PredictorConfig, location: str) -> EmotionModel:
 
     choose_device(options.device, "--device")  # before the bundle is downloaded
     torch.set_num_threads(options.threads or usable_cores())
-    return load_bundle(location, int8=options.int8, device=options.device)
+    return load_bundle(location, int8=options.int8, device=options.device, dtype=options.dtype)
 
 
 def main(arguments: Sequence[str] | None = None, load_bundle: LoadBundle | None = None) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mistere.artifacts.io import ABSENT, MANIFEST, artifact_key, parse_manifest, replacement
+from mistere.artifacts.io import artifact_key, read_manifest
 from mistere.artifacts.manifest import Manifest
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, ModelBundle, ValidationReport
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
@@ -29,6 +29,7 @@ from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.lineage import read_lineage
 from mistere.registry.release.champion import NO_CHAMPION
 
+M = TypeVar("M", bound=Manifest)
 _OPTIONAL: Final = frozenset(name for name, stage in stages().items() if stage.optional)
 _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
@@ -50,7 +51,6 @@ SCORES_PAGE: Final = "scores.html"
 _MONITOR: Final = "monitor_traffic"
 """The stage of the monitoring pipeline."""
 TRAFFIC_PAGE: Final = "traffic.html"
-M = TypeVar("M", bound=Manifest)
 
 
 def base_task(task: str) -> str:
@@ -210,27 +210,6 @@ def read_run_info(store: ObjectStore, run_id: str) -> dict[str, Any]:
     if info is None:
         raise ArtifactError(f"the record of the run's start {store.location(run_info_key(run_id))} is damaged", REPAIR)
     return info
-
-
-def read_manifest(store: ObjectStore, cls: type[M], digest: str) -> M:
-    """Read an artifact's manifest without its files.
-
-    Raises:
-        ArtifactError: it is missing or damaged.
-    """
-    key = f"{artifact_key(cls.__name__, digest)}/{MANIFEST}"
-    name = f"{cls.__name__} {digest[:12]}"
-    try:
-        text = store.read(key)[0]
-    except MissingObjectError as error:
-        raise ArtifactError(f"{name} is not in the store ({store.location(key)})", ABSENT) from error
-    manifest = parse_manifest(text, cls, name, store.location(key))
-    if manifest.digest != digest:
-        raise ArtifactError(
-            f"{name} is damaged: {store.location(key)} does not match its digest",
-            replacement(store.location(artifact_key(cls.__name__, digest))),
-        )
-    return manifest
 
 
 def read_outcome(store: ObjectStore, run_id: str) -> Outcome:

@@ -31,6 +31,7 @@ class Deployment(SealedRecord):
         mode: ``local``, or the KServe mode.
         image: the predictor's image; empty for ``local``.
         settings: the ``deployment`` section, with which a later release serves another bundle; empty for ``local``.
+        amounts: what this bundle needs, in place of settings that are ``auto``.
         fence: random text in the store only, which makes each written pointer another version of the object. A conditional write of
             a killed release that arrives after the pointer was written again so fails, although the deployment is the same.
     """
@@ -42,6 +43,7 @@ class Deployment(SealedRecord):
     mode: Mode = "local"
     image: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
+    amounts: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda amounts: not amounts)
     fence: str = ""
 
     def recorded(self, store: ObjectStore) -> bytes:

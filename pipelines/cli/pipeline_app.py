@@ -195,7 +195,7 @@ def doctor(
 ) -> None:
     """Check everything that a run needs, here and on the cluster, and say how to fix what fails.
 
-    Exit codes: 0 every required check passes, 1 one fails, 2 usage.
+    Exit codes: 0 every required check passes, 1 one fails, 2 usage, or a deployment that cannot hold its model.
     """
     from pipelines.cli.commands.doctor import doctor as command
 

@@ -48,9 +48,9 @@ def row(profile: str) -> str:
         f"`{profile}`",
         amounts([largest]),
         amounts(encoders_of(config)),
-        amounts([config.deployment] * RELEASE_PODS),
+        amounts([config.deployment.with_amounts()] * RELEASE_PODS),
         f"{disk:.3g} GiB",
-        f"{parse_quantity(config.deployment.cache) / GIB:.3g} GiB",
+        f"{parse_quantity(config.deployment.with_amounts().cache) / GIB:.3g} GiB",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -64,7 +64,7 @@ def test_the_guide_names_what_each_profile_requests() -> None:
 def test_small_profiles_fit_a_node_of_two_cores(profile: str) -> None:
     """A quarter of the cores and half of the memory of a node with 2 cores and 8 GiB; the rest runs the cluster itself."""
     config = load_profile(profile)
-    release = [config.cluster.step("deploy_model"), *[config.deployment] * RELEASE_PODS]
+    release = [config.cluster.step("deploy_model"), *[config.deployment.with_amounts()] * RELEASE_PODS]
     for pods in (*([step] for step in steps_of(config)), encoders_of(config), release):
         assert sum(parse_quantity(pod.cpu) for pod in pods) <= 0.5
         assert sum(parse_quantity(pod.memory) for pod in pods) <= 4 * GIB
@@ -75,6 +75,6 @@ def test_no_request_exceeds_its_limit(profile: str) -> None:
     config = load_profile(profile)
     for step in steps_of(config):
         assert parse_quantity(step.cpu) <= parse_quantity(step.cpu_limit)
-    deployment = config.deployment
+    deployment = config.deployment.with_amounts()
     assert parse_quantity(deployment.cpu) <= parse_quantity(deployment.cpu_limit)
     assert parse_quantity(deployment.memory) <= parse_quantity(deployment.memory_limit)

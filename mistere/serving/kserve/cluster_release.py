@@ -11,6 +11,7 @@ from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import connect
 from mistere.kubernetes.image_signatures import verify_image
 from mistere.serving.deployment import Deployment
+from mistere.serving.kserve.bundle_needs import BundleNeeds, amounts_for
 from mistere.serving.kserve.rollout import ClusterDeployment, RenewLease
 
 
@@ -37,17 +38,27 @@ class Rolling:
         return done.undo
 
 
-def on_cluster(deployment: Deployment, config: DeploymentConfig, image: str) -> Deployment:
+def on_cluster(
+    deployment: Deployment, config: DeploymentConfig, image: str, needs: BundleNeeds | None = None
+) -> Deployment:
     """Add the cluster settings to a deployment's pointer, so that a later release can serve another bundle with them.
 
     If ``deployment.image_key`` is set, the image is the one that was signed, by its digest.
 
+    Args:
+        deployment: the pointer.
+        config: the ``deployment`` section.
+        image: the predictor's image.
+        needs: of the bundle; None for the smallest amounts.
+
     Raises:
+        UsageError: the section's pods cannot hold the bundle.
         ArtifactError: the image is not signed by that key.
     """
     settings = config.model_dump(mode="json")
+    amounts = amounts_for(config, needs) if needs is not None else {}
     image = verify_image(image, config.image_key)
-    return deployment.model_copy(update={"mode": config.mode, "image": image, "settings": settings})
+    return deployment.model_copy(update={"mode": config.mode, "image": image, "settings": settings, "amounts": amounts})
 
 
 def undo_interrupted(deployment: Deployment, before: Deployment | None) -> None:

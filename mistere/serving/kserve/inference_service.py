@@ -135,7 +135,7 @@ def inference_service(
         bundle_location: location of the ModelBundle for the pod. The path ends with the digest, so another model always has
             another path: KServe does not reload a model under the same path.
         digest: digest of the bundle.
-        config: the ``deployment`` section; ``local`` is rendered as Standard mode.
+        config: the ``deployment`` section; ``local`` is rendered as Standard mode, ``auto`` as the smallest amount.
         image: the predictor's image.
         canary_percent: percentage of the traffic for this revision; the previous one keeps the rest. None for all of it.
 
@@ -147,6 +147,7 @@ def inference_service(
             f"{bundle_location} does not end with the bundle's digest {digest[:12]}: name "
             "<store>/artifacts/ModelBundle/<digest>."
         )
+    config = config.with_amounts()
     knative = config.mode == "knative"
     labels = dict(POD_LABELS)
     mounts, volumes = _authorities(config)
@@ -159,7 +160,7 @@ def inference_service(
         "serviceAccountName": SERVICE_ACCOUNT,
         "containers": [_container(bundle_location, config, image, mounts)],
         "volumes": [
-            {"name": "cache", "emptyDir": {"sizeLimit": config.cache}},
+            {"name": "cache", **_cache(config)},
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
             *volumes,
         ],
@@ -303,6 +304,12 @@ def _container(
             *mounts,
         ],
     }
+
+
+def _cache(config: DeploymentConfig) -> dict[str, Any]:
+    if config.cache_claim:
+        return {"persistentVolumeClaim": {"claimName": config.cache_claim}}
+    return {"emptyDir": {"sizeLimit": config.cache}}
 
 
 def _predictor_options(config: DeploymentConfig) -> PredictorConfig:

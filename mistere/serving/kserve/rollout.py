@@ -72,8 +72,8 @@ class ClusterDeployment:
 
     @property
     def config(self) -> DeploymentConfig:
-        """The ``deployment`` section."""
-        return DeploymentConfig.model_validate(self.deployment.settings)
+        """The ``deployment`` section, with what the bundle needs."""
+        return DeploymentConfig.model_validate({**self.deployment.settings, **self.deployment.amounts}).with_amounts()
 
     def manifest(self, canary_percent: int | None = None) -> dict[str, Any]:
         """The manifest of the InferenceService."""

@@ -34,19 +34,22 @@ def doctor(
         pipeline: the pipeline to run.
 
     Returns:
-        The exit code: 0 if no check failed, else 1.
+        The exit code: 0 if no check failed, 2 if the deployment cannot hold its bundle, else 1.
     """
     plan = make_plan(profile, settings, host, store, tracking, pipeline)
     console = Console(highlight=False, soft_wrap=True)
     counted: Counter[str] = Counter()
+    codes = {ExitCode.DEPLOYED}
     for name, results in run_checks(plan):
         console.print(Text(name, style="bold"))
         for check, result in results:
             counted[result.status] += 1
+            if result.status == "failed":
+                codes.add(result.exit_code)
             because = "because " if result.status == "skipped" else ""
             line = Text("  ")
             line.append(f"{result.status:<8}", style=_COLOURS[result.status])
             console.print(line.append(f"{check}: {because}{result.sentence}"))
     console.print()
     console.print(", ".join(f"{counted[status]} {status}" for status in _COLOURS if counted[status]) + ".")
-    return int(ExitCode.ERROR) if counted["failed"] else 0
+    return int(max(codes))

@@ -17,6 +17,7 @@ from mistere.data.versions import PinnedData
 from mistere.engine.stage import RunContext, new_run_id
 from mistere.registry.release.champion import read_champion
 from mistere.runs.run_info import RunOrigin, write_run_info
+from pipelines.bundle_estimate import check_planned_room
 from pipelines.catalogue import RETRAINING, SCORING, find_pipeline
 from pipelines.cli.drift import drift_guard
 from pipelines.cli.output.release_notice import release_notice
@@ -81,6 +82,8 @@ def submit(
     config = load_profile(profile, settings)
     chosen.check(config)
     check_train_image(config)
+    if chosen is RETRAINING:
+        check_planned_room(config)
     target = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)
     if chosen is RETRAINING and (notice := release_notice(config.gate, tree.commit, tree.dirty, tree.uncommitted)):

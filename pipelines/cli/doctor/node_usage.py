@@ -7,18 +7,13 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
+from mistere.kubernetes.quantities import quantity
+
 Amounts = Mapping[str, Decimal]
 
 UNFINISHED: Final = "status.phase!=Succeeded,status.phase!=Failed"
 """Field selector of the pods whose requests count."""
 _FINITE_OWNERS: Final = frozenset({"Workflow", "Job"})
-
-
-def quantity(value: str | int | None) -> Decimal:
-    """The value of a Kubernetes quantity, in units or bytes."""
-    from kubernetes.utils import parse_quantity
-
-    return Decimal(parse_quantity(value or 0))
 
 
 def usage_by_node(pods: Iterable[Mapping[str, Any]]) -> dict[str, Amounts]:

@@ -57,7 +57,7 @@ class Plan:
 
     def predictors(self) -> Iterator[PlannedPods]:
         """The pod that serves the model, if the run deploys it to the cluster."""
-        deployment = self.config.deployment
+        deployment = self.config.deployment.with_amounts()
         if deployment.mode != "local" and self.pipeline is RETRAINING:
             fields = ("cpu", "cpu_limit", "memory", "gpus", "gpu_type", "node_selector", "tolerations")
             pod = StepSettings.model_validate({name: getattr(deployment, name) for name in fields})

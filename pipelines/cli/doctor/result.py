@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mistere.common.counting import plural
-from mistere.common.errors import MistereError
+from mistere.common.errors import ExitCode, MistereError
 
 Status = Literal["ok", "note", "failed", "skipped"]
 
@@ -20,10 +20,12 @@ class CheckResult:
         status: ``ok``; ``note``: a run works, but its owner should know; ``failed``: a run would fail; ``skipped``: the check
             could not be made.
         sentence: the result, and for all but ``ok`` how to fix it or why the check was skipped.
+        exit_code: of the command, for ``failed``.
     """
 
     status: Status
     sentence: str
+    exit_code: ExitCode = ExitCode.ERROR
 
 
 def ok(sentence: str) -> CheckResult:
@@ -39,6 +41,11 @@ def note(sentence: str) -> CheckResult:
 def failed(sentence: str) -> CheckResult:
     """The check failed: a run would fail."""
     return CheckResult("failed", sentence)
+
+
+def refused(sentence: str) -> CheckResult:
+    """The check failed because of a setting, with which `mistere submit` starts no run either."""
+    return CheckResult("failed", sentence, ExitCode.USAGE)
 
 
 def skipped(reason: str) -> CheckResult:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from mistere.artifacts.io import read_manifest
 from mistere.artifacts.manifests import GateVerdict
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
@@ -18,7 +19,7 @@ from mistere.reports.next_commands import decide_command
 from mistere.reports.rule_rows import rule_rows
 from mistere.reports.wording import headline
 from mistere.runs.listing import run_ids
-from mistere.runs.outcome import Estimate, Outcome, read_manifest, read_outcome, read_run_info
+from mistere.runs.outcome import Estimate, Outcome, read_outcome, read_run_info
 
 _SIGNS: Final = {
     "deployed": "✅",

@@ -12,7 +12,7 @@ import numpy as np
 
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.identities import EncoderIdentity, RunIdentity
-from mistere.artifacts.io import publish
+from mistere.artifacts.io import publish, read_manifest
 from mistere.artifacts.manifest import MadeBy, Manifest
 from mistere.artifacts.manifests import (
     ChampionEvaluation,
@@ -41,7 +41,6 @@ from mistere.metrics.missing_curve import CurvePoint, curve_metrics
 from mistere.metrics.predictions import PREDICTIONS_FILE
 from mistere.metrics.robustness import RobustnessPoint, robustness_metrics
 from mistere.model.mixture.prediction import DialoguePrediction
-from mistere.runs.outcome import read_manifest
 
 LABELS = ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"]
 EXPERTS = ["speech", "text", "cross_modal"]

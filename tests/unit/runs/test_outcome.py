@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mistere.artifacts.io import read_manifest
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError
 from mistere.engine.stage import stage_record_key
-from mistere.runs.outcome import ordered_tasks, read_manifest, read_outcome, read_run_info
+from mistere.runs.outcome import ordered_tasks, read_outcome, read_run_info
 from tests.unit.runs import recorded_runs as runs
 
 EXPECTED = {

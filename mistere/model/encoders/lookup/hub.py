@@ -77,6 +77,23 @@ def check_hub_model(name: str) -> None:
         )
 
 
+def hub_weight_bytes(name: str) -> int:
+    """The bytes of a model's safetensors weights, as the hub states them; 0 if it does not answer.
+
+    Args:
+        name: ``NAME`` or ``NAME@REVISION``.
+    """
+    from huggingface_hub import HfApi
+
+    repository, _, revision = name.partition("@")
+    try:
+        info = HfApi().model_info(repository, revision=revision or None, timeout=_SECONDS, files_metadata=True)
+    except _errors():
+        return 0
+    weights = [file for file in info.siblings or [] if "/" not in file.rfilename]
+    return sum(file.size or 0 for file in weights if file.rfilename.endswith(".safetensors"))
+
+
 def _is_cached(repository: str, revision: str) -> bool:
     from huggingface_hub import snapshot_download
 

@@ -7,13 +7,14 @@ import json
 from pydantic import BaseModel
 from rich.console import Console
 
+from mistere.artifacts.io import read_manifest
 from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import ArtifactError
 from mistere.registry.lineage import read_lineage
 from mistere.registry.release.promotion_log import PromotionEvent, read_log
 from mistere.reports.evaluated_model import estimate_text
-from mistere.runs.outcome import Estimate, read_manifest
+from mistere.runs.outcome import Estimate
 from pipelines.cli.output.tables import Column, print_table
 from pipelines.cli.output.times import duration_text, minute_text
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from mistere.artifacts.io import open_artifact
+from mistere.artifacts.io import open_artifact, read_manifest
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ObjectStore
 from mistere.artifacts.signing import verify_bundle
@@ -24,6 +24,7 @@ from mistere.registry.release.champion import read_champion
 from mistere.registry.release.promotion_log import who
 from mistere.registry.release.recovery import is_released, recover
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
+from mistere.serving.kserve.bundle_needs import bundle_needs
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
 from mistere.serving.kserve.live_service import port_forward
 from mistere.serving.kserve.rollout import ClusterDeployment
@@ -130,7 +131,8 @@ def release_version(
     cluster = None
     if served is not None and served.mode != "local":
         config = DeploymentConfig.model_validate(served.settings)
-        deployment = on_cluster(deployment, config, served.image)
+        needs = bundle_needs(location.store, read_manifest(location.store, ModelBundle, lineage.bundle_digest))
+        deployment = on_cluster(deployment, config, served.image, needs)
         cluster = ClusterDeployment(connect(), deployment, _print_step)
     bundle = open_artifact(location.store, ModelBundle, lineage.bundle_digest)
     verify_bundle(location.store, bundle, config.bundle_key)

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from mistere.artifacts.io import read_manifest
 from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.digests.code import git_state
@@ -26,7 +27,7 @@ from mistere.common.processes.child_environment import child_environment
 from mistere.common.secrets.private_files import open_private
 from mistere.data.dvc_remote import remote_settings
 from mistere.registry.lineage import Environment, Lineage, this_environment
-from mistere.runs.outcome import FINISHED, Outcome, read_manifest, read_outcome
+from mistere.runs.outcome import FINISHED, Outcome, read_outcome
 from pipelines.cli.registry_location import RegistryLocation
 from pipelines.combined_steps import TRANSCRIBED
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from components.transcribe.run import check_model
-from mistere.common.errors import MistereError
+from mistere.common.errors import MistereError, UsageError
 from mistere.model.encoders.lookup.source_check import check_encoder, is_folder
+from pipelines.bundle_estimate import check_planned_room
 from pipelines.cli.doctor.plan import Plan
-from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, note, ok
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, note, ok, refused
 from pipelines.train_image import check_train_image
 
 
@@ -20,6 +21,7 @@ def group(plan: Plan) -> CheckGroup:
         checks.append(Check("transcription", lambda: _transcription(plan)))
     if plan.on_a_cluster:
         checks.append(Check("packages", lambda: _packages(plan)))
+        checks.append(Check("room", lambda: _room(plan)))
     return CheckGroup("Encoders", checks)
 
 
@@ -32,6 +34,14 @@ def _packages(plan: Plan) -> CheckResult:
     if folders:
         return note(f"the train image's folder of {' and '.join(folders)} is checked when finetune_encoder starts.")
     return ok("the train image has what the encoders need.")
+
+
+def _room(plan: Plan) -> CheckResult:
+    """Whether the pods of the deployment can hold the models."""
+    try:
+        return ok(check_planned_room(plan.config))
+    except UsageError as error:
+        return refused(str(error))
 
 
 def _source(plan: Plan, modality: str) -> CheckResult:

@@ -12,15 +12,15 @@ from typing import Any
 
 from mistere.config.base import Toleration
 from mistere.config.cluster import StepSettings
+from mistere.kubernetes.quantities import GIB as _GIB
+from mistere.kubernetes.quantities import quantity as _number
 from pipelines.cli.doctor.groups.cluster import Cluster
 from pipelines.cli.doctor.node_usage import Amounts, is_lasting, usage_by_node
-from pipelines.cli.doctor.node_usage import quantity as _number
 from pipelines.cli.doctor.plan import PlannedPods
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
 
 Node = dict[str, Any]
 
-_GIB = 2**30
 _BLOCKING = frozenset({"NoSchedule", "NoExecute"})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
-from mistere.artifacts.io import open_artifact
+from mistere.artifacts.io import open_artifact, read_manifest
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.common.counting import counted
@@ -17,7 +17,7 @@ from mistere.registry.release.champion import read_champion
 from mistere.registry.release.journal import read_journal
 from mistere.registry.release.promotion_log import read_log
 from mistere.runs.listing import run_ids, summarize_run
-from mistere.runs.outcome import REPAIR, read_manifest, read_outcome
+from mistere.runs.outcome import REPAIR, read_outcome
 from mistere.serving.deployment import find_deployment
 from pipelines.cli.doctor.result import CheckResult, failed, note, ok
 
