@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -30,20 +30,24 @@ NAMES = list(options())
 DIGEST = "a" * 64
 OTHER: dict[str, Any] = {
     "audio_uri_prefixes": ("s3://calls/in/", "s3://calls/out/"),
-    "device": "cpu",
-    "log_level": "warning",
     "traffic_store": "s3://models/traffic",
     "sample_store": "s3://models/kept",
     "sample_encryption": "aws:kms:alias/mistere",
 }
-"""Values of options that are no number and no flag."""
+"""Values of options that are neither a number nor a flag nor one of several words."""
 
 
 def other_value(option: Option) -> Any:
     """A value that is not the default."""
     if option.is_flag:
         return not option.default
-    return OTHER[option.name] if option.name in OTHER else option.default + 1
+    if isinstance(option.default, int | float):
+        return option.default + 1
+    if option.name in OTHER:
+        return OTHER[option.name]
+    return next(
+        word for word in get_args(PredictorConfig.model_fields[option.name].annotation) if word != option.default
+    )
 
 
 def manifest(predictor: PredictorConfig, **settings: Any) -> dict[str, Any]:
