@@ -352,6 +352,71 @@ def test_prompt_after_the_audio_is_pooled_with_it(bases: dict[str, Path]) -> Non
     assert (batches[1]["pooled"].sum(1) == batches[1]["mask"].sum(1) - 1).all()  # all but <|audio_bos|>
 
 
+def test_omni_has_the_states_of_transformers_own_thinker(bases: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+
+    families()["omni"].write_random(tmp_path / "raw", 0)
+    config = json.loads((tmp_path / "raw" / "config.json").read_text())["thinker_config"]
+    absent = dict.fromkeys(("vision_start_token_id", "vision_end_token_id"), 10**6)
+    special = {"audio_start_token_id": 3, "audio_end_token_id": 4, **absent}
+    thinker = Qwen2_5OmniThinkerForConditionalGeneration(Qwen2_5OmniThinkerConfig(**(config | special))).eval()
+    names = {f"thinker.{name}": name for name in thinker.state_dict()}
+    published = load_file(tmp_path / "raw" / "model.safetensors")
+    own = {published_name.replace("model.language_model.", "model.").replace("model.audio_tower.", "audio_tower."): name
+           for published_name, name in names.items()}  # fmt: skip
+    thinker.load_state_dict({own[name]: tensor for name, tensor in published.items()})
+    encoder = encoder_of(bases, "omni")
+    wave = np.random.default_rng(3).normal(0, 0.1, 5 * RATE).astype(np.float32)
+    features = encoder.family.prepare(wave)
+    batch = encoder.family.collate([features])
+    with torch.inference_mode():
+        states, mask = encoder.family.hidden_states(encoder.backbone, batch)
+        output = thinker(
+            input_ids=batch["input_ids"],
+            input_features=batch["frames"].transpose(1, 2),
+            feature_attention_mask=batch["frame_mask"].long(),
+            attention_mask=batch["mask"].long(),
+            output_hidden_states=True,
+        )
+    torch.testing.assert_close(states[-1], output.hidden_states[-1], atol=1e-5, rtol=0)
+    assert not hasattr(encoder.backbone, "visual") and mask.sum() > batch["audio"].sum()
+
+
+def test_omni_keeps_the_two_parts_that_it_reads_of_any_shard(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    family = families()["omni"]
+    family.write_random(tmp_path / "raw", 0)
+    family.export_base(tmp_path / "raw", tmp_path / "whole")
+    weights = load_file(tmp_path / "raw" / "model.safetensors")
+    (tmp_path / "raw" / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"model-00001-of-00003": names[:40], "model-00002-of-00003": names[40:]}
+    for shard, part in parts.items():
+        save_file({name: weights[name] for name in part}, tmp_path / "raw" / f"{shard}.safetensors")
+    save_file(
+        {"talker.x": torch.ones(2), "token2wav.y": torch.ones(2)}, tmp_path / "raw" / "model-00003-of-00003.safetensors"
+    )
+    (tmp_path / "raw" / "model.safetensors.index.json").write_text("{}")
+    family.export_base(tmp_path / "raw", tmp_path / "sharded")
+    assert not (tmp_path / "sharded" / "model-00003-of-00003.safetensors").exists()
+    vectors = []
+    for folder in ("whole", "sharded"):
+        torch.manual_seed(1)
+        encoder = UtteranceEncoder(family(tmp_path / folder, settings_of("omni")), settings_of("omni"), CLASSES).eval()
+        vectors.append(embedded(encoder, inputs_of("speech")))
+    torch.testing.assert_close(*vectors, atol=0, rtol=0)
+    for shard in (*parts, "model-00003-of-00003"):
+        (tmp_path / "raw" / f"{shard}.safetensors").unlink()
+    save_file({"talker.x": torch.ones(2)}, tmp_path / "raw" / "model.safetensors")
+    with pytest.raises(UsageError, match="hold no audio_tower and no language model"):
+        family.export_base(tmp_path / "raw", tmp_path / "empty")
+    (tmp_path / "raw" / "config.json").write_text('{"model_type": "qwen2_5_omni"}')
+    with pytest.raises(UsageError, match="describes no thinker"):
+        family.export_base(tmp_path / "raw", tmp_path / "none")
+
+
 @pytest.mark.parametrize("name", [name for name in FAMILIES if family_named(name).kind == "audio"])
 def test_excerpt_is_a_random_part_of_a_longer_utterance(bases: dict[str, Path], name: str) -> None:
     encoder = encoder_of(bases, name)

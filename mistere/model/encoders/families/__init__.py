@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from typing import Any
 
 from mistere.common.errors import UsageError
 from mistere.common.suggestions import did_you_mean
@@ -20,7 +21,12 @@ def families() -> dict[str, type[Family]]:
     """Every family by name."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return {cls.name: cls for cls in sorted(Family.__subclasses__(), key=lambda cls: cls.name)}
+    return {cls.name: cls for cls in sorted(_derived(Family), key=lambda cls: cls.name)}
+
+
+def _derived(base: Any) -> list[type[Family]]:
+    """The classes that derive from a family, also those that derive from another family."""
+    return [cls for child in base.__subclasses__() for cls in (child, *_derived(child))]
 
 
 def family_of(model_type: str, kind: str) -> type[Family]:

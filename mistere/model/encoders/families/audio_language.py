@@ -20,7 +20,9 @@ from mistere.model.encoders.families.family import Family, Features, pad_stack
 from mistere.model.encoders.families.whisper import log_mel, tower_states
 from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
 
-_AUDIO = "<|AUDIO|>"
+AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+"""The place of the audio, and its beginning and end."""
+_AUDIO = AUDIO_TOKENS[0]
 _PROMPT = f"Recognise the emotion that the speaker expresses: <|audio_bos|>{_AUDIO}<|audio_eos|>"
 _FRAMES_PER_STATE = 4
 _FRAME_SAMPLES = 160
@@ -51,7 +53,7 @@ class AudioLanguage(Family):
         from transformers import Qwen2AudioConfig, Qwen2AudioModel, WhisperFeatureExtractor
 
         target.mkdir(parents=True, exist_ok=True)
-        size = write_byte_tokenizer(target, ("<s>", "</s>", _AUDIO, "<|audio_bos|>", "<|audio_eos|>"))
+        size = write_byte_tokenizer(target, ("<s>", "</s>", *AUDIO_TOKENS))
         torch.manual_seed(seed)
         config = Qwen2AudioConfig(
             audio_config={
@@ -120,10 +122,7 @@ class AudioLanguage(Family):
 
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         model: Any = backbone
-        tower = model.audio_tower
-        every, mask = tower_states(tower, batch["frames"], batch["frame_mask"])
-        states = nn.functional.avg_pool1d(every[-1].transpose(1, 2), 2).transpose(1, 2)
-        projected = model.multi_modal_projector(tower.layer_norm(states))[mask[:, ::2]]
+        projected = self.audio_states(model, batch["frames"], batch["frame_mask"])
         words = model.get_input_embeddings()(batch["input_ids"])
         inputs = words.masked_scatter(batch["audio"][..., None], projected.to(words.dtype))
         output = model.language_model(
@@ -134,6 +133,20 @@ class AudioLanguage(Family):
             return_dict=True,
         )
         return list(output.hidden_states), batch["pooled"]
+
+    def audio_states(self, model: Any, frames: Tensor, mask: Tensor) -> Tensor:
+        """States ``[S, D]`` of the audio at 25 Hz in the width of the language model, utterance after utterance.
+
+        Args:
+            model: the backbone.
+            frames: log-mel frames ``[B, T, mel]``.
+            mask: real frames ``[B, T]``, of each utterance a multiple of four.
+        """
+        tower = model.audio_tower
+        every, half = tower_states(tower, frames, mask)
+        states = nn.functional.avg_pool1d(every[-1].transpose(1, 2), 2).transpose(1, 2)
+        projected: Tensor = model.multi_modal_projector(tower.layer_norm(states))[half[:, ::2]]
+        return projected
 
     def _prompt(self) -> tuple[list[int], int, list[int]]:
         """Tokens before the audio, the audio token, and the tokens after it.

@@ -164,13 +164,14 @@ _MODEL_FILES = (
 )
 
 
-def copy_model_files(source: Path, target: Path) -> None:
-    """Copy configuration, preprocessing and safetensors weights; no file that could hold a pickle."""
+def copy_model_files(source: Path, target: Path, *, weights: bool = True) -> None:
+    """Copy configuration, preprocessing and, unless told otherwise, safetensors weights; no file that could hold a pickle."""
     import shutil
 
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):
-        if file.name in _MODEL_FILES or file.suffix == ".safetensors" or file.name == "model.safetensors.index.json":
+        of_weights = file.suffix == ".safetensors" or file.name == "model.safetensors.index.json"
+        if file.name in _MODEL_FILES or (weights and of_weights):
             shutil.copyfile(file, target / file.name)
 
 
