@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -53,28 +53,34 @@ def code_meaning(source: str) -> str:
     Raises:
         SyntaxError: the source does not parse.
     """
-    return "".join(_dump(ast.parse(source)))
+    parts: list[str] = []
+    _dump(ast.parse(source), parts.append)
+    return "".join(parts)
 
 
-def _dump(node: object) -> Iterator[str]:
+def _dump(node: object, add: Callable[[str], None]) -> None:
+    """Add the text of a node. Half a million nodes for the project, so there is no generator for each of them."""
     if isinstance(node, ast.AST):
-        yield f"({type(node).__name__}"
-        for name, value in ast.iter_fields(node):
+        add(f"({type(node).__name__}")
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if value is None or name in _NO_MEANING:
+                continue
             if isinstance(node, ast.JoinedStr):
                 # Python 3.12.1 adds empty text to the format specifications of f-strings; other versions do not.
                 value = [part for part in value if not (isinstance(part, ast.Constant) and part.value == "")]
-            if name not in _NO_MEANING and value is not None and value != []:
-                yield f" {name}="
-                yield from _dump(value)
-        yield ")"
+            if value != []:
+                add(f" {name}=")
+                _dump(value, add)
+        add(")")
     elif isinstance(node, list):
-        yield "["
+        add("[")
         for item in node:
             if not _is_docstring(item):
-                yield from _dump(item)
-        yield "]"
+                _dump(item, add)
+        add("]")
     else:
-        yield f"{type(node).__name__}:{node!r}"
+        add(f"{type(node).__name__}:{node!r}")
 
 
 def _is_docstring(node: object) -> bool:
