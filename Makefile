@@ -12,9 +12,10 @@ UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="
 
 SOURCES := mistere components pipelines mistere_launcher.py tests docs/hooks
 
-# Two workers; tests/conftest.py gives each one thread. The tests start hundreds of processes,
+# Three workers, because tests on two cores wait for servers and processes a seventh of their time; tests/conftest.py gives each one
+# thread. The tests start hundreds of processes,
 # each of which would compile the whole project where the environment forbids to keep the bytecode.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 2 --dist loadscope
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 3 --dist loadscope
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -137,6 +137,7 @@ def test_enabling_and_disabling_does_not_recreate_a_schedule(schedules: Schedule
         assert now.recurring_run_id == kept and now.mode == ("ENABLE" if enabled else "DISABLE")
 
 
+@pytest.mark.long
 def test_schedules_are_deleted_and_switched_from_a_dirty_tree(
     schedules: Schedules, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from mistere.kubernetes.images import IMAGES_LOCK
 from pipelines.combined_steps import ENCODER, RELEASED
 from pipelines.compile import compile_pipeline
 from pipelines.images import lock_text
+from tests.yaml_documents import documents
 
 GOLDEN = Path(__file__).resolve().parents[2] / "pipelines" / "retraining.yaml"
 STEPS = {
@@ -44,7 +45,7 @@ def test_committed_further_pipelines_are_up_to_date_and_run_locked_images(name: 
     compile_pipeline("sample", [], tmp_path / f"{name}.yaml", name)
     golden = GOLDEN.with_name(f"{name}.yaml")
     assert (tmp_path / f"{name}.yaml").read_text() == golden.read_text(), "run `make compile`"
-    spec = next(yaml.safe_load_all(golden.read_text()))
+    spec = documents(golden.read_text())[0]
     executors = spec["deploymentSpec"]["executors"]
     assert {name.removeprefix("exec-").replace("-", "_") for name in executors} == set(stages(pipeline=name))
     images = set(yaml.safe_load(IMAGES_LOCK.read_text())["images"].values())
@@ -68,7 +69,7 @@ def test_image_tags_match_the_source_hash() -> None:
 
 def pipeline_spec() -> dict[str, Any]:
     """Return the pipeline's YAML document; the second document holds Kubernetes settings."""
-    return dict(next(yaml.safe_load_all(GOLDEN.read_text())))
+    return dict(documents(GOLDEN.read_text())[0])
 
 
 def test_each_step_runs_a_locked_image() -> None:
@@ -114,7 +115,7 @@ def test_pipeline_outputs_metrics_confusion_matrix_and_report() -> None:
 def test_the_step_transcribe_is_compiled_only_where_it_transcribes(source: str, tmp_path: Path) -> None:
     """Without it, a run has no pod for it, and the encoders are trained on what validation accepted."""
     compile_pipeline("tiny", [f"data.transcription.source={source}"], tmp_path / "pipeline.yaml")
-    spec = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
+    spec = documents((tmp_path / "pipeline.yaml").read_text())[0]
     tasks = {}
     for component in spec["components"].values():
         tasks.update(component.get("dag", {}).get("tasks", {}))

@@ -14,13 +14,14 @@ from mistere.common.errors import MistereError
 from mistere.common.paths import PROJECT_ROOT
 from pipelines.compile import compile_pipeline
 from pipelines.ir_check import check_pipeline, find_mismatches
+from tests.yaml_documents import documents
 
 
 @pytest.fixture(scope="module")
 def committed() -> dict[str, Any]:
     """The committed pipeline."""
     text = (PROJECT_ROOT / "pipelines" / "retraining.yaml").read_text(encoding="utf-8")
-    spec: dict[str, Any] = next(yaml.load_all(text, Loader=yaml.CSafeLoader))
+    spec: dict[str, Any] = documents(text)[0]
     return spec
 
 
@@ -30,7 +31,7 @@ def with_loops(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
     third = "modalities={speech: {}, text: {}, face: {source: 'random:whisper', extraction: {shards: 2}}}"
     compile_pipeline("tiny", [third, "speech.extraction.shards=2", "text.extraction.shards=2"], path)
-    spec: dict[str, Any] = next(yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader))
+    spec: dict[str, Any] = documents(path.read_text(encoding="utf-8"))[0]
     return spec
 
 

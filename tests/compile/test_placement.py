@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from mistere.common.errors import UsageError
 from mistere.config.cluster import ClusterConfig
@@ -15,6 +14,7 @@ from mistere.kubernetes.secret_keys import STORAGE_VARIABLES, TRACKING_KEYS, WEB
 from pipelines.compile import compile_pipeline
 from pipelines.profiles import load_profile
 from tests.compile.steps import OPTIONAL, SETTINGS_OF, stages_of, step_of
+from tests.yaml_documents import documents
 
 GIB = 2**30
 UNITS = {"m": 1e-3, "Mi": 2**20, "Gi": 2**30}
@@ -54,7 +54,7 @@ class Compiled:
 
     def __init__(self, profile: str, settings: list[str], path: Path) -> None:
         compile_pipeline(profile, settings, path)
-        self.spec, platform = yaml.safe_load_all(path.read_text())
+        self.spec, platform = documents(path.read_text())
         kubernetes = platform["platforms"]["kubernetes"]
         self.pods: dict[str, dict[str, Any]] = kubernetes["deploymentSpec"]["executors"]
         self.settings: dict[str, Any] = kubernetes["pipelineConfig"]

@@ -22,6 +22,7 @@ import yaml
 
 from mistere.common.processes.parent_death import die_with_parent
 from tests.e2e.pods import Namespace, step_container, wait_for
+from tests.yaml_documents import documents
 
 SECRETS_VARIABLE: Final = "MISTERE_E2E_SECRETS"
 _EXECUTOR: Final = "MISTERE_E2E_EXECUTOR"
@@ -32,7 +33,7 @@ class CompiledPipeline:
     """The two documents of a compiled pipeline."""
 
     def __init__(self, path: Path) -> None:
-        self._pipeline, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        self._pipeline, platform = documents(path.read_text(encoding="utf-8"))
         self._executors = self._pipeline["deploymentSpec"]["executors"]
         self._platform = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 

@@ -27,6 +27,8 @@ from mistere.serving.client import DialogueClient
 from tests.local.canaries import leaks
 from tests.local.workshop import LABELS, ROOT, Run, make_dataset, mistere, mistere_in_process, rows, run
 
+pytestmark = pytest.mark.long
+"""A run of the whole pipeline takes a quarter of the time of all quick tests; `make run` runs it before them."""
 ALWAYS = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
 
 
@@ -108,7 +110,6 @@ def rerun(first: Run, output: Path, data: Path, tree: Path) -> Rerun:
     return Rerun(second.code, second.text, second.ran, second.stages)
 
 
-@pytest.mark.long  # of the engine, tests/unit/runs/test_steps.py checks it in the quick tests
 def test_an_unchanged_rerun_trains_nothing(rerun: Rerun, output: Path) -> None:
     assert rerun.code == 0, rerun.text
     # These three read the champion, which did not exist in the first run.
@@ -122,13 +123,11 @@ def test_an_unchanged_rerun_trains_nothing(rerun: Rerun, output: Path) -> None:
     assert all(measure["distance"] == 0 for measure in drift.values())
 
 
-@pytest.mark.long
 def test_a_third_run_computes_nothing(rerun: Rerun, output: Path, data: Path, tree: Path) -> None:
     third = run(output, data, root=tree)
     assert third.code == 0 and third.ran == ALWAYS
 
 
-@pytest.mark.long
 def test_a_changed_threshold_reruns_the_gate_alone_and_keeps_the_champion(
     rerun: Rerun, output: Path, data: Path, tree: Path
 ) -> None:
@@ -140,7 +139,6 @@ def test_a_changed_threshold_reruns_the_gate_alone_and_keeps_the_champion(
     assert read_champion(LocalStore(output / "store")).digest == before
 
 
-@pytest.mark.long
 def test_a_damaged_artifact_is_named_and_computed_again(first: Run, output: Path, data: Path, tree: Path) -> None:
     digest = first.stages["train_moe"]["outputs"]["model"]
     weights = output / "store" / "artifacts" / "MoEModel" / digest / "mixture.safetensors"
@@ -162,7 +160,6 @@ def test_a_damaged_artifact_is_named_and_computed_again(first: Run, output: Path
     assert repaired.stages["train_moe"]["outputs"]["model"] == digest
 
 
-@pytest.mark.long  # for a roll-out, tests/cluster/test_release_on_cluster.py checks it in the quick tests
 def test_the_champion_stays_if_the_smoke_test_fails(
     first: Run, output: Path, data: Path, tree: Path, tmp_path: Path
 ) -> None:
@@ -235,7 +232,6 @@ def test_a_port_in_use_is_reported(first: Run, output: Path) -> None:
     assert "serving" not in result.stdout
 
 
-@pytest.mark.long
 def test_a_champion_evaluated_on_another_test_split_is_evaluated_on_this_one(
     first: Run, output: Path, tmp_path: Path, tree: Path
 ) -> None:

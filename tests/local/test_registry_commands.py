@@ -19,6 +19,8 @@ from mistere.registry.release.champion import read_champion
 from mistere.serving.deployment import deployment_key, read_deployment
 from tests.local.workshop import Run, mistere, mistere_in_process, run
 
+pytestmark = pytest.mark.long
+
 
 @dataclass(frozen=True)
 class Registry:
@@ -69,7 +71,6 @@ def registry(first_version: Registry) -> Registry:
     return first_version
 
 
-@pytest.mark.long
 def test_promote_on_an_empty_registry_prints_one_line(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     result = mistere("promote", "1", "--output", str(tmp_path))
@@ -77,7 +78,6 @@ def test_promote_on_an_empty_registry_prints_one_line(tmp_path: Path) -> None:
     assert result.stderr == "mistere: the registry has no model 'mistere' yet: `mistere run` registers one.\n"
 
 
-@pytest.mark.long
 def test_models_lists_versions_with_aliases_code_and_data(registry: Registry) -> None:
     versions = registry.versions()
     assert versions["2"]["aliases"] == ["challenger", "champion"] and versions["1"]["aliases"] == ["previous"]
@@ -89,7 +89,6 @@ def test_models_lists_versions_with_aliases_code_and_data(registry: Registry) ->
     assert [event["outcome"] for event in log] == ["done", "done"] and log[1]["by"].startswith("run ")
 
 
-@pytest.mark.long
 def test_optional_evaluations_are_in_metrics_and_report(registry: Registry, tmp_path: Path) -> None:
     copy = shutil.copytree(registry.output, tmp_path / "output")
     measured = run(copy, registry.data, "mixture.seed=2", *OPTIONAL_EVALUATIONS, *CALLS, root=registry.tree)
@@ -131,7 +130,6 @@ def test_the_bundle_has_its_provenance_and_an_example_that_predict_accepts(first
     assert len(turns) == len(expected) and all(turn.audio and turn.text for turn in turns)
 
 
-@pytest.mark.long
 def test_promote_and_rollback_change_champion_deployment_aliases_and_log(registry: Registry) -> None:
     promoted = registry.call("promote", "mistere@previous", "--reason", "Fewer false alarms.")
     assert promoted.returncode == 0, promoted.stderr
@@ -149,7 +147,6 @@ def test_promote_and_rollback_change_champion_deployment_aliases_and_log(registr
     assert "Fewer false alarms." in log and "rollback" in log and "Rolled back by hand from version 1." in log
 
 
-@pytest.mark.long
 def test_a_run_fails_if_the_registry_is_unreachable_and_a_rerun_completes_it(
     registry: Registry, tmp_path: Path
 ) -> None:
@@ -166,7 +163,6 @@ def test_a_run_fails_if_the_registry_is_unreachable_and_a_rerun_completes_it(
     assert registry.call("rollback").returncode == 0 and registry.champion() == before
 
 
-@pytest.mark.long
 def test_promote_changes_the_one_deployment_that_serves_the_champion(registry: Registry) -> None:
     store = registry.store
     deployment = read_deployment(store, "mistere")
@@ -207,7 +203,6 @@ def test_a_damaged_bundle_is_not_promoted(first_version: Registry, tmp_path: Pat
     assert "Traceback" not in refused.stderr and copy.champion() == champion
 
 
-@pytest.mark.long
 def test_damage_to_a_finished_store_is_named_and_nothing_is_overwritten(
     first_version: Registry, tmp_path: Path
 ) -> None:
@@ -242,7 +237,6 @@ def test_damage_to_a_finished_store_is_named_and_nothing_is_overwritten(
             shutil.rmtree(copy / "store")
 
 
-@pytest.mark.long
 def test_a_registry_that_lost_its_versions_is_reported(first_version: Registry, tmp_path: Path) -> None:
     shutil.copytree(first_version.output, tmp_path / "copy", ignore=shutil.ignore_patterns("kfp", "vectors"))
     (tmp_path / "copy" / "mlflow.db").write_bytes(b"")
@@ -293,7 +287,6 @@ def test_commands_report_an_output_without_a_run(tmp_path: Path) -> None:
         assert result.returncode == 2 and "nothing has run in" in result.stderr
 
 
-@pytest.mark.long
 def test_compare_writes_one_page_about_two_versions(registry: Registry, tmp_path: Path) -> None:
     result = registry.call("compare", "2", "mistere@previous", "--page", str(tmp_path / "compare.html"))
     assert result.returncode == 0, result.stderr
@@ -306,7 +299,6 @@ def test_compare_writes_one_page_about_two_versions(registry: Registry, tmp_path
     )
 
 
-@pytest.mark.long
 def test_replay_reproduces_a_model_from_its_lineage(registry: Registry, tmp_path: Path) -> None:
     result = mistere(
         *("replay", "mistere@champion", "--work", str(tmp_path / "replay"), "--output", str(registry.output)),
@@ -324,7 +316,6 @@ def test_replay_reproduces_a_model_from_its_lineage(registry: Registry, tmp_path
     assert len(worktrees.stdout.strip().splitlines()) == 1
 
 
-@pytest.mark.long
 def test_a_different_replay_names_the_first_artifact_that_differs(registry: Registry, tmp_path: Path) -> None:
     digest = registry.versions()["1"]["bundle_digest"]
     before, _ = registry.store.read(lineage_key(digest))

@@ -22,9 +22,9 @@ from functools import cache
 from typing import Any
 
 import kfp_server_api as models
-import yaml
 
 from tests.stand_ins.json_server import RefusalError, Trouble, listening
+from tests.yaml_documents import documents
 
 __all__ = ["KfpApi", "Trouble", "kubernetes_is_away", "served"]
 
@@ -323,7 +323,7 @@ class KfpApi:
 @cache
 def _documents(package: bytes) -> list[Any]:
     """A package's YAML; the tests upload the same one again and again."""
-    return list(yaml.safe_load_all(package))
+    return documents(package.decode())
 
 
 def _model(kind: Any, body: bytes) -> Any:

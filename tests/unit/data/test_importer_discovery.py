@@ -100,6 +100,7 @@ def test_new_importer_rejects_an_invalid_option(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_new_importer_rejects_an_invalid_source(tree: Path, transcripts: Path, tmp_path: Path) -> None:
     (transcripts / "b.txt").write_text("no bars\n")
     result = run_mistere(tree, "data", "import", "transcripts", str(transcripts), str(tmp_path / "out"))

@@ -159,6 +159,7 @@ def test_hostile_bytes_are_inspected_fast(data: bytes) -> None:
     assert time.process_time() - start < 3
 
 
+@pytest.mark.long
 def test_a_file_cut_within_its_header_is_refused_or_read() -> None:
     for data in every_file().values():
         for end in range(1, min(len(data), 120)):

@@ -82,6 +82,7 @@ def test_comparison_matches_figures_computed_from_predictions(better: ComparedMo
     assert changes.only_one > changes.only_other and pairing.brier_difference().high < 0
 
 
+@pytest.mark.long
 def test_comparison_omits_differences_for_different_splits(better: ComparedModel) -> None:
     changed = better.evaluation.model_copy(update={"test_digest": "z" * 64})
     seen = words(render_comparison(better, replace(worsened(better), evaluation=changed)))

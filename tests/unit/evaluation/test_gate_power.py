@@ -173,6 +173,7 @@ def test_comparison_separates_three_points_from_zero_over_many_splits(capsys: py
         print("", "1,000 splits, 15 % disagreement, 3 points", *lines, sep="\n  ")
 
 
+@pytest.mark.long
 def test_comparison_loses_power_as_disagreement_grows(capsys: pytest.CaptureFixture[str]) -> None:
     trial = Trial(draws=200, resamples=500, seed=1)
     power = {share: shares(trial.differences(share, 0.03), SUPERIORITY) for share in (0.1, 0.2, 0.3)}

@@ -69,6 +69,7 @@ def sample(draw: np.random.Generator, dialogues: int, skill: float) -> tuple[lis
     return names, np.concatenate(true), np.concatenate(predicted)
 
 
+@pytest.mark.long
 def test_interval_coverage_is_close_to_its_level() -> None:
     draw = np.random.default_rng(1)
     _, true, predicted = sample(draw, 20000, 0.6)

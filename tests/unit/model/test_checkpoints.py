@@ -74,6 +74,7 @@ def test_a_killed_step_on_a_cluster_repeats_only_what_came_after_its_last_checkp
     assert again.encoder.identity.digest == whole.encoder.identity.digest and again.history == whole.history
 
 
+@pytest.mark.long
 def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(
     reference: UtteranceSet,  # noqa: F811
     tmp_path: Path,

@@ -40,6 +40,7 @@ def test_before_the_fit_present_experts_have_equal_weights() -> None:
     np.testing.assert_allclose(weights.numpy(), [[1 / 3] * 3, [0.5, 0, 0.5]], atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_fit_improves_dev_and_does_not_read_test() -> None:
     data = dialogues_of(seed=1, sizes=(20, 20, 20))
     trained = train_mixture(CONFIG.model_copy(update={"gate": "mean"}), data.without("test"), progress=Progress("t"))

@@ -71,6 +71,7 @@ def test_curve_end_equals_input_without_the_modality(toy: EmbeddedDialogues, tra
     assert curve_of(trained.model, toy)[4].weighted_f1.value == pytest.approx(wanted)
 
 
+@pytest.mark.long
 def test_single_modality_curve_stops_before_removing_all_inputs(toy: EmbeddedDialogues) -> None:
     alone = toy.only(["text"])
     model = train_mixture(toy_config(epochs=2), alone, progress=Progress("train_moe")).model

@@ -89,6 +89,7 @@ def test_modalities_that_both_help_are_kept() -> None:
     assert "all are used" in choice.sentence()
 
 
+@pytest.mark.long
 def test_named_modalities_are_trained_once_and_not_compared() -> None:
     settings = SMALL.model_copy(update={"modalities": ["text"], "epochs": 1})
     trained, choice = train_with_modalities(settings, dialogues_with("useful"), progress=Progress("train_moe"))

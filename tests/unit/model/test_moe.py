@@ -455,7 +455,7 @@ def assert_same(one: MixtureOfExperts, other: MixtureOfExperts) -> None:
 @pytest.mark.parametrize(
     ("fusion", "gate"),
     [
-        ("feed_forward", "fitted"),
+        pytest.param("feed_forward", "fitted", marks=pytest.mark.long),
         ("co_attention", "learned"),
         pytest.param("co_attention", "fitted", marks=pytest.mark.long),
     ],

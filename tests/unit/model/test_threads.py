@@ -84,6 +84,7 @@ def test_little_work_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch_threads.threads_for(1.1e10, TRAINING_WORK) == 2
 
 
+@pytest.mark.long
 def test_training_uses_threads_for_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
     used: dict[int, int] = {}
     original = MixtureTraining.train_step

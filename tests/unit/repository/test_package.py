@@ -98,6 +98,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     assert {name.split("/")[0] for name in packaged if ".dist-info" not in name} == {*LAYERS, "mistere_launcher.py"}
 
 
+@pytest.mark.long
 def test_it_runs_the_code_of_the_wheel(installed: Installed) -> None:
     for module in LAYERS:
         done = installed.run(str(installed.python), "-c", f"import {module}; print({module}.__file__)")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
@@ -22,6 +21,7 @@ from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.stages import every_stage, stages
 from mistere.engine.stage import Stage
 from tests.compile.steps import OPTIONAL, stages_of, step_of
+from tests.yaml_documents import documents
 
 COMPONENTS = PROJECT_ROOT / "components"
 PAGE = PROJECT_ROOT / "docs" / "extending" / "stage.md"
@@ -114,7 +114,7 @@ def test_new_folder_adds_a_stage(copy: Path, tmp_path: Path) -> None:
     assert result["tasks"][position - 1] in {"evaluate_model", "gate_model"}
     assert position < result["tasks"].index("register_model")
     run_in_tree(copy, COMPILE, str(tmp_path / "compiled.yaml"))
-    pipeline, platform = yaml.safe_load_all((tmp_path / "compiled.yaml").read_text(encoding="utf-8"))
+    pipeline, platform = documents((tmp_path / "compiled.yaml").read_text(encoding="utf-8"))
     executor = "exec-weakest-label"
     assert executor in pipeline["deploymentSpec"]["executors"]
     pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][executor]
@@ -132,7 +132,7 @@ def test_stage_declaration_matches_its_code(stage: str) -> None:
 
 
 def test_stage_order_matches_the_compiled_pipeline() -> None:
-    compiled = next(yaml.safe_load_all((PROJECT_ROOT / "pipelines" / "retraining.yaml").read_text(encoding="utf-8")))
+    compiled = documents((PROJECT_ROOT / "pipelines" / "retraining.yaml").read_text(encoding="utf-8"))[0]
     order = list(stages())
     compiled_stages = set()
     for dag in (compiled["root"]["dag"], *(c["dag"] for c in compiled["components"].values() if "dag" in c)):

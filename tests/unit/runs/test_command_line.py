@@ -81,6 +81,7 @@ def test_each_command_has_help_with_both_options(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_command_list_shows_untruncated_descriptions(tmp_path: Path) -> None:
     for path in ([], ["data"], ["schedule"], ["data", "import"]):
         command = typer.main.get_command(app)

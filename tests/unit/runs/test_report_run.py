@@ -461,6 +461,7 @@ def test_without_a_comparison_no_modality_is_named(tmp_path: Path) -> None:
     assert "What each modality brings" not in report(runs.deployed(tmp_path))[0]
 
 
+@pytest.mark.long
 def test_records_of_other_inputs_are_not_remembered(tmp_path: Path) -> None:
     """A run that was cloned with other parameters, or repeated, finds records of earlier inputs under its id."""
     recorded = runs.held(tmp_path)
