@@ -34,7 +34,7 @@ ClusterTracking = Annotated[
     typer.Option("--tracking", metavar="URI", help="MLflow; MLFLOW_TRACKING_URI, or cluster.tracking_uri, by default."),
 ]
 
-OPTIONS_KEY: Final = "mistere.predictor.options"
+OPTIONS_KEY: Final = "predictor options"
 """Where a context holds the given options of the predictor: values by name."""
 
 
