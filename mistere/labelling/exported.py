@@ -78,15 +78,25 @@ def open_export(folder: Path) -> Export:
         UsageError: it is no export.
         DataError: it is damaged or was changed.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UsageError(f"{path} is missing: name a folder that `mistere label export` made.")
-    try:
-        manifest = ExportManifest.model_validate(read_json(path))
-    except (ParseError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise DataError(f"{path} is damaged ({reason}): export again.") from error
+    manifest = read_manifest(folder)
     table = folder / TABLE
     if not table.is_file() or digest_of(table) != manifest.table:
         raise DataError(f"{table} is missing or was changed since the export: restore it, or export again.")
     return Export(folder, manifest)
+
+
+def read_manifest(folder: Path) -> ExportManifest:
+    """Read ``export.json``.
+
+    Raises:
+        UsageError: the folder is no export.
+        DataError: the file is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UsageError(f"{path} is missing: name a folder that `mistere label export` made.")
+    try:
+        return ExportManifest.model_validate(read_json(path))
+    except (ParseError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise DataError(f"{path} is damaged ({reason}): export again.") from error

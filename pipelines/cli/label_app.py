@@ -81,13 +81,16 @@ def traffic_() -> None:
 @traffic_app.command("delete")
 def traffic_delete(
     dialogue: Annotated[str, typer.Argument(metavar="DIALOGUE_ID", help="The id that the client sent.")],
+    export: Annotated[
+        list[Path] | None, typer.Option(metavar="EXPORT", help="Delete it from this export, too; may be repeated.")
+    ] = None,
     output: Output = Path("output"),
     store: StoreLocation = None,
 ) -> None:
     """Delete all that was kept of a dialogue: text, recordings, vectors and answers."""
     from pipelines.cli.commands.label.kept_dialogues import delete
 
-    delete(output, store, dialogue)
+    delete(output, store, dialogue, export or [])
 
 
 @traffic_app.command("sweep")

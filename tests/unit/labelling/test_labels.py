@@ -17,6 +17,7 @@ from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.labelling.answers import read_answers
 from mistere.labelling.export import ExportOptions, ExportReport, export_tasks
 from mistere.labelling.labelled_dataset import LabelledReport, import_labels, write_report
+from mistere.labelling.removal import remove_dialogue
 from mistere.labelling.tasks import CANNOT_TELL, configuration
 from tests.local.workshop import make_dataset, tone
 from tests.unit.data.corpus_files import read, shard_digests
@@ -184,6 +185,27 @@ def test_turns_of_predicted_roles_get_the_role(store: LocalStore, tmp_path: Path
     import_labels(tmp_path / "export", answered(tmp_path / "export", {(0, 1): "glad"}), tmp_path / "new", base)
     added = [u for u in read(tmp_path / "new", "train") if u.dialogue_id.startswith("live-")]
     assert [(u.role, u.label) for u in added] == [(None, None), ("customer", "glad"), (None, None)]
+
+
+def test_a_dialogue_is_removed_from_an_export(store: LocalStore, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    report = exported(store, folder)
+    names = [choice.candidate.name for choice in report.choices]
+    answers = answered(folder, {(0, 1): "calm", (1, 1): "glad"})
+    before = {path.name for path in (folder / "audio").iterdir()}
+    assert remove_dialogue(folder, names[0]) and not remove_dialogue(folder, names[0])
+    everything = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert (
+        names[0].encode() not in everything and len(before - {path.name for path in (folder / "audio").iterdir()}) == 1
+    )
+    assert [task["data"]["dialogue_id"] for task in tasks(folder)] == names[1:]
+    result = import_labels(folder, answers, tmp_path / "new", base)
+    assert result.labels == {"calm": 0, "glad": 1, "cross": 0} and result.dialogues == 1
+    (folder / "tasks.json").write_text('[{"data": 1}]')
+    with pytest.raises(DataError, match="delete the whole export"):
+        remove_dialogue(folder, names[1])
+    with pytest.raises(UsageError, match="label export"):
+        remove_dialogue(tmp_path, names[1])
 
 
 def test_too_few_annotators_and_other_labels_are_refused(store: LocalStore, base: Path, tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_shell_completion_installs_and_completes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (script,) = [file.read_text() for file in (tmp_path / ".bash_completions").iterdir()]
     assert "_MISTERE_COMPLETE=complete_bash" in script
-    words = {"_MISTERE_COMPLETE": "complete_bash", "COMP_WORDS": "mistere ro", "COMP_CWORD": "1"}
+    words = {"_MISTERE_COMPLETE": "complete_bash", "COMP_WORDS": "mistere rol", "COMP_CWORD": "1"}
     assert run(cwd=tmp_path, **words).stdout.split() == ["rollback"]
 
 

@@ -20,7 +20,15 @@ from mistere.predictor import metrics
 from mistere.predictor.sample.sampler import is_sampled
 from mistere.predictor.sample.writer import Answered, SampleWriter
 from mistere.serving.sample.dialogue import KeptTurn
-from mistere.serving.sample.places import DAY_SECONDS, HASHING_KEY, delete_dialogue, folder_of, hashing_key, sweep
+from mistere.serving.sample.places import (
+    DAY_SECONDS,
+    HASHING_KEY,
+    delete_dialogue,
+    folder_of,
+    hashing_key,
+    sweep,
+    try_to_sweep,
+)
 from mistere.serving.sample.reading import read_dialogues, read_recording, read_vectors
 from tests.unit.labelling.kept import EXPERTS, LABELS, NOW, keep, kept_turn
 
@@ -107,6 +115,17 @@ def test_a_sweep_deletes_what_is_over_and_nothing_else(store: ObjectStore) -> No
     assert sweep(store, NOW) == 1  # 2027-01-15
     assert [dialogue.keep_until for _, dialogue in read_dialogues(store, NOW, pytest.fail)] == ["2027-01-15"]
     assert len(list(store.keys("sample/dialogues"))) == 2
+
+
+def test_a_sweep_beside_other_work_says_what_it_did(tmp_path: Any) -> None:
+    notes: list[str] = []
+    store = LocalStore(tmp_path)
+    keep(store, "old", [kept_turn()], keep_until="2026-12-30")
+    try_to_sweep(store, NOW, notes.append)
+    try_to_sweep(store, NOW, notes.append)
+    assert notes == ["1 kept dialogue deleted, whose time is over."]
+    try_to_sweep(S3Store("s3://b/x", endpoint="http://127.0.0.1:1", attempts=1), NOW, notes.append)
+    assert len(notes) == 2 and notes[1].startswith("Kept dialogues whose time is over were not deleted: ")
 
 
 def test_the_writer_sweeps_and_begins_an_old_dialogue_anew(tmp_path: Any) -> None:
