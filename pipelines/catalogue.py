@@ -20,10 +20,18 @@ if TYPE_CHECKING:
 
 
 class Pipeline(ABC):
-    """A pipeline."""
+    """A pipeline.
+
+    Attributes:
+        name: in commands, schedules and settings.
+        description: shown on Kubeflow Pipelines.
+        reads_data: whether its result follows from a version of a dataset. Otherwise it reads what changes by itself, so a run is
+            never a repetition of an earlier one.
+    """
 
     name: ClassVar[PipelineName]
     description: ClassVar[str]
+    reads_data: ClassVar[bool] = True
 
     @property
     def server_name(self) -> str:
@@ -126,6 +134,7 @@ class Monitoring(Pipeline):
 
     name = "monitoring"
     description = "Compares the traffic of the released model with what it was tested on."
+    reads_data = False
 
     def parameters(self, config: Config) -> dict[str, dict[str, Any]]:
         return {"monitoring": config.section("monitoring")}

@@ -41,7 +41,8 @@ class MountedCluster:
 
     def submit(self, *settings: str, profile: str = "tiny", **options: Any) -> int:
         """Run ``mistere submit`` from the working tree under test."""
-        return submit(profile, str(self.data), settings, **self.options, allow_dirty=True, every=0.02, **options)
+        data = options.pop("data", str(self.data))
+        return submit(profile, data, settings, **self.options, allow_dirty=True, every=0.02, **options)
 
 
 def json_web_token(**claims: Any) -> str:

@@ -314,3 +314,16 @@ def test_the_command_from_a_clean_tree(mounted: MountedCluster, tmp_path: Path) 
     mounted.api.token = "another"
     result = mistere(*options, "--force", root=tree)
     assert result.returncode == 1 and "KFP_TOKEN" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_look_at_the_traffic_needs_no_data_and_repeats_none(
+    mounted: MountedCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert mounted.submit(pipeline="monitoring", data=None) == 0
+    assert "nothing changed" not in (printed := capsys.readouterr().out) and "data " not in printed
+    first, second = mounted.api.runs.values()
+    assert first.display_name != second.display_name
+    assert first.runtime_config["parameters"]["run"]["data_digest"] == ""
+    with pytest.raises(UsageError, match="the pipeline monitoring reads no dataset: leave out --data"):
+        mounted.submit(pipeline="monitoring")

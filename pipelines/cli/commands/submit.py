@@ -95,9 +95,13 @@ def submit(
         return 0
     if chosen is SCORING and data is None:
         raise UsageError("name the archive to score with --data.")
-    source = data if data is not None else config.data.source
-    with task_progress(f"uploading what {target.store.uri} lacks of {source}"):
-        pinned = pin_for_cluster(source, target.store)
+    if not chosen.reads_data and data is not None:
+        raise UsageError(f"the pipeline {chosen.name} reads no dataset: leave out --data.")
+    source = (data if data is not None else config.data.source) if chosen.reads_data else ""
+    pinned = PinnedData("", "")
+    if chosen.reads_data:
+        with task_progress(f"uploading what {target.store.uri} lacks of {source}"):
+            pinned = pin_for_cluster(source, target.store)
     version = compiled_version(profile, tuple(settings), tree, chosen.name)
     pipelines = Pipelines(
         target.host,
@@ -124,7 +128,7 @@ def submit(
         )
         return _start(pipelines, target, claim, config, context, origin, version)
 
-    active = None if force else active_submission(pipelines, target.store, claim)
+    active = active_submission(pipelines, target.store, claim) if chosen.reads_data and not force else None
     if active is not None:
         print(
             f"nothing changed: {active.version} with data {active.data_digest[:12]} was submitted "
@@ -209,7 +213,8 @@ def _start(
         uploaded, new = ensure_uploaded(pipelines, version)
         experiment = pipelines.experiment(config.cluster.experiment)
         print(f"version  {uploaded.display_name}, {'uploaded' if new else 'already on the server'}")
-        print(f"data     {context.data_digest[:12]} in {context.data_remote}")
+        if context.data_digest:
+            print(f"data     {context.data_digest[:12]} in {context.data_remote}")
         write_run_info(target.store, context, origin)
     except MistereError:
         give_back(target.store, before, claimed)
@@ -233,7 +238,13 @@ def _run_body(
 
     return V2beta1Run(
         display_name=context.run_id,
-        description=f"profile {context.profile}, data {context.data_digest}, commit {context.commit or 'unknown'}",
+        description=", ".join(
+            [
+                f"profile {context.profile}",
+                *([f"data {context.data_digest}"] if context.data_digest else []),
+                f"commit {context.commit or 'unknown'}",
+            ]
+        ),
         experiment_id=experiment,
         pipeline_version_reference=V2beta1PipelineVersionReference(
             pipeline_id=uploaded.pipeline_id, pipeline_version_id=uploaded.pipeline_version_id
