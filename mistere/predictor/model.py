@@ -35,6 +35,7 @@ from mistere.predictor.protocol.codec import (
 from mistere.predictor.protocol.metadata import input_types, output_types
 from mistere.predictor.protocol.v1 import decode_v1, encode_v1
 from mistere.predictor.protocol.wire import is_light, request_id
+from mistere.predictor.scheduling.after_response import call_after_response
 from mistere.predictor.scheduling.batcher import Batcher
 from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.scheduling.slices import SliceQueue
@@ -245,8 +246,8 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
                 response = encode_response(payload, identity, predictions[0], model, detail, warnings, sources[0])
             else:
                 response = encode_v1(predictions, identity, model, detail, warnings, sources)
-        if self._observers is not None:  # called after the response is on its way
-            asyncio.get_running_loop().call_soon(self._observers.observe, asked, dialogues, predictions, plan)
+        if self._observers is not None:
+            call_after_response(self._observers.observe, asked, dialogues, predictions, plan)
         self._observe(predictions, model, identity, time.perf_counter() - start)
         return response
 

@@ -28,7 +28,11 @@ measures the effect. Delete it when the predictor runs on a Python without the G
 
 
 def serve(
-    settings: ServerSettings, load_bundle: LoadBundle | None = None, on_ready: Callable[[], object] | None = None
+    settings: ServerSettings,
+    load_bundle: LoadBundle | None = None,
+    on_ready: Callable[[], object] | None = None,
+    *,
+    load_first: bool = False,
 ) -> int:
     """Serve a bundle until SIGTERM or SIGINT.
 
@@ -36,6 +40,8 @@ def serve(
         settings: the server's settings.
         load_bundle: location → model; by default it opens and verifies a ModelBundle.
         on_ready: called once, when the bundle is loaded and requests are answered.
+        load_first: load before the server starts, so that an error is not among the server's messages. Health checks are answered
+            only afterwards.
 
     Returns:
         The number of the signal that stopped the server; 0 if it ended without one.
@@ -50,6 +56,9 @@ def serve(
 
     sys.setswitchinterval(_SWITCH_SECONDS)
     load = load_bundle or partial(_load_verified, settings.options)
+    if load_first:
+        loaded = load(settings.bundle)
+        load = lambda _: loaded  # noqa: E731
     server = PredictorServer(settings, http, grpc, on_ready)
     server.start([EmotionPredictor(settings, load)])
     return server.stopped_by

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Final, NoReturn
 
 from mistere.common.errors import MistereError, UsageError
@@ -94,7 +95,7 @@ class ServerSettings:
     options: PredictorConfig = _DEFAULTS
     http_option: str = "--http-port"
 
-    @property
+    @cached_property
     def limits(self) -> Limits:
         """The limits on requests."""
         return Limits.of(self.options)

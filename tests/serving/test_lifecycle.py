@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -214,3 +215,26 @@ def test_the_server_is_not_ready_until_the_store_is_reachable(
         server.process.wait()
         if store is not None:
             store.stop()
+
+
+@pytest.mark.long
+def test_serve_reports_a_base_model_that_does_not_load_before_it_starts_the_server(bundle: str, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(Path(bundle).parents[2], store)
+    base = next((store / "artifacts" / "BaseEncoder").iterdir())
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
+    location = store / "artifacts" / "ModelBundle" / Path(bundle).name
+    ports = ["--port", str(free_port()), "--grpc-port", str(free_port())]
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli.app", "serve", str(location), *ports],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={**os.environ, "MISTERE_CACHE": str(tmp_path / "cache")},
+    )
+    assert result.returncode == 1
+    assert result.stdout == f"loading {location}\n"
+    assert len(result.stderr.splitlines()) == 1 and "model.safetensors" in result.stderr

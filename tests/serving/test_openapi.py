@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from schemathesis import Case, GenerationMode, checks
+from starlette.routing import Route
 
 from mistere.predictor.protocol.openapi import FILE, OPENAPI_PATH, build_document
 from mistere.predictor.protocol.rest import build_application
@@ -126,7 +126,7 @@ def test_the_document_has_every_path_of_the_application_and_no_other() -> None:
     routes = {
         (method.lower(), route.path)
         for route in application.routes
-        if isinstance(route, APIRoute)
+        if isinstance(route, Route)
         for method in route.methods
     }
     heads = {(method, path) for method, path in routes if method == "head"}

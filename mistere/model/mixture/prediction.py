@@ -157,10 +157,9 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
     lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
     answers: dict[int, DialoguePrediction] = {}
     device = next(model.parameters()).device
-    numbers = sum(weight.numel() for weight in model.parameters())
     for chosen in _in_batches(lengths):
         batch = make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)
-        with threads(threads_for(2 * len(batch.turns) * numbers, PREDICTION_WORK)):
+        with threads(threads_for(2 * len(batch.turns) * model.size, PREDICTION_WORK)):
             output = model(batch)
         probabilities = (output.logits / temperature).softmax(-1).cpu().numpy()
         experts = output.expert_logits.softmax(-1).cpu().numpy()

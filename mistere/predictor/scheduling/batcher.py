@@ -10,9 +10,9 @@ after a bounded time. A batch is delayed, at most by ``hold_seconds``, in two ca
 
 A request that finds the server idle is never delayed. Cancelled requests are dropped from the queue.
 
-Batches run in one worker thread. Under load, batches that have been fast so far run on the event loop; in a thread their many
-small operations would contend with it for the GIL and take about four times as long. ``mistere bench serving_speed`` (parts
-``overhead`` and ``throughput``) measures the gain. Delete this path when the predictor runs on a Python without the GIL.
+Batches run in one worker thread. Batches that have been fast so far run on the event loop: under load, in a thread their many
+small operations would contend with it for the GIL and take about four times as long; without load, only very fast ones do, and save
+the way to the thread and back. ``mistere bench serve`` and ``mistere bench serving_speed`` (part ``throughput``) measure the gain. Delete this path when the predictor runs on a Python without the GIL.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ Answer = TypeVar("Answer")
 
 _MAX_INLINE_SECONDS = 0.02
 """Longest average computation that may run on the event loop, which serves no other request meanwhile."""
+_MAX_IDLE_SECONDS = 0.006
+"""The same while the server is not under load."""
 _LOAD_THRESHOLD = 1.5
 """Average number of concurrent requests above which the server is under load."""
 _BATCH_SECONDS = 0.15
@@ -219,7 +221,8 @@ class Batcher(Generic[Work, Answer]):
     async def _answers(self, works: Sequence[Work]) -> Sequence[Answer | Exception]:
         if not all(map(self._may_run_inline, works)):
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._computed, works)
-        if self._load > _LOAD_THRESHOLD and self._inline_seconds <= _MAX_INLINE_SECONDS:
+        bound = _MAX_INLINE_SECONDS if self._load > _LOAD_THRESHOLD else _MAX_IDLE_SECONDS
+        if self._inline_seconds <= bound:
             answers, seconds = self._timed(works)
         else:
             answers, seconds = await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, works)

@@ -60,7 +60,7 @@ def serve(
         print(f"serving {location}\nREST http://{name}:{port}  gRPC {name}:{grpc_port}  stop with Ctrl-C", flush=True)
 
     print(f"loading {location}", flush=True)
-    open_artifact(open_store(root), ModelBundle, digest)  # before the server starts, whose log would hide the reason
+    open_artifact(open_store(root), ModelBundle, digest)  # before the slow imports
     settings = ServerSettings(
         bundle=location,
         host=host,
@@ -70,5 +70,5 @@ def serve(
         options=predictor,
         http_option="--port",
     )
-    stopped_by = serve_until_stopped(settings, on_ready=show_ready)
+    stopped_by = serve_until_stopped(settings, on_ready=show_ready, load_first=True)
     return int(ExitCode.INTERRUPTED if stopped_by == signal.SIGINT else ExitCode.DEPLOYED)

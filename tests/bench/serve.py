@@ -1,0 +1,84 @@
+"""The predictor's overhead: one request at a time, as ratios to a bare loop over the model and to KServe's own server with an echo model.
+
+usage: mistere bench serve [--bundle BUNDLE] [--output DIR] [--turns 40] [--calls 30]
+
+The model's own time is that of a loop in this process. The echo model computes nothing, so its time is that of KServe, HTTP or
+gRPC, and the client. All arms alternate in one run: a ratio is of the same turn, in which the machine has the same pace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mistere.model.inference import load_bundle
+from mistere.serving.deployment import service_and_bundle
+from mistere.serving.example_dialogue import read_example
+from tests.bench.serving_speed import embedded_request, free_port, grpc_sender, predictor, rest_sender, running
+
+PATH = "/v2/models/mistere/infer"
+ECHO = Path(__file__).parent / "reference" / "kserve_echo.py"
+
+
+def median_ms(call: Callable[[int], object], calls: int) -> float:
+    times = []
+    for number in range(calls):
+        start = time.perf_counter()
+        call(number)
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times))
+
+
+def spread(values: np.ndarray, unit: str) -> str:
+    """The median, and where half of the turns lie."""
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return f"{middle:.2f}{unit} (half of {len(values)} turns from {low:.2f} to {high:.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", help="folder of a bundle; the deployed one of --output by default")
+    parser.add_argument("--output", type=Path, default=Path("output"))
+    parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--calls", type=int, default=30, help="requests of an arm in a turn")
+    arguments = parser.parse_args()
+    _, bundle = service_and_bundle(arguments.output, arguments.bundle)
+    example = read_example(Path(bundle))
+    if example is None:
+        raise SystemExit(f"{bundle} holds no example dialogue")
+    model = load_bundle(bundle)
+    vectors = model.embed([example.dialogue])[0]  # type: ignore[list-item]  # the example of a model with encoders
+    request = embedded_request(model, vectors)
+    message = request.to_grpc().SerializeToString()
+    body, length = request.to_rest()
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(length)}
+    http_port, grpc_port = free_port(), free_port()
+    command = [sys.executable, str(ECHO), str(http_port), str(grpc_port)]
+    with predictor(bundle) as server, running(command, http_port, "/v2/health/ready"):
+        arms: dict[str, Callable[[int], object]] = {
+            "bare": lambda _: model.predict_embeddings([vectors]),
+            "gRPC": grpc_sender(server.grpc_port, [message]),
+            "gRPC, echo": grpc_sender(grpc_port, [message]),
+            "REST": rest_sender(server.port, PATH, [bytes(body)], headers),
+            "REST, echo": rest_sender(http_port, PATH, [bytes(body)], headers),
+        }
+        for arm in arms.values():
+            median_ms(arm, 50)
+        turns = [{name: median_ms(arm, arguments.calls) for name, arm in arms.items()} for _ in range(arguments.turns)]
+    taken = {name: np.array([turn[name] for turn in turns]) for name in arms}
+    print(f"bare loop, {len(next(iter(vectors.values())))} utterances as vectors: {spread(taken['bare'], ' ms')}")
+    for name in ("gRPC", "REST"):
+        more, echo = taken[name] - taken["bare"], taken[f"{name}, echo"]
+        print(f"{name}: +{spread(more, ' ms')}; {spread(taken[name] / taken['bare'], 'x')} the bare loop")
+        print(
+            f"  kserve.ModelServer with an echo model: {spread(echo, ' ms')}; the overhead is {spread(more / echo, 'x')} of it"
+        )
+
+
+if __name__ == "__main__":
+    main()
