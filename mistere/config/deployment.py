@@ -70,6 +70,9 @@ class DeploymentConfig(Section):
         traffic: write statistics of the answers, which hold no text, recording or vector, to the store of the bundle for ``mistere monitor``.
             The predictor's identity must then be allowed to write below ``traffic/`` there. Short for ``predictor.traffic_store: bundle``.
         predictor: options of the model server. They take precedence over variables ``MISTERE_PREDICTOR_…`` in ``env``.
+        shadow: copy a share of the requests to the predictor that `mistere shadow start` runs beside the deployed one (``standard`` only).
+            The predictor's identity must then be allowed to write below ``shadow/`` in the store of the bundle. Short for
+            ``predictor.shadow`` with its address.
         ready_timeout: time limit until the predictor is ready, seconds; on a cluster at least 60 s and the time of a download
             of the bundle at 40 MiB/s.
         tolerance: largest allowed difference between the endpoint's and the offline probabilities.
@@ -102,6 +105,7 @@ class DeploymentConfig(Section):
     image_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
     traffic: bool = False
     predictor: PredictorConfig = PredictorConfig()
+    shadow: bool = False
     ready_timeout: float = Field(default=120.0, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
     half_tolerance: float = Field(default=0.02, gt=0)

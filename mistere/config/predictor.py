@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -12,6 +14,8 @@ from mistere.config.encoder import Device, Precision
 
 BUNDLE_STORE: Final = "bundle"
 """A value of ``traffic_store`` and ``sample_store``: the store of the served bundle."""
+LOCAL_SHADOW: Final = "local"
+"""A value of ``shadow``: a process that the predictor starts."""
 _DAY: Final = 86400
 
 
@@ -25,6 +29,15 @@ def _prefix(text: str) -> str:
     if not text.startswith("s3://") or not bucket or (path and not path.endswith("/")):
         raise ValueError(f"{text} is not of the form s3://bucket/prefix/ (with the trailing slash)")
     return text if "/" in text.removeprefix("s3://") else f"{text}/"
+
+
+def _shadow(text: str) -> str:
+    with contextlib.suppress(ValueError):  # of a port that is none
+        parts = urlsplit(text)
+        plain = parts.hostname and parts.port != 0 and not (parts.username or parts.query or parts.fragment)
+        if not text or text == LOCAL_SHADOW or (parts.scheme in ("http", "https") and plain):
+            return text
+    raise ValueError(f"{text} is neither {LOCAL_SHADOW} nor of the form http://host:port")
 
 
 class PredictorConfig(Section):
@@ -69,6 +82,13 @@ class PredictorConfig(Section):
             identity must be allowed to read, write, list and delete below ``sample/`` there.
         sample_encryption: server-side encryption of kept dialogues in S3: ``AES256``, ``aws:kms``, or ``aws:kms:KEY`` with the id, alias
             or ARN of a key; empty for the bucket's default.
+        shadow: the predictor that receives copies of requests, whose answers are compared: ``http://host:port``, or ``local`` for one that
+            this process runs while `mistere shadow start` says so; empty for none.
+        shadow_share: share of the requests that are copied.
+        shadow_queue: copies that may wait for the shadow; further ones are dropped.
+        shadow_seconds: time limit of an answer of the shadow, seconds.
+        shadow_idle: give a shadow that this process runs only the processor time that nothing else on the machine uses.
+        copies: be a shadow: count nothing of what is answered as traffic, and copy nothing.
         drain_seconds: time between turning not ready and closing the ports after SIGTERM, so that load balancers stop routing here,
             seconds.
         grace_seconds: time for requests in flight after the ports are closed, seconds.
@@ -103,6 +123,12 @@ class PredictorConfig(Section):
     sample_encryption: Annotated[str, NotStated()] = Field(
         default="", pattern=r"^$|^AES256$|^aws:kms(:[A-Za-z0-9:/_-]{1,2048})?$"
     )
+    shadow: Annotated[str, AfterValidator(_shadow), NotStated()] = ""
+    shadow_share: Annotated[float, NotStated()] = Field(default=0.1, gt=0, le=1)
+    shadow_queue: Annotated[int, NotStated()] = Field(default=64, gt=0, le=100_000)
+    shadow_seconds: Annotated[float, NotStated()] = Field(default=10.0, gt=0, le=600)
+    shadow_idle: Annotated[bool, NotStated()] = True
+    copies: Annotated[bool, NotStated()] = False
     drain_seconds: Annotated[float, NotStated()] = Field(default=2.0, ge=0, le=3600)
     grace_seconds: Annotated[int, NotStated()] = Field(default=30, gt=0, le=3600)
 

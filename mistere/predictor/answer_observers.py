@@ -1,8 +1,9 @@
-"""What happens with an answer after it is on its way: it is counted and, with consent, kept for labelling."""
+"""What happens with an answer after it is on its way: it is counted, compared with a shadow's and, with consent, kept for labelling."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mistere.artifacts.locations import split_bundle_location
@@ -11,6 +12,7 @@ from mistere.config.predictor import BUNDLE_STORE
 from mistere.predictor.sample.sampler import Sampler
 from mistere.predictor.sample.writer import SampleWriter
 from mistere.predictor.settings import ServerSettings
+from mistere.predictor.shadow.copier import ShadowCopier, shadow_copier
 from mistere.predictor.traffic.observation import TrafficObserver, traffic_observer
 
 if TYPE_CHECKING:
@@ -19,13 +21,36 @@ if TYPE_CHECKING:
     from mistere.predictor.protocol.codec import DialogueRequest
 
 
-def answer_observers(model: EmotionModel, settings: ServerSettings) -> AnswerObservers:
-    """The observers that the settings ask for.
+@dataclass(frozen=True)
+class AnsweredRequest:
+    """A request whose response is on its way.
+
+    Attributes:
+        identity: its id.
+        asked: the dialogues as the client sent them.
+        read: the dialogues as the model read them, with transcripts.
+        predictions: the answers, with rows of zeros for turns that are context only.
+        plan: what was encoded for the request; None for vectors.
+        seconds: the time of the answer.
+    """
+
+    identity: str
+    asked: Sequence[DialogueRequest]
+    read: Sequence[DialogueRequest]
+    predictions: Sequence[DialoguePrediction]
+    plan: EncodingPlan | None
+    seconds: float
+
+
+def answer_observers(model: EmotionModel, settings: ServerSettings) -> AnswerObservers | None:
+    """The observers that the settings ask for; None for a shadow, of whose answers nothing is counted or kept.
 
     Raises:
         UsageError: a store of the settings cannot be opened.
     """
-    return AnswerObservers(traffic_observer(model, settings), _sampler(model, settings))
+    if settings.options.copies:
+        return None
+    return AnswerObservers(traffic_observer(model, settings), _sampler(model, settings), shadow_copier(model, settings))
 
 
 def _sampler(model: EmotionModel, settings: ServerSettings) -> Sampler | None:
@@ -45,32 +70,25 @@ class AnswerObservers:
     Args:
         traffic: counts each answer.
         sampler: keeps dialogues for labelling; None to keep none.
+        shadow: copies requests to a shadow; None to copy none.
     """
 
-    def __init__(self, traffic: TrafficObserver, sampler: Sampler | None) -> None:
-        self._traffic, self._sampler = traffic, sampler
+    def __init__(self, traffic: TrafficObserver, sampler: Sampler | None, shadow: ShadowCopier | None) -> None:
+        self._traffic, self._sampler, self._shadow = traffic, sampler, shadow
 
-    def observe(
-        self,
-        asked: Sequence[DialogueRequest],
-        read: Sequence[DialogueRequest],
-        predictions: Sequence[DialoguePrediction],
-        plan: EncodingPlan | None,
-    ) -> None:
-        """Observe an answered request; never raises.
-
-        Args:
-            asked: the dialogues as the client sent them.
-            read: the dialogues as the model read them, with transcripts.
-            predictions: the answers, with rows of zeros for turns that are context only.
-            plan: what was encoded for the request; None for vectors.
-        """
+    def observe(self, answered: AnsweredRequest) -> None:
+        """Observe an answered request; never raises."""
+        asked, read, predictions, plan = answered.asked, answered.read, answered.predictions, answered.plan
         self._traffic.observe(asked, read, predictions, plan)
         if self._sampler is not None and self._sampler.wants(asked):
             self._sampler.keep(asked[0], read[0], predictions[0], plan)
+        if self._shadow is not None:
+            self._shadow.offer(answered.identity, asked, predictions, answered.seconds)
 
     def close(self) -> None:
         """Write what is left to the stores."""
         self._traffic.recorder.close()
         if self._sampler is not None:
             self._sampler.writer.close()
+        if self._shadow is not None:
+            self._shadow.close()

@@ -17,7 +17,7 @@ from kserve.metrics import PREDICT_HIST_TIME
 from kserve.model import InferenceVerb
 
 from mistere.predictor import metrics
-from mistere.predictor.answer_observers import AnswerObservers, answer_observers
+from mistere.predictor.answer_observers import AnsweredRequest, AnswerObservers, answer_observers
 from mistere.predictor.audio.sources import AudioReader
 from mistere.predictor.errors import internal, invalid, log_value, not_ready, unknown_digests
 from mistere.predictor.protocol.codec import (
@@ -246,9 +246,11 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
                 response = encode_response(payload, identity, predictions[0], model, detail, warnings, sources[0])
             else:
                 response = encode_v1(predictions, identity, model, detail, warnings, sources)
+        seconds = time.perf_counter() - start
         if self._observers is not None:
-            call_after_response(self._observers.observe, asked, dialogues, predictions, plan)
-        self._observe(predictions, model, identity, time.perf_counter() - start)
+            answered = AnsweredRequest(identity, asked, dialogues, predictions, plan, seconds)
+            call_after_response(self._observers.observe, answered)
+        self._observe(predictions, model, identity, seconds)
         return response
 
     def _decode(self, payload: InferRequest | dict[str, Any], model: EmotionModel) -> list[DialogueRequest]:

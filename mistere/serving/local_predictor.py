@@ -31,7 +31,7 @@ def local_predictor(location: str, service: str, log: Path) -> Iterator[tuple[Di
         A client, and a function that waits the given seconds until the predictor is ready. The function raises an EndpointError
         if the process ends or is not ready in time.
     """
-    http, grpc = _free_ports(2)
+    http, grpc = free_ports(2)
     command = [sys.executable, "-m", "mistere.predictor", location]
     command += ["--host", "127.0.0.1", "--http-port", str(http), "--grpc-port", str(grpc)]
     command += ["--model-name", service, "--drain-seconds", "0"]
@@ -60,12 +60,17 @@ def local_predictor(location: str, service: str, log: Path) -> Iterator[tuple[Di
     try:
         yield client, wait_ready
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a predictor; kill it if it does not end by itself."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def last_line(log: Path) -> str:
@@ -74,7 +79,8 @@ def last_line(log: Path) -> str:
     return f" Its last line: {lines[-1][:200]}" if lines else ""
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine on which nothing listens now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for bound in sockets:

@@ -15,7 +15,7 @@ from pipelines.cli.data_app import data_app
 from pipelines.cli.experiment_app import experiment_app
 from pipelines.cli.label_app import label_app, traffic_app
 from pipelines.cli.pipeline_app import pipeline_app, schedule_app, tools_app
-from pipelines.cli.registry_app import registry_app
+from pipelines.cli.registry_app import registry_app, shadow_app
 from pipelines.cli.serving_app import serving_app
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.add_typer(serving_app)
 app.add_typer(label_app, name="label")
 app.add_typer(traffic_app, name="traffic")
 app.add_typer(registry_app)
+app.add_typer(shadow_app, name="shadow")
 app.add_typer(tools_app)
 
 

@@ -1,4 +1,4 @@
-"""The commands that work on registered model versions."""
+"""The commands that work on registered model versions, and the group that compares one with the deployed one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pipelines.cli.command_group import command_group
 from pipelines.cli.options import Output, Settings, StoreLocation
 
 registry_app = command_group()
+shadow_app = command_group("Compare a version with the deployed one on copies of its requests.")
 
 ModelReference = Annotated[
     str, typer.Argument(help="MODEL, MODEL@ALIAS, @ALIAS, MODEL/VERSION, a version, or the start of a bundle's digest.")
@@ -180,3 +181,75 @@ def compare(
     from pipelines.cli.registry_location import registry_location
 
     command(registry_location(output, store, tracking), one, other, model, page or output / "compare.html")
+
+
+@shadow_app.command("start")
+def start_shadow(
+    version: ModelReference,
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Tracking = None,
+) -> None:
+    """Serve a version as the shadow of the deployed one, which copies requests to it.
+
+    Exit codes: 0 started, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.shadow.lifecycle import start as command
+    from pipelines.cli.registry_location import registry_location
+
+    command(registry_location(output, store, tracking), version, model)
+
+
+@shadow_app.command("report")
+def report_shadow(
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="How far to look back: days or hours, such as 7d or 36h.")
+    ] = "7d",
+    min_agreement: Annotated[float, typer.Option(help="Least share of turns with the same label, from 0 to 1.")] = 0.7,
+    max_errors: Annotated[
+        float, typer.Option(help="Largest share of copies that end in an error, from 0 to 1.")
+    ] = 0.01,
+    page: Annotated[
+        Path | None, typer.Option(help="The HTML page to write; by default shadow.html in the output directory.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+) -> None:
+    """Compare the deployed version with its shadow, and write a page.
+
+    Exit codes: 0 alike, 5 different, 6 too little was compared to say, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.shadow.report import report as command
+    from pipelines.cli.registry_location import store_location
+
+    place = page or output / "shadow.html"
+    code = command(store_location(output, store), since, min_agreement, max_errors, place, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@shadow_app.command("promote")
+def promote_shadow(
+    reason: Reason = "", output: Output = Path("output"), store: StoreLocation = None, tracking: Tracking = None
+) -> None:
+    """Release the shadow's version in the ordinary way, and remove the shadow.
+
+    Exit codes: 0 released, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.shadow.lifecycle import promote_shadow as command
+    from pipelines.cli.registry_location import registry_location
+
+    command(registry_location(output, store, tracking), reason)
+
+
+@shadow_app.command("stop")
+def stop_shadow(output: Output = Path("output"), store: StoreLocation = None, tracking: Tracking = None) -> None:
+    """Remove the shadow.
+
+    Exit codes: 0 removed, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.shadow.lifecycle import stop as command
+    from pipelines.cli.registry_location import registry_location
+
+    command(registry_location(output, store, tracking))

@@ -30,6 +30,7 @@ COMPONENTS = (
     "knative",
     "kueue",
     "s3-irsa",
+    "shadow",
     "signed-images",
     "standard",
     "store",

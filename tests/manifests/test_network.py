@@ -6,7 +6,7 @@ import pytest
 
 from mistere.config.deployment import DeploymentConfig
 from mistere.serving import protocol
-from mistere.serving.kserve.inference_service import inference_service
+from mistere.serving.kserve.inference_service import SHADOW_LABEL, inference_service
 from tests.manifests.conftest import OVERLAYS, Builds, of_kind
 from tests.manifests.policy_model import Endpoint, reaches
 from tests.manifests.test_names import NAMESPACES
@@ -123,6 +123,18 @@ def test_knative_traffic_passes_the_queue_proxy(builds: Builds) -> None:
     assert reaches(policies, Endpoint("mistere", RUN), predictor, protocol.HTTP_PORT), (
         "deploy_model calls the predictor's pod directly"
     )
+
+
+def test_the_predictor_reaches_its_shadow_with_the_component_only(builds: Builds) -> None:
+    front, shadow = Endpoint("mistere", PREDICTOR), Endpoint("mistere", PREDICTOR | {SHADOW_LABEL: "true"})
+    unrelated = Endpoint("mistere", {"app": "notebook"})
+    for build, admitted in (("with base", False), ("with shadow", True)):
+        policies = list(of_kind(builds[build], "NetworkPolicy").values())
+        assert reaches(policies, front, shadow, protocol.HTTP_PORT) is admitted
+        for source, target in ((front, front), (unrelated, shadow), (front, unrelated)):
+            assert not reaches(policies, source, target, protocol.HTTP_PORT), (build, source, target)
+    policies = list(of_kind(builds["with store"], "NetworkPolicy").values())
+    assert reaches(policies, shadow, STORE, 443)
 
 
 # The facts of each network: NodeLocal DNSCache listens on 169.254.20.10 with the node's network; OpenShift's DNS pods are in

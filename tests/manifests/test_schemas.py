@@ -22,6 +22,8 @@ FROM_CRDS = {"serving.kserve.io/v1beta1"}
 WITHOUT_SCHEMA = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"): {
         "spec.selector.matchLabels",
+        "spec.selector.matchExpressions.key",
+        "spec.selector.matchExpressions.operator",
         "spec.endpoints.port",
         "spec.endpoints.path",
         "spec.endpoints.interval",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mistere.config.deployment import DeploymentConfig
-from mistere.serving.kserve.inference_service import candidate_name
+from mistere.serving.kserve.inference_service import candidate_name, shadow_name
 from tests.manifests.conftest import COMPONENTS, OVERLAYS, Builds, of_kind
 from tests.manifests.pod_security import broken_rules
 
@@ -41,7 +41,11 @@ SUBMITTER = {
     ("pipelines.kubeflow.org", "jobs"): {"get", "list", "create", "delete", "enable", "disable"},
 }
 PROMOTER = {("", "pods/proxy"): {"get", "create"}}
+SHADOW = {
+    ("serving.kserve.io", "inferenceservices", shadow_name(DeploymentConfig().service)): {"get", "patch", "delete"}
+}
 ROLES = {
+    "mistere-shadow": SHADOW,
     "mistere-pipeline": PIPELINE,
     "mistere-deployer": DEPLOYER,
     "mistere-promoter": PROMOTER,
@@ -65,7 +69,7 @@ def test_roles_grant_the_required_rules_only(builds: Builds) -> None:
     for build, objects in builds.items():
         for name, role in of_kind(objects, "Role").items():
             assert verbs_by_resource(role) == ROLES[name], (build, name)
-        assert set(of_kind(objects, "Role")) == set(ROLES)
+        assert set(of_kind(objects, "Role")) == set(ROLES) - (set() if build == "with shadow" else {"mistere-shadow"})
 
 
 def test_roles_have_no_wildcard_and_no_cluster_scope(builds: Builds) -> None:

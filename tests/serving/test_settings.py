@@ -33,18 +33,20 @@ OTHER: dict[str, Any] = {
     "traffic_store": "s3://models/traffic",
     "sample_store": "s3://models/kept",
     "sample_encryption": "aws:kms:alias/mistere",
+    "shadow": "http://shadow:8080",
+    "shadow_share": 0.5,
 }
-"""Values of options that are neither a number nor a flag nor one of several words."""
+"""Values of options that are neither a flag nor one of several words, nor a number that may be larger by 1."""
 
 
 def other_value(option: Option) -> Any:
     """A value that is not the default."""
     if option.is_flag:
         return not option.default
-    if isinstance(option.default, int | float):
-        return option.default + 1
     if option.name in OTHER:
         return OTHER[option.name]
+    if isinstance(option.default, int | float):
+        return option.default + 1
     return next(
         word for word in get_args(PredictorConfig.model_fields[option.name].annotation) if word != option.default
     )
@@ -116,6 +118,8 @@ def test_the_time_to_stop_covers_draining_and_requests_in_flight() -> None:
         (["--max-utterances", "nan"], {}, "--max-utterances: 'nan' is not accepted: it takes integer (> 0, ≤ 100000)."),
         (["--max-seconds", "inf"], {}, "--max-seconds: 'inf' is not accepted: it takes number (> 0, ≤ 3600)."),
         (["--audio-uri-prefix", "http://x/"], {}, "is not of the form s3://bucket/prefix/"),
+        (["--shadow", "http://user@x:80"], {}, "is neither local nor of the form http://host:port"),
+        (["--shadow", "file:///etc/passwd"], {}, "is neither local nor of the form http://host:port"),
         (["--device", "tpu"], {}, "--device: 'tpu' is not accepted: it takes auto, cpu, cuda."),
         (
             ["--int8", "--device", "cuda"],
@@ -193,6 +197,7 @@ def test_wrong_variables_are_rejected_before_they_are_deployed(env: dict[str, st
         ),
         ({"predictor": {"sample_store": "/srv/kept"}}, "sample_store=/srv/kept is a folder, which ends with its pod"),
         ({"predictor": {"device": "cuda"}}, "set deployment.gpus"),
+        ({"predictor": {"shadow": "local"}}, "set deployment.shadow=true"),
         ({"predictor": {"int8": True}, "gpus": 1}, "set deployment.gpus=0"),
     ],
 )

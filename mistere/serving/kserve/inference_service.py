@@ -16,7 +16,7 @@ from mistere.common.environment import AUTHORITY_VARIABLES
 from mistere.common.errors import UsageError
 from mistere.config.deployment import DeploymentConfig
 from mistere.config.pod_environment import EnvironmentReference
-from mistere.config.predictor import BUNDLE_STORE, PredictorConfig
+from mistere.config.predictor import BUNDLE_STORE, LOCAL_SHADOW, PredictorConfig
 from mistere.config.predictor_options import rendered
 from mistere.kubernetes.current_pod import authority_folder
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
@@ -35,6 +35,9 @@ _PROBE_SECONDS: Final = 5
 _TERMINATION_MARGIN: Final = 13  # seconds beyond the server's drain and grace time
 _USER: Final = 10001
 _CANDIDATE: Final = "-candidate"
+_SHADOW: Final = "-shadow"
+SHADOW_LABEL: Final = "mistere/shadow"
+"""A label of the shadow, its Service and its pods, whose metrics are not those of the endpoint."""
 _MAX_SERVICE_LENGTH: Final = 63 - len(f"{_CANDIDATE}-predictor")
 _SCALING_FIELDS: Final = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "canaryTrafficPercent")
 
@@ -91,6 +94,11 @@ def check_cluster_support(config: DeploymentConfig) -> None:
             f"deployment.scale_metric={config.scale_metric} is not supported by KServe's {mode} mode: use {metrics[1]} or "
             f"{metrics[2]}."
         )
+    if mode == "knative" and config.shadow:
+        raise UsageError(
+            "deployment.shadow needs deployment.mode=standard: in Knative mode every copy would pass the gateway and the activator; "
+            "deployment.canary_percent gives the new model a share of the traffic there."
+        )
     if mode == "standard" and config.canary_percent:
         raise UsageError(
             "deployment.canary_percent needs deployment.mode=knative: in Standard mode KServe splits traffic only between "
@@ -120,6 +128,11 @@ def _check_predictor(config: DeploymentConfig) -> None:
             raise UsageError(
                 f"deployment.predictor.{name}={store} is a folder, which ends with its pod: use {BUNDLE_STORE} or s3://bucket/prefix."
             )
+    if options.shadow == LOCAL_SHADOW:
+        raise UsageError(
+            f"deployment.predictor.shadow={LOCAL_SHADOW} would run two models in each pod: set deployment.shadow=true instead, which gives "
+            "the shadow a pod of its own."
+        )
     if options.device == "cuda" and not config.gpus:
         raise UsageError("deployment.predictor.device=cuda needs a GPU: set deployment.gpus, or the device to auto.")
     if options.int8 and config.gpus:
@@ -193,12 +206,17 @@ def inference_service(
 
 def candidate_of(service: dict[str, Any]) -> dict[str, Any]:
     """Render the candidate: one pod of the same specification as a separate, cluster-local service, for testing without traffic."""
+    return _beside(service, candidate_name(service["metadata"]["name"]))
+
+
+def _beside(service: dict[str, Any], name: str) -> dict[str, Any]:
+    """One pod of a manifest as a separate, cluster-local service."""
     metadata, predictor = service["metadata"], service["spec"]["predictor"]
     return {
         **service,
         "metadata": {
             **metadata,
-            "name": candidate_name(metadata["name"]),
+            "name": name,
             "labels": {**metadata["labels"], "networking.kserve.io/visibility": "cluster-local"},
         },
         "spec": {
@@ -214,6 +232,36 @@ def candidate_of(service: dict[str, Any]) -> dict[str, Any]:
 def candidate_name(service: str) -> str:
     """The name of the candidate of a service."""
     return f"{service}{_CANDIDATE}"
+
+
+def shadow_service(bundle_location: str, digest: str, config: DeploymentConfig, image: str) -> dict[str, Any]:
+    """Render the shadow: one pod that answers copies of requests, as a separate, cluster-local service.
+
+    The arguments are those of :func:`inference_service`.
+
+    Raises:
+        UsageError: the location does not end with the digest.
+    """
+    options = config.predictor.model_copy(
+        update={"copies": True, "shadow": "", "traffic_store": "", "sample_share": 0.0}
+    )
+    changes = {"predictor": options, "shadow": False, "traffic": False}
+    service = inference_service(bundle_location, digest, config.model_copy(update=changes), image)
+    predictor = service["spec"]["predictor"]
+    predictor["labels"][SHADOW_LABEL] = "true"
+    predictor["labels"][REVISION_LABEL] = _revision(predictor)
+    service["metadata"]["labels"][SHADOW_LABEL] = "true"
+    return _beside(service, shadow_name(config.service))
+
+
+def shadow_name(service: str) -> str:
+    """The name of the shadow of a service."""
+    return f"{service}{_SHADOW}"
+
+
+def shadow_url(config: DeploymentConfig) -> str:
+    """The address of the shadow inside the cluster."""
+    return f"http://{shadow_name(config.service)}-predictor.{config.namespace}.svc.cluster.local"
 
 
 def revision_of(service: dict[str, Any]) -> str:
@@ -313,11 +361,14 @@ def _cache(config: DeploymentConfig) -> dict[str, Any]:
 
 
 def _predictor_options(config: DeploymentConfig) -> PredictorConfig:
-    """The predictor's options; ``deployment.traffic`` is short for the bundle's store as the store of the traffic."""
+    """The predictor's options; ``deployment.traffic`` and ``deployment.shadow`` are short for some of them."""
     options = config.predictor
+    changes: dict[str, Any] = {}
     if config.traffic and not options.traffic_store:
-        return options.model_copy(update={"traffic_store": BUNDLE_STORE})
-    return options
+        changes["traffic_store"] = BUNDLE_STORE
+    if config.shadow and not options.shadow:
+        changes["shadow"] = shadow_url(config)
+    return options.model_copy(update=changes)
 
 
 def _environment(config: DeploymentConfig) -> list[dict[str, Any]]:

@@ -174,21 +174,37 @@ class ClusterDeployment:
         self.api.apply(path, manifest, force=True)
 
     def _try_candidate(self, check: ExampleCheck, renew_lease: RenewLease) -> None:
-        config = self.config
         manifest = candidate_of(self.manifest())
+        self.run_beside(manifest, check, renew_lease)
+        self.api.delete(service_path(self.config, manifest["metadata"]["name"]))
+        self._wait_for_removal(self._revision(manifest), renew_lease)
+
+    def run_beside(self, manifest: dict[str, Any], check: ExampleCheck, renew_lease: RenewLease) -> str:
+        """Apply a service of one pod beside the deployed one and test it; it is deleted again if it fails.
+
+        Args:
+            manifest: the InferenceService.
+            check: the example dialogue and its expected answer.
+            renew_lease: called every few seconds during a wait.
+
+        Returns:
+            The result of the test, one sentence.
+
+        Raises:
+            MistereError: it did not become ready, or failed the test.
+        """
+        config = self.config
         path = service_path(config, manifest["metadata"]["name"])
         revision = self._revision(manifest)
         self._live(path, renew_lease)
         try:
             self.api.apply(path, manifest, force=True)
             pod = self._ready_pod(revision, renew_lease, time.monotonic() + config.ready_timeout)
-            self._test(check, revision, pod)
+            return self._test(check, revision, pod)
         except BaseException:
             with suppress(MistereError):  # the next release deletes it; report the reason of the failure
                 self.api.delete(path)
             raise
-        self.api.delete(path)
-        self._wait_for_removal(revision, renew_lease)
 
     def _wait_for_removal(self, revision: Revision, renew_lease: RenewLease) -> None:
         """Wait until the candidate's pods are gone, because they count in the namespace's quota."""

@@ -117,7 +117,7 @@ def release_version(
     Raises:
         MistereError: its smoke test failed, or the champion changed meanwhile.
     """
-    served = _served(location.store)
+    served = served_deployment(location.store)
     config = DeploymentConfig(service=served.service) if served else DeploymentConfig()
     mirror = partial(mirror_champion, location.tracking_uri)
     if message := recover(location.store, mirror, config.service):
@@ -163,7 +163,7 @@ def release_version(
     )
 
 
-def _served(store: ObjectStore) -> Deployment | None:
+def served_deployment(store: ObjectStore) -> Deployment | None:
     """The deployment that a release changes; None if there is none yet.
 
     Raises:

@@ -1,0 +1,119 @@
+"""Where the shadow is: at a fixed address, or a process of this machine that serves what the store names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Protocol
+
+from mistere.artifacts.object_store import ObjectStore
+from mistere.common.errors import MistereError
+from mistere.common.processes.child_environment import child_environment
+from mistere.serving.local_predictor import free_ports, last_line, stop
+from mistere.serving.shadow.pointer import find_shadow
+
+logger = logging.getLogger("kserve.predictor")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 120.0
+
+
+class Target(Protocol):
+    """Where the shadow is."""
+
+    def url(self) -> str:
+        """Its address now; empty if there is none."""
+
+    def close(self) -> None:
+        """End what was started for it."""
+
+
+class FixedTarget:
+    """A shadow at one address, whether it runs or not.
+
+    Args:
+        url: ``http://host:port``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def url(self) -> str:
+        """The address."""
+        return self._url
+
+    def close(self) -> None:
+        """Do nothing: others run it."""
+
+
+class LocalTarget:
+    """A shadow that runs on this machine while the store says so. It is used by one thread, which the process ends with.
+
+    Args:
+        store: with the record of the shadow.
+        service: the service that is shadowed.
+        idle: give the process only the time that nothing else uses.
+    """
+
+    def __init__(self, store: ObjectStore, service: str, *, idle: bool) -> None:
+        self._store, self._service = store, service
+        self._idle = "--shadow-idle" if idle else "--no-shadow-idle"
+        self._folder = tempfile.TemporaryDirectory(prefix="mistere-shadow-")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._location = self._url = ""
+        self._pause, self._not_before = _FIRST_PAUSE, 0.0
+
+    @property
+    def _log(self) -> Path:
+        return Path(self._folder.name) / "log"
+
+    def url(self) -> str:
+        """The address of the process, which is started or ended first as the store says."""
+        try:
+            shadow = find_shadow(self._store, self._service)
+        except MistereError as error:  # damaged, or the store does not answer: what runs goes on
+            logger.warning("the shadow stays as it is: %s", error)
+            return self._url
+        location = shadow.deployment.bundle_location if shadow is not None else ""
+        if location != self._location:
+            self._end()
+            self._location, self._pause, self._not_before = location, _FIRST_PAUSE, 0.0
+        if not location:
+            return ""
+        if self._process is not None and (code := self._process.poll()) is not None:
+            reason = last_line(self._log)
+            logger.warning("the shadow ended with exit code %d, and starts again in %g s.%s", code, self._pause, reason)
+            self._process = None
+            self._not_before = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        if self._process is None and time.monotonic() >= self._not_before:
+            self._start()
+        return self._url
+
+    def _start(self) -> None:
+        http, grpc = free_ports(2)
+        options = ["--host", "127.0.0.1", "--http-port", str(http), "--grpc-port", str(grpc), "--drain-seconds", "0"]
+        command = [sys.executable, "-m", "mistere.predictor.shadow", str(os.getpid()), self._location, *options]
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, "--model-name", self._service, "--copies", "--shadow", "", self._idle],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=child_environment(),
+            )
+        self._url = f"http://127.0.0.1:{http}"
+
+    def _end(self) -> None:
+        if self._process is not None:
+            stop(self._process)
+        self._process, self._url = None, ""
+
+    def close(self) -> None:
+        """End the process."""
+        self._end()
+        self._folder.cleanup()
