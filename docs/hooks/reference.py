@@ -24,7 +24,7 @@ EXIT_CODES = {
     "USAGE": ("usage", "An argument, option or setting is wrong."),
     "NOT_PROMOTED": (
         "not promoted",
-        "The release gate held or rejected the model, or `mistere replay` found a difference.",
+        "The release gate held or rejected the model, `mistere replay` found a difference, or `mistere robustness --max-loss` a loss.",
     ),
     "DATA_REJECTED": ("data rejected", "The dataset is wrong: validation rejected it, or it cannot be read."),
     "DIFFERENT": (
