@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from mistere.common.urls import has_credentials
 from mistere.config.base import Section
 from mistere.config.encoder import Device, Precision
 
@@ -38,6 +39,21 @@ def _shadow(text: str) -> str:
         if not text or text == LOCAL_SHADOW or (parts.scheme in ("http", "https") and plain):
             return text
     raise ValueError(f"{text} is neither {LOCAL_SHADOW} nor of the form http://host:port")
+
+
+def _collector(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_right = False
+    if url and (
+        not is_right or has_credentials(url) or parts.query or parts.fragment or not url.isascii() or " " in url
+    ):
+        raise ValueError(
+            "a URL of the form http://host:4318 or https://host/v1/traces is expected, without credentials"
+        )
+    return f"{url.rstrip('/')}/v1/traces" if url and not parts.path.strip("/") else url
 
 
 class PredictorConfig(Section):
@@ -89,6 +105,9 @@ class PredictorConfig(Section):
         shadow_seconds: time limit of an answer of the shadow, seconds.
         shadow_idle: give a shadow that this process runs only the processor time that nothing else on the machine uses.
         copies: be a shadow: count nothing of what is answered as traffic, and copy nothing.
+        trace_endpoint: collector of traces by OTLP over HTTP, ``http://host:4318``; without a path, ``/v1/traces`` is added; empty sends
+            none. A trace holds times and counts: no text, recording, vector or id of a client. ``OTEL_EXPORTER_OTLP_HEADERS`` sets headers.
+        trace_share: share of the requests that are traced. Where a request has a ``traceparent``, its caller has decided.
         drain_seconds: time between turning not ready and closing the ports after SIGTERM, so that load balancers stop routing here,
             seconds.
         grace_seconds: time for requests in flight after the ports are closed, seconds.
@@ -129,6 +148,8 @@ class PredictorConfig(Section):
     shadow_seconds: Annotated[float, NotStated()] = Field(default=10.0, gt=0, le=600)
     shadow_idle: Annotated[bool, NotStated()] = True
     copies: Annotated[bool, NotStated()] = False
+    trace_endpoint: Annotated[str, AfterValidator(_collector), NotStated()] = ""
+    trace_share: Annotated[float, NotStated()] = Field(default=1.0, ge=0, le=1)
     drain_seconds: Annotated[float, NotStated()] = Field(default=2.0, ge=0, le=3600)
     grace_seconds: Annotated[int, NotStated()] = Field(default=30, gt=0, le=3600)
 

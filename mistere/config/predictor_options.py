@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from mistere.common.errors import UsageError
 from mistere.common.names import shown
 from mistere.common.suggestions import did_you_mean
+from mistere.common.urls import redact_url
 from mistere.config.description import settings_of
 from mistere.config.predictor import NotStated, PredictorConfig
 
@@ -188,4 +189,4 @@ def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
         return f"{', '.join(origins.values())}: {reason}."
     option = options()[name]
     expected = f"it takes {option.accepted}" if first["type"] != "value_error" else reason
-    return f"{origins[name]}: {shown(first['input'])} is not accepted: {expected.replace('`', '')}."
+    return f"{origins[name]}: {redact_url(shown(first['input']))} is not accepted: {expected.replace('`', '')}."

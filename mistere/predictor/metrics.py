@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter as Counts
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
@@ -14,6 +14,8 @@ import numpy as np
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import SummaryMetricFamily
 from prometheus_client.registry import Collector
+
+from mistere.predictor.tracing.request_trace import TRACES, RequestTrace, TimedPhase
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -51,6 +53,7 @@ SAMPLE = Counter(
     "Requests whose dialogue is kept for labelling: written to the store, dropped because too much waits, or failed.",
     ["outcome"],
 )
+TRACE_SPANS = Counter("mistere_trace_spans", "Spans of traces sent to the collector, or failed.", ["outcome"])
 CONNECTIONS = Gauge("mistere_connections", "Open REST connections.")
 CLOSED = Counter(
     "mistere_connections_closed",
@@ -96,13 +99,35 @@ def labelled(metric: Any, *labels: str) -> Any:
 
 
 @contextmanager
-def phase(name: str) -> Iterator[None]:
-    """Measure one phase of a request."""
+def phase(name: str, **sizes: int) -> Iterator[None]:
+    """Measure one phase of a request, or of a batch.
+
+    Args:
+        name: of the phase.
+        sizes: counts that explain the time, for the traces of the requests.
+    """
     start = time.perf_counter()
     try:
         yield
     finally:
-        labelled(PHASES, name).observe(time.perf_counter() - start)
+        observe_phase(name, start, time.perf_counter(), TRACES.get(), sizes)
+
+
+def observe_phase(
+    name: str, began: float, ended: float, traces: Sequence[RequestTrace], sizes: Mapping[str, int] | None = None
+) -> None:
+    """Count one phase, and add it to the traces of its requests.
+
+    Args:
+        name: of the phase.
+        began: ``time.perf_counter()``, seconds.
+        ended: likewise.
+        traces: of the requests.
+        sizes: counts that explain the time.
+    """
+    labelled(PHASES, name).observe(ended - began)
+    for trace in traces:
+        trace.phases.append(TimedPhase(name, began, ended, sizes or {}))
 
 
 def observe_prediction(

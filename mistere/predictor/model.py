@@ -41,6 +41,8 @@ from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.scheduling.slices import SliceQueue
 from mistere.predictor.settings import Limits, ServerSettings
 from mistere.predictor.sized_cache import SizedCache
+from mistere.predictor.tracing.request_trace import TRACES, TRACING, RequestTrace, note_sizes, working_for
+from mistere.predictor.tracing.span_sender import start_tracing
 from mistere.predictor.warm_up import one_second, predict_once
 
 if TYPE_CHECKING:
@@ -63,10 +65,11 @@ _INLINE_CLIPS = 4
 
 @dataclass(frozen=True)
 class _Request:
-    """A request in the queue: its dialogues and, unless they are embeddings, how they are encoded."""
+    """A request in the queue: its dialogues, how they are encoded unless they are embeddings, and its trace if it has one."""
 
     dialogues: list[DialogueRequest]
     plan: EncodingPlan | None
+    traces: Sequence[RequestTrace]
 
 
 def _with_clips(dialogue: DialogueRequest, clips: dict[int, bytes]) -> DialogueRequest:
@@ -157,6 +160,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         if model.transcriber is not None:
             self._add_transcriber(model.transcriber)
         self._observers = answer_observers(model, self._settings)
+        start_tracing(model, self._settings.options)
         self._loaded = model
         gc.collect()
         gc.freeze()  # later collections skip the model's objects, which live as long as the process
@@ -220,6 +224,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             if any(turn.audio_uri is not None for dialogue in dialogues for turn in dialogue.turns):
                 dialogues = await asyncio.to_thread(lambda: [self._with_read_audio(dialogue) for dialogue in dialogues])
             asked = dialogues
+            note_sizes(dialogues)
             dialogues = await self._transcribed(dialogues)
             plan = None if dialogues[0].embeddings else await self._planned(dialogues, light)
         price = 0.0 if plan is None else plan.price
@@ -229,7 +234,10 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
                 await self._slices.run(plan.missing())
             price = 0.0
         predictions = await self.batcher.run(
-            _Request(dialogues, plan), sum(len(dialogue) for dialogue in dialogues), price, admitted=is_long
+            _Request(dialogues, plan, TRACES.get()),
+            sum(len(dialogue) for dialogue in dialogues),
+            price,
+            admitted=is_long,
         )
         self._check_finite(dialogues, predictions, identity)
         predictions = [
@@ -329,13 +337,18 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
 
     def _infer(self, requests: Sequence[_Request]) -> list[list[DialoguePrediction] | Exception]:
         """Compute a batch of requests, with embeddings or raw inputs; called by the batcher."""
+        with working_for(request.traces for request in requests):
+            return self._inferred(requests)
+
+    def _inferred(self, requests: Sequence[_Request]) -> list[list[DialoguePrediction] | Exception]:
         model, encoder = self.loaded, self._encoder
         assert encoder is not None
         metrics.BATCH.observe(sum(len(request.dialogues) for request in requests))
         plans = [request.plan for request in requests if request.plan is not None]
         if plans:
-            with metrics.phase("encode"):
-                encoder.compute(task for plan in plans for task in plan.missing())
+            missing = [task for plan in plans for task in plan.missing()]
+            with metrics.phase("encode", batch_requests=len(requests), new_vectors=len(missing)):
+                encoder.compute(missing)
         embedded: list[Embedded | Exception] = []
         for request in requests:
             if request.plan is None:
@@ -344,10 +357,10 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             embedded.append(encoder.embeddings(request.plan))
             if not isinstance(embedded[-1], Exception):
                 self._remember(request.dialogues)
-        with metrics.phase("mixture"):
-            readable = [
-                dialogue for embeddings in embedded if not isinstance(embeddings, Exception) for dialogue in embeddings
-            ]
+        readable = [
+            dialogue for embeddings in embedded if not isinstance(embeddings, Exception) for dialogue in embeddings
+        ]
+        with metrics.phase("mixture", batch_requests=len(requests), batch_dialogues=len(readable)):
             predictions = iter(model.predict_embeddings(readable)) if readable else iter(())
         return [
             embeddings
@@ -357,10 +370,11 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         ]
 
     def close(self) -> None:
-        """Finish what is being computed, drop what waits, and write what is left of counts and sample."""
+        """Finish what is being computed, drop what waits, and write what is left of traces, counts and sample."""
         self.batcher.close()
         self._slices.close()
         self._transcripts.close()
+        TRACING.close()
         if self._observers is not None:
             self._observers.close()
 

@@ -35,6 +35,8 @@ OTHER: dict[str, Any] = {
     "sample_encryption": "aws:kms:alias/mistere",
     "shadow": "http://shadow:8080",
     "shadow_share": 0.5,
+    "trace_endpoint": "http://collector:4318/v1/traces",
+    "trace_share": 0.25,
 }
 """Values of options that are neither a flag nor one of several words, nor a number that may be larger by 1."""
 

@@ -19,6 +19,7 @@ from mistere.predictor.errors import as_request_error, invalid, slow_body
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.protocol.wire import INLINE_BYTES, read_grpc, size_header, write_grpc
 from mistere.predictor.settings import ServerSettings
+from mistere.predictor.tracing.request_trace import TRACEPARENT, TRACING
 
 SERVICE = "inference.GRPCInferenceService"
 _MAX_CALLS = 64
@@ -27,6 +28,9 @@ _AGE_SECONDS = 600
 """Age at which a connection ends once its calls are answered; clients open a new one by themselves."""
 _PING_SECONDS, _PING_TIMEOUT_SECONDS = 30, 10
 """A client that is silent for this long is pinged, and must answer in the second time. Clients may ping at half the first."""
+
+_SERVER_FAILURES = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""The statuses that a span of a server marks as errors, by OpenTelemetry's conventions."""
 
 
 class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has no type information
@@ -147,6 +151,7 @@ class PredictorGRPCServer:
     async def _infer(self, _: Any, context: Any) -> Any:
         identity = str(uuid.uuid4())
         status = "CANCELLED"
+        trace = TRACING.begin("grpc", lambda: dict(context.invocation_metadata() or ()).get(TRACEPARENT))
         try:
             answer = await self._servicer.infer(await self._message(context), identity)
             status = "OK"
@@ -159,6 +164,7 @@ class PredictorGRPCServer:
             await context.abort(grpc.StatusCode[failure.status], failure.message)
         finally:
             metrics.labelled(metrics.REQUESTS, "grpc", status).inc()
+            TRACING.end(trace, status, status in _SERVER_FAILURES)
 
     def _guarded(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
         method, kind = getattr(self._servicer, name), getattr(pb, f"{name}Request")

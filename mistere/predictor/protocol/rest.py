@@ -32,6 +32,7 @@ from mistere.predictor.protocol.document_page import PAGE_HEADERS, PAGE_PATH, do
 from mistere.predictor.protocol.openapi import OPENAPI_PATH, build_document
 from mistere.predictor.protocol.wire import INLINE_BYTES, checked_id, parse_json, read_rest, size_header, write_rest
 from mistere.predictor.settings import Limits
+from mistere.predictor.tracing.request_trace import TRACEPARENT, TRACING
 from mistere.serving import protocol
 
 _BODIES = 64
@@ -169,6 +170,7 @@ class RestEndpoints:
         answer: Callable[[bytes, str], Coroutine[Any, Any, Response]],
     ) -> Response:
         identity = printable(request.headers.get(protocol.REQUEST_ID_HEADER, "")) or str(uuid.uuid4())
+        trace = TRACING.begin(name, lambda: request.headers.get(TRACEPARENT))
         try:
             await self._data_plane.admit(model_name, _version(request))
             async with self._bodies.read(request) as body:
@@ -178,6 +180,7 @@ class RestEndpoints:
         except Exception as error:
             response = error_response(as_request_error(error, identity, self._limits.utterance_seconds))
         metrics.labelled(metrics.REQUESTS, name, str(response.status_code)).inc()
+        TRACING.end(trace, str(response.status_code), response.status_code >= 500)
         return response
 
     @staticmethod

@@ -29,6 +29,7 @@ from typing import Generic, TypeVar
 from mistere.predictor import metrics
 from mistere.predictor.errors import overloaded
 from mistere.predictor.scheduling.pace import Pace
+from mistere.predictor.tracing.request_trace import TRACES, RequestTrace
 
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
@@ -52,6 +53,7 @@ class _Job(Generic[Work, Answer]):
     price: float
     enqueued: float
     answer: asyncio.Future[Answer]
+    traces: Sequence[RequestTrace]
 
 
 class Batcher(Generic[Work, Answer]):
@@ -144,7 +146,7 @@ class Batcher(Generic[Work, Answer]):
         loop = asyncio.get_running_loop()
         if self._task is None:
             self._task = loop.create_task(self._serve())
-        job: _Job[Work, Answer] = _Job(work, size, price, time.perf_counter(), loop.create_future())
+        job: _Job[Work, Answer] = _Job(work, size, price, time.perf_counter(), loop.create_future(), TRACES.get())
         self._queue.append(job)
         self._arrival.set()
         return await job.answer
@@ -204,7 +206,7 @@ class Batcher(Generic[Work, Answer]):
         self._computing = len(batch)
         start = time.perf_counter()
         for job in batch:
-            metrics.labelled(metrics.PHASES, "queue").observe(start - job.enqueued)
+            metrics.observe_phase("queue", job.enqueued, start, job.traces)
         try:
             answers = await self._answers([job.work for job in batch])
         finally:
