@@ -87,6 +87,11 @@ class DialogueModel:
         self.dimensions = dict(mixture.dimensions)
 
     @property
+    def mixture_weights(self) -> int:
+        """The number of the mixture's weights, by which predicting an utterance is priced."""
+        return sum(weights.numel() for weights in self._mixture.parameters())
+
+    @property
     def embedders(self) -> Mapping[str, Embedder]:
         """The encoders by modality; none for a model that takes vectors only."""
         return self._embedders

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from mistere.common.errors import UsageError
 from mistere.model.inference import DialoguePrediction, EmotionModel, load_bundle
 from mistere.predictor.errors import RequestError
+from mistere.predictor.explanation.masking import ExplainedDialogue, check_work, compute
 from mistere.predictor.protocol.cells import check_cells, further_modalities
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
@@ -21,10 +24,12 @@ from mistere.predictor.protocol.codec import (
     with_all_experts,
     without_context,
 )
+from mistere.predictor.protocol.further_outputs import explanation_parameters
 from mistere.predictor.protocol.vectors import check_vectors
 from mistere.serving import protocol
 from mistere.serving.client import EndpointPrediction
 from mistere.serving.dialogue import AnyUtterance, dialogue_content
+from mistere.serving.explanation import Explanation
 from mistere.serving.vectors import VectorDialogue
 
 
@@ -63,6 +68,7 @@ class LoadedModel:
         dialogue: Sequence[AnyUtterance],
         *,
         detail: bool = False,
+        explain: bool = False,
         encoder_digest: str = "",
         transcribe: bool = True,
     ) -> EndpointPrediction:
@@ -71,6 +77,7 @@ class LoadedModel:
         Args:
             dialogue: its utterances in order; see :data:`mistere.serving.dialogue.AnyUtterance`.
             detail: return the probabilities of each expert, too.
+            explain: return those and what decided each label.
             encoder_digest: names the encoders of vectors, if the model knows them.
             transcribe: add the text of utterances that have audio and no text, if the model transcribes.
 
@@ -80,7 +87,7 @@ class LoadedModel:
         """
         content = dialogue_content(dialogue, encoder_digest=encoder_digest)
         if isinstance(content, VectorDialogue):
-            return self.predict_vectors(content, detail=detail)
+            return self.predict_vectors(content, detail=detail, explain=explain)
         try:
             turns = [
                 RequestTurn(text=turn.text, audio=turn.audio, others=check_cells(turn.others, index, self._model))
@@ -92,19 +99,23 @@ class LoadedModel:
         sent = DialogueRequest(turns=turns)
         read = DialogueRequest(turns=list(self._model.transcribed(turns))) if transcribe else sent
         answer = self._answer(
-            self._model.predict_embeddings(self._model.embed([read.turns])),
+            self._model.embed([read.turns])[0],
             detail,
+            explain,
             [index for index, turn in enumerate(content) if not turn.predict],
             script_warning([read], self._model)[0],
         )
         return replace(answer, text_sources=list(text_sources(sent, read, self._model) or ()))
 
-    def predict_vectors(self, dialogue: VectorDialogue, *, detail: bool = False) -> EndpointPrediction:
+    def predict_vectors(
+        self, dialogue: VectorDialogue, *, detail: bool = False, explain: bool = False
+    ) -> EndpointPrediction:
         """Predict one dialogue given as vectors.
 
         Args:
             dialogue: its vectors.
             detail: return the probabilities of each expert, too.
+            explain: return those and what decided each label.
 
         Raises:
             UsageError: the vectors are not those that the model takes.
@@ -113,26 +124,45 @@ class LoadedModel:
             vectors = check_vectors(dialogue.vectors, dialogue.encoder_digest, self._model)
         except RequestError as error:
             raise UsageError(error.message) from error
-        answer = self._answer(self._model.predict_embeddings([vectors]), detail, sorted(dialogue.context))
+        answer = self._answer(vectors, detail, explain, sorted(dialogue.context))
         request = DialogueRequest(embeddings=vectors)
         return replace(answer, text_sources=list(text_sources(request, request, self._model) or ()))
 
     def _answer(
         self,
-        predictions: Sequence[DialoguePrediction],
+        embeddings: Mapping[str, np.ndarray],
         detail: bool,
+        explain: bool,
         context: Sequence[int] = (),
         warnings: Mapping[str, str] | None = None,
     ) -> EndpointPrediction:
-        prediction = without_context(with_all_experts(predictions[0], self._model.experts), context)
+        whole = self._model.predict_embeddings([embeddings])[0]
+        prediction = without_context(with_all_experts(whole, self._model.experts), context)
+        explanation = self._explanation(embeddings, whole, context) if explain else None
         return EndpointPrediction(
             predicted=predicted_labels(prediction, self._model.labels),
             probabilities=prediction.probabilities,
             expert_weights=prediction.expert_weights,
-            expert_probabilities=prediction.expert_probabilities if detail else None,
+            expert_probabilities=prediction.expert_probabilities if detail or explain else None,
             modalities=list(prediction.modalities),
-            parameters={**response_parameters(self._model), **(warnings or {})},
+            parameters={
+                **response_parameters(self._model),
+                **(warnings or {}),
+                **(explanation_parameters(self._model) if explain else {}),
+            },
+            explanation=explanation,
         )
+
+    def _explanation(
+        self, embeddings: Mapping[str, np.ndarray], whole: DialoguePrediction, context: Sequence[int]
+    ) -> Explanation:
+        dialogue = ExplainedDialogue(protocol.in_order(self._model.dimensions), embeddings, whole, context)
+        try:
+            check_work([dialogue.present], [frozenset(context)])
+        except RequestError as error:
+            raise UsageError(error.message) from error
+        compute(self._model, list(dialogue.passes()))
+        return dialogue.explanation()
 
 
 def load(bundle: str | Path) -> LoadedModel:

@@ -20,6 +20,7 @@ from mistere.predictor import metrics
 from mistere.predictor.answer_observers import AnsweredRequest, AnswerObservers, answer_observers
 from mistere.predictor.audio.sources import AudioReader
 from mistere.predictor.errors import internal, invalid, log_value, not_ready, unknown_digests
+from mistere.predictor.explanation.queue import ExplanationQueue
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
     decode_request,
@@ -32,6 +33,7 @@ from mistere.predictor.protocol.codec import (
     with_all_experts,
     without_context,
 )
+from mistere.predictor.protocol.further_outputs import explanation_parameters, further_outputs
 from mistere.predictor.protocol.metadata import input_types, output_types
 from mistere.predictor.protocol.v1 import decode_v1, encode_v1
 from mistere.predictor.protocol.wire import is_light, request_id
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from mistere.predictor.encoding.encoder import CachedEncoder, Embedded
     from mistere.predictor.encoding.plan import EncodingPlan, Task
     from mistere.predictor.encoding.transcription import CachedTranscriber, TranscriptTask
+    from mistere.serving.explanation import Explanation
 
 logger = logging.getLogger("kserve.predictor")
 
@@ -121,7 +124,9 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         self._transcripts: SliceQueue[TranscriptTask] = SliceQueue(
             self._transcribe_slice, Pace(_TRANSCRIPTION_PACE), limits.waiting_seconds
         )
-        metrics.QUEUE_DEPTH.set_function(lambda: self.batcher.depth + self._slices.depth + self._transcripts.depth)
+        self._explanations = ExplanationQueue(lambda: self.loaded, limits.waiting_seconds)
+        queues = (self.batcher, self._slices, self._transcripts, self._explanations)
+        metrics.QUEUE_DEPTH.set_function(lambda: sum(queue.depth for queue in queues))
 
     @property
     def limits(self) -> Limits:
@@ -227,6 +232,8 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             note_sizes(dialogues)
             dialogues = await self._transcribed(dialogues)
             plan = None if dialogues[0].embeddings else await self._planned(dialogues, light)
+            if dialogues[0].explain:
+                self._explanations.check(dialogues, plan)
         price = 0.0 if plan is None else plan.price
         is_long = price > self._pace.price_within(_LONG_SECONDS, _LONG_PRICE)
         if is_long and plan is not None:
@@ -240,6 +247,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             admitted=is_long,
         )
         self._check_finite(dialogues, predictions, identity)
+        explanations = await self._explained(dialogues, plan, predictions)
         predictions = [
             without_context(prediction, dialogue.context)
             for prediction, dialogue in zip(predictions, dialogues, strict=True)
@@ -249,11 +257,13 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             warnings, unknown = script_warning(dialogues, model)
             metrics.UNKNOWN_SCRIPT.inc(unknown)
             sources = [text_sources(*pair, model) for pair in zip(asked, dialogues, strict=True)]
+            further = further_outputs(sources, explanations)
+            parameters = {**warnings, **(explanation_parameters(model) if dialogues[0].explain else {})}
             response: InferResponse | dict[str, Any]
             if isinstance(payload, InferRequest):
-                response = encode_response(payload, identity, predictions[0], model, detail, warnings, sources[0])
+                response = encode_response(payload, identity, predictions[0], model, detail, parameters, further[0])
             else:
-                response = encode_v1(predictions, identity, model, detail, warnings, sources)
+                response = encode_v1(predictions, identity, model, detail, parameters, further)
         seconds = time.perf_counter() - start
         if self._observers is not None:
             answered = AnsweredRequest(identity, asked, dialogues, predictions, plan, seconds)
@@ -326,6 +336,18 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             encoder.price_clips(plan)
         return plan
 
+    async def _explained(
+        self, dialogues: Sequence[DialogueRequest], plan: EncodingPlan | None, predictions: Sequence[DialoguePrediction]
+    ) -> list[Explanation]:
+        """Explain the predictions of a request, from the vectors that it was answered from; none if it does not ask for that."""
+        if not dialogues[0].explain:
+            return []
+        assert self._encoder is not None
+        embedded = self._encoder.embeddings(plan) if plan else [dialogue.embeddings for dialogue in dialogues]
+        if isinstance(embedded, Exception):
+            raise embedded
+        return await self._explanations.explain(dialogues, embedded, predictions)
+
     def _encode_slice(self, tasks: Sequence[Task]) -> None:
         assert self._encoder is not None
         with metrics.phase("encode"):
@@ -373,6 +395,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         """Finish what is being computed, drop what waits, and write what is left of traces, counts and sample."""
         self.batcher.close()
         self._slices.close()
+        self._explanations.close()
         self._transcripts.close()
         TRACING.close()
         if self._observers is not None:

@@ -10,15 +10,19 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.parsing.documents import load_json
 from mistere.serving import protocol
+from mistere.serving.explanation import Explanation
 from mistere.serving.other_tensors import json_fields, json_tensor, other_columns
 from mistere.serving.vectors import VectorDialogue
+
+Detail = bool | Literal["explain"]
+"""What an answer has beside the predictions: the probabilities of each expert (True), or those and an explanation."""
 
 
 class Utterance(Protocol):
@@ -65,6 +69,7 @@ class EndpointPrediction:
         request_id: id of the response.
         text_sources: where the text of each utterance comes from: ``human``, ``asr`` (a transcript of the server's) or ``none``;
             empty if the model does not transcribe.
+        explanation: what decided each label, with ``detail="explain"``; else None.
     """
 
     predicted: list[str]
@@ -75,6 +80,7 @@ class EndpointPrediction:
     parameters: dict[str, str] = field(default_factory=dict)
     request_id: str = ""
     text_sources: list[str] = field(default_factory=list)
+    explanation: Explanation | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -161,7 +167,7 @@ class DialogueClient:
     def predict_rest(
         self,
         dialogue: Sequence[Utterance] | VectorDialogue,
-        detail: bool = False,
+        detail: Detail = False,
         transcribe: bool = True,
         dialogue_id: str = "",
         consent: bool = False,
@@ -170,7 +176,7 @@ class DialogueClient:
 
         Args:
             dialogue: the utterances, or their vectors.
-            detail: ask for the probabilities of each expert, too.
+            detail: ask for the probabilities of each expert, too; with ``explain`` also for what decided each label.
             transcribe: let a model that transcribes add the text of utterances that have audio and no text.
             dialogue_id: name of the dialogue, the same whenever it is sent again; empty for none.
             consent: let the server keep the dialogue for labelling, if it does so; needs ``dialogue_id``.
@@ -210,7 +216,7 @@ class DialogueClient:
     def predict_v1(
         self,
         dialogue: Sequence[Utterance],
-        detail: bool = False,
+        detail: Detail = False,
         transcribe: bool = True,
         dialogue_id: str = "",
         consent: bool = False,
@@ -245,7 +251,7 @@ class DialogueClient:
     def predict_grpc(
         self,
         dialogue: Sequence[Utterance] | VectorDialogue,
-        detail: bool = False,
+        detail: Detail = False,
         transcribe: bool = True,
         dialogue_id: str = "",
         consent: bool = False,
@@ -326,7 +332,7 @@ class DialogueClient:
         return value if isinstance(value, dict) else {}
 
 
-def _parameters(detail: bool, transcribe: bool, dialogue_id: str, consent: bool) -> dict[str, str | bool]:
+def _parameters(detail: Detail, transcribe: bool, dialogue_id: str, consent: bool) -> dict[str, str | bool]:
     """The parameters of a request; those with the value that a server assumes without them are left out."""
     parameters: dict[str, str | bool] = {protocol.DETAIL: detail}
     if not transcribe:
@@ -392,4 +398,5 @@ def _prediction(fields: Mapping[str, np.ndarray], parameters: Mapping[str, Any],
         parameters={name: str(value) for name, value in parameters.items()},
         request_id=request_id,
         text_sources=_names(fields[protocol.TEXT_SOURCE]) if protocol.TEXT_SOURCE in fields else [],
+        explanation=Explanation.of(fields, str(parameters.get(protocol.MODALITIES, ""))),
     )

@@ -23,6 +23,7 @@ class Endpoint:
         dialogue: Sequence[AnyUtterance],
         *,
         detail: bool = False,
+        explain: bool = False,
         encoder_digest: str = "",
         transcribe: bool = True,
     ) -> EndpointPrediction:
@@ -31,6 +32,7 @@ class Endpoint:
         Args:
             dialogue: its utterances in order; see :data:`mistere.serving.dialogue.AnyUtterance`.
             detail: return the probabilities of each expert, too.
+            explain: return those and what decided each label.
             encoder_digest: names the encoders of vectors, if the model knows them.
             transcribe: let a model that transcribes add the text of utterances that have audio and no text.
 
@@ -39,7 +41,7 @@ class Endpoint:
             EndpointError: there is no answer, or the endpoint refuses the request.
         """
         content = dialogue_content(dialogue, encoder_digest=encoder_digest)
-        return self._client.predict_rest(content, detail=detail, transcribe=transcribe)
+        return self._client.predict_rest(content, detail="explain" if explain else detail, transcribe=transcribe)
 
 
 def connect(

@@ -34,11 +34,22 @@ OUTPUTS: Final = (LABEL, PROBABILITIES, EXPERT_WEIGHTS, EXPERT_PROBABILITIES, MO
 TEXT_SOURCE: Final = "text_source"
 """Where the text of each utterance comes from: ``human``, ``asr`` or ``none``. Only a model that transcribes has this output."""
 
+MODALITY_CONTRIBUTIONS: Final = "modality_contributions"
+BASELINE_PROBABILITIES: Final = "baseline_probabilities"
+INFLUENTIAL_TURNS: Final = "influential_turns"
+TURN_INFLUENCES: Final = "turn_influences"
+EXPLANATION_OUTPUTS: Final = (
+    MODALITY_CONTRIBUTIONS, BASELINE_PROBABILITIES, INFLUENTIAL_TURNS, TURN_INFLUENCES
+)  # fmt: skip
+"""Why each utterance got its label, only with ``detail: explain`` or if asked for by name; see :mod:`mistere.serving.explanation`."""
+
 EXPERT_NAMES: Final = ("speech", "text", "cross_modal")
 """The columns of ``expert_weights`` for every model; an expert that the model lacks has weight 0 exactly."""
 
 # Request parameters.
 DETAIL: Final = "detail"
+"""Whether the answer has the probabilities of each expert, too (true or false), or those and an explanation (:data:`EXPLAIN`)."""
+EXPLAIN: Final = "explain"
 TRANSCRIBE: Final = "transcribe"
 DIALOGUE_ID: Final = "dialogue_id"
 """The client's name of the dialogue, the same in each request of a live conversation; by it a kept dialogue is deleted."""
@@ -60,6 +71,11 @@ MODEL_VERSION: Final = "model_version"
 BUNDLE_DIGEST: Final = "bundle_digest"
 LABELS: Final = "labels"
 EXPERTS: Final = "experts"
+MODALITIES: Final = "modalities"
+"""The columns of ``modality_contributions``; only with an explanation."""
+WEIGHTS_MEANING: Final = "expert_weights_meaning"
+"""What ``expert_weights`` say, in words; only with an explanation."""
+WEIGHTS_MEAN: Final = "the share of each expert in the mixture's logits; not the probability that the expert is right, and 0 where it is absent"
 UNKNOWN_SCRIPT: Final = "unknown_script"
 """Utterances whose text is in a script that the model was not trained on, such as ``Cyrillic: 0, 3``; only if there are any."""
 

@@ -78,11 +78,14 @@ def predict(
     transcribe: Annotated[
         bool, typer.Option(help="Let a model that transcribes add the text of utterances with audio and no text.")
     ] = True,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what decided each label: its modalities, and the other turns.")
+    ] = False,
 ) -> None:
     """Send a dialogue to a predictor and print its predictions."""
     from pipelines.cli.commands.predict import predict as command
 
-    command(dialogue, url, model, as_json, transcribe)
+    command(dialogue, url, model, as_json, transcribe, explain)
 
 
 @serving_app.command()

@@ -45,6 +45,7 @@ def test_the_file_names_the_tensors_and_headers_of_the_protocol() -> None:
     inputs = schemas["InferRequest"]["properties"]["inputs"]["items"]["oneOf"]
     outputs = schemas["InferResponse"]["properties"]["outputs"]["items"]["oneOf"]
     prediction = schemas["PredictResponse"]["properties"]["predictions"]["items"]
+    known = (*protocol.OUTPUTS, *protocol.EXPLANATION_OUTPUTS)
     infer = DOCUMENT["paths"]["/v2/models/{model_name}/infer"]["post"]
     predict = DOCUMENT["paths"]["/v1/models/{model_name}:predict"]["post"]
     turn = schemas["PredictRequest"]["properties"]["instances"]["items"]["properties"]["utterances"]["items"]
@@ -53,12 +54,11 @@ def test_the_file_names_the_tensors_and_headers_of_the_protocol() -> None:
         *protocol.EMBEDDING_MODALITY,
         protocol.PREDICT,
     ]
-    assert [tensor["properties"]["name"]["const"] for tensor in outputs] == list(protocol.OUTPUTS)
-    assert schemas["InferRequest"]["properties"]["outputs"]["items"]["properties"]["name"]["enum"] == list(
-        protocol.OUTPUTS
-    )
-    assert set(prediction["properties"]) == set(protocol.OUTPUTS)
-    assert set(prediction["properties"]) - set(prediction["required"]) == {protocol.EXPERT_PROBABILITIES}
+    assert [tensor["properties"]["name"]["const"] for tensor in outputs] == list(known)
+    assert schemas["InferRequest"]["properties"]["outputs"]["items"]["properties"]["name"]["enum"] == list(known)
+    assert set(prediction["properties"]) == set(known)
+    on_request = {protocol.EXPERT_PROBABILITIES, *protocol.EXPLANATION_OUTPUTS}
+    assert set(prediction["properties"]) - set(prediction["required"]) == on_request
     assert set(turn["properties"]) == {*protocol.RAW_INPUTS, protocol.PREDICT}
     assert set(schemas["ResponseParameters"]["required"]) == {
         protocol.MODEL_VERSION,

@@ -13,6 +13,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 
 from mistere.config.predictor import PredictorConfig
 from mistere.config.predictor_options import stated
+from mistere.serving.protocol import EXPLANATION_OUTPUTS
 from tests.serving.conftest import LABELS, Server
 
 OUTPUTS = ["label", "probabilities", "expert_weights", "modalities_used"]
@@ -90,7 +91,7 @@ def test_the_metadata_names_the_same_tensors(server: Server) -> None:
     metadata = httpx.get(f"{server.url}/v2/models/mistere", timeout=60).json()
     raw = ["text", "audio", "audio_digest"]  # this server reads no audio_uri
     assert [one["name"] for one in metadata["inputs"]] == [*raw, "predict", "speech_embedding", "text_embedding"]
-    assert [one["name"] for one in metadata["outputs"]] == WITH_DETAIL
+    assert [one["name"] for one in metadata["outputs"]] == [*WITH_DETAIL, *EXPLANATION_OUTPUTS]
 
 
 def test_the_metadata_states_the_options_that_clients_may_know(server: Server) -> None:

@@ -18,7 +18,7 @@ from mistere.data.scripts import unknown_scripts
 from mistere.data.text_repair import is_blank
 from mistere.predictor.errors import invalid, printable
 from mistere.predictor.protocol.cells import cells_of_tensor, further_modalities
-from mistere.predictor.protocol.parameters import read_consent, read_parameters
+from mistere.predictor.protocol.parameters import read_consent, read_detail, read_parameters
 from mistere.predictor.protocol.tensors import bytes_elements, check_length, is_shape, tensor_data
 from mistere.predictor.protocol.vectors import decode_embeddings, embedding_modalities, takes_vectors
 from mistere.predictor.settings import Limits
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION_LENGTH = 12
+_DATATYPES = {"O": "BYTES", "i": "INT32"}
+"""The type of an array (numpy's character) → the datatype of an output; all others are sent as FP32."""
 _FLAGS = {b"true": True, b"True": True, b"false": False, b"False": False}
 """The elements of a BYTES tensor ``predict``; clients in Python write the second spelling."""
 
@@ -72,6 +74,7 @@ class DialogueRequest:
         turns: the utterances; empty with embeddings.
         embeddings: the embeddings; empty with turns.
         detail: whether the response holds the per-expert probabilities.
+        explain: whether it holds an explanation.
         context: indices of the utterances that are not predicted.
         transcribe: whether the server may transcribe utterances that have audio and no text.
         dialogue_id: the client's name of the dialogue; empty for none.
@@ -81,6 +84,7 @@ class DialogueRequest:
     turns: list[RequestTurn] = field(default_factory=list)
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     detail: bool = False
+    explain: bool = False
     context: frozenset[int] = frozenset()
     transcribe: bool = True
     dialogue_id: str = ""
@@ -108,7 +112,8 @@ def response_parameters(model: EmotionModel) -> dict[str, str]:
 
 def output_names(model: EmotionModel) -> tuple[str, ...]:
     """The outputs that a request may ask for."""
-    return protocol.OUTPUTS if model.transcriber is None else (*protocol.OUTPUTS, protocol.TEXT_SOURCE)
+    source = () if model.transcriber is None else (protocol.TEXT_SOURCE,)
+    return (*protocol.OUTPUTS, *source, *protocol.EXPLANATION_OUTPUTS)
 
 
 def text_sources(sent: DialogueRequest, read: DialogueRequest, model: EmotionModel) -> list[TextSource] | None:
@@ -174,7 +179,7 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
         RequestError: the request violates the contract.
     """
     parameters = read_parameters(request.parameters, "a request")
-    detail = bool(parameters.get(protocol.DETAIL, False))
+    detail, explain = read_detail(parameters)
     transcribe = bool(parameters.get(protocol.TRANSCRIBE, True))
     keeping = read_consent(parameters)
     wanted = {output.name for output in request.request_outputs or []}
@@ -195,13 +200,15 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
             "The request has no input tensor." if flags is None else "The request has no text, audio or embedding."
         )
     detail = detail or protocol.EXPERT_PROBABILITIES in wanted
+    explain = explain or not wanted.isdisjoint(protocol.EXPLANATION_OUTPUTS)
     embedded = [name for name in modalities if name in tensors]
     if embedded:
         if len(embedded) < len(tensors):
             raise invalid("A request has either embeddings or text and audio: send one or the other.")
         embeddings = decode_embeddings(tensors, parameters, model, limits)
         length = len(next(iter(embeddings.values())))
-        return DialogueRequest(embeddings=embeddings, detail=detail, context=_context(flags, length, limits), **keeping)
+        context = _context(flags, length, limits)
+        return DialogueRequest(embeddings=embeddings, detail=detail, explain=explain, context=context, **keeping)
     columns = {name: _bytes_column(tensor, limits) for name, tensor in tensors.items() if name in protocol.RAW_INPUTS}
     others = {
         name: _cell_column(tensor, model, limits) for name, tensor in tensors.items() if name not in protocol.RAW_INPUTS
@@ -212,7 +219,9 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     turns = _turns(columns, lengths.pop(), others)
     check_turns(turns, model, transcribe)
     context = _context(flags, len(turns), limits)
-    return DialogueRequest(turns=turns, detail=detail, context=context, transcribe=transcribe, **keeping)
+    return DialogueRequest(
+        turns=turns, detail=detail, explain=explain, context=context, transcribe=transcribe, **keeping
+    )
 
 
 def _column_values(tensor: InferInput) -> list[Any]:
@@ -345,11 +354,11 @@ def encode_response(
     model: EmotionModel,
     detail: bool,
     warnings: Mapping[str, str],
-    sources: Sequence[TextSource] | None,
+    further: Mapping[str, np.ndarray],
 ) -> InferResponse:
     """Convert a prediction to a V2 response: the requested outputs, or all (``expert_probabilities`` only with ``detail``).
 
-    ``sources`` is the output ``text_source``; None leaves it out.
+    ``further`` has the outputs that only some answers have, see :func:`mistere.predictor.protocol.further_outputs.further_outputs`.
     """
     arrays: dict[str, np.ndarray] = {
         protocol.LABEL: np.array(predicted_labels(prediction, model.labels), dtype=object),
@@ -359,16 +368,15 @@ def encode_response(
     if detail:
         arrays[protocol.EXPERT_PROBABILITIES] = prediction.expert_probabilities
     arrays[protocol.MODALITIES_USED] = np.array(prediction.modalities, dtype=object)
-    if sources is not None:
-        arrays[protocol.TEXT_SOURCE] = np.array(sources, dtype=object)
+    arrays.update(further)
     requested = request.request_outputs or None
     wanted = {output.name for output in requested} if requested else set(arrays)
     outputs = []
     for name, array in arrays.items():
         if name in wanted:
-            text = array.dtype == object
-            values = array if text else np.ascontiguousarray(array, dtype=np.float32)
-            outputs.append(InferOutput(name, list(values.shape), "BYTES" if text else "FP32", data=values))
+            datatype = _DATATYPES.get(array.dtype.char, "FP32")
+            values = np.ascontiguousarray(array, dtype=np.float32) if datatype == "FP32" else array
+            outputs.append(InferOutput(name, list(values.shape), datatype, data=values))
     return InferResponse(
         response_id=request_id,
         model_name=request.model_name,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mistere.predictor.protocol.cells import further_modalities
 from mistere.predictor.protocol.codec import expert_names
 from mistere.serving import protocol
+from mistere.serving.explanation import TURNS
 
 if TYPE_CHECKING:
     from mistere.model.inference import EmotionModel
@@ -41,7 +42,13 @@ def output_types(model: EmotionModel) -> list[dict[str, Any]]:
     ]
     if model.transcriber is not None:
         types.append({"name": protocol.TEXT_SOURCE, "datatype": "BYTES", "shape": [-1]})
-    return types
+    return [
+        *types,
+        {"name": protocol.MODALITY_CONTRIBUTIONS, "datatype": "FP32", "shape": [-1, len(model.dimensions)]},
+        {"name": protocol.BASELINE_PROBABILITIES, "datatype": "FP32", "shape": [-1]},
+        {"name": protocol.INFLUENTIAL_TURNS, "datatype": "INT32", "shape": [-1, TURNS]},
+        {"name": protocol.TURN_INFLUENCES, "datatype": "FP32", "shape": [-1, TURNS]},
+    ]
 
 
 def _raw_input(modality: str, model: EmotionModel) -> dict[str, Any]:

@@ -18,7 +18,7 @@ _MAX_PARAMETERS: Final = 64
 """The most parameters of a request or tensor; each becomes an object many times the size of its bytes."""
 _SCALARS: Final = (str, int, float, bool, type(None))
 _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
-    protocol.DETAIL: ((bool,), "true or false"),
+    protocol.DETAIL: ((bool, str), "true, false or explain"),
     protocol.NAN_IS_MISSING: ((bool,), "true or false"),
     protocol.TRANSCRIBE: ((bool,), "true or false"),
     protocol.CONSENT: ((bool,), "true or false"),
@@ -55,7 +55,8 @@ def read_parameters(value: Any, where: str) -> dict[str, Parameter]:
     check_count(len(value), "parameters")
     for name, content in value.items():
         kinds, form = _KINDS.get(name, (_SCALARS, "a string, a number or a boolean"))
-        if type(content) not in kinds:  # not isinstance, for which bool is an int
+        # not isinstance, for which bool is an int
+        if type(content) not in kinds or (name == protocol.DETAIL and content not in (True, False, protocol.EXPLAIN)):
             raise invalid(f"The parameter {printable(name)!r} of {where} must be {form}.")
     return value
 
@@ -78,6 +79,16 @@ def read_grpc_parameters(parameters: Any, where: str) -> dict[str, Parameter]:
             raise invalid(f"The parameter {printable(name)!r} of {where} has no value.")
         values[name] = getattr(parameter, kind)
     return read_parameters(values, where)
+
+
+def read_detail(parameters: Mapping[str, Parameter]) -> tuple[bool, bool]:
+    """Whether an answer has the probabilities of each expert, and an explanation, too.
+
+    Args:
+        parameters: of the request, checked.
+    """
+    detail = parameters.get(protocol.DETAIL, False)
+    return bool(detail), detail == protocol.EXPLAIN
 
 
 def read_consent(parameters: Mapping[str, Parameter], dialogues: int = 1) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from mistere.predictor.protocol.codec import (
     predicted_labels,
     response_parameters,
 )
-from mistere.predictor.protocol.parameters import read_consent, read_parameters
+from mistere.predictor.protocol.parameters import read_consent, read_detail, read_parameters
 from mistere.predictor.protocol.tensors import check_length, decode_base64
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
 if TYPE_CHECKING:
-    from mistere.data.transcripts import TextSource
+    import numpy as np
+
     from mistere.model.inference import DialoguePrediction, EmotionModel
 
 
@@ -31,7 +32,7 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
         RequestError: the body is invalid.
     """
     parameters = read_parameters(body.get("parameters"), "a request")
-    detail = bool(parameters.get(protocol.DETAIL, False))
+    detail, explain = read_detail(parameters)
     transcribe = bool(parameters.get(protocol.TRANSCRIBE, True))
     instances = body.get("instances")
     if not isinstance(instances, list) or not instances:
@@ -51,7 +52,11 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
         context = frozenset(
             index for index, utterance in enumerate(utterances) if utterance.get(protocol.PREDICT) is False
         )
-        dialogues.append(DialogueRequest(turns=turns, detail=detail, context=context, transcribe=transcribe, **keeping))
+        dialogues.append(
+            DialogueRequest(
+                turns=turns, detail=detail, explain=explain, context=context, transcribe=transcribe, **keeping
+            )
+        )
     return dialogues
 
 
@@ -90,14 +95,14 @@ def encode_v1(
     model: EmotionModel,
     detail: bool,
     warnings: Mapping[str, str],
-    sources: Sequence[Sequence[TextSource] | None],
+    further: Sequence[Mapping[str, np.ndarray]],
 ) -> dict[str, Any]:
     """Convert predictions to a V1 response: an object per instance, with the names of the V2 outputs.
 
-    ``sources`` has the field ``text_source`` of each instance; None leaves it out.
+    ``further`` has the fields of each instance that only some answers have, see :func:`mistere.predictor.protocol.further_outputs.further_outputs`.
     """
     objects: list[dict[str, Any]] = []
-    for prediction, origins in zip(predictions, sources, strict=True):
+    for prediction, others in zip(predictions, further, strict=True):
         fields: dict[str, Any] = {
             protocol.LABEL: predicted_labels(prediction, model.labels),
             protocol.PROBABILITIES: prediction.probabilities.tolist(),
@@ -106,7 +111,6 @@ def encode_v1(
         if detail:
             fields[protocol.EXPERT_PROBABILITIES] = prediction.expert_probabilities.tolist()
         fields[protocol.MODALITIES_USED] = list(prediction.modalities)
-        if origins is not None:
-            fields[protocol.TEXT_SOURCE] = list(origins)
+        fields.update({name: array.tolist() for name, array in others.items()})
         objects.append(fields)
     return {"id": request_id, "predictions": objects, "parameters": {**response_parameters(model), **warnings}}

@@ -263,6 +263,8 @@ def write_grpc(response: InferResponse, typed: bool) -> pb.ModelInferResponse:
                 tensor.contents.bytes_contents.extend(texts)
             else:
                 message.raw_output_contents.append(_with_lengths(texts))
+        elif typed and output.datatype == "INT32":
+            tensor.contents.int_contents.extend(output.data.ravel().tolist())
         elif typed:
             tensor.contents.fp32_contents.extend(output.data.ravel())
         else:

@@ -11,15 +11,18 @@ import numpy as np
 
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
-from mistere.serving.client import DialogueClient, EndpointPrediction
+from mistere.serving.client import Detail, DialogueClient, EndpointPrediction
 from mistere.serving.dialogue import DialogueTurn, dialogue_content
 from mistere.serving.example_dialogue import local_example
-from mistere.serving.protocol import BUNDLE_DIGEST, ENCODER_DIGEST, MODEL_VERSION
+from mistere.serving.explanation import Explanation
+from mistere.serving.protocol import BUNDLE_DIGEST, ENCODER_DIGEST, MODEL_VERSION, WEIGHTS_MEANING
 from mistere.serving.vectors import VectorDialogue
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 
-def predict(dialogue: str, url: str, model: str, as_json: bool = False, transcribe: bool = True) -> None:
+def predict(
+    dialogue: str, url: str, model: str, as_json: bool = False, transcribe: bool = True, explain: bool = False
+) -> None:
     """Predict a dialogue file and print the answer.
 
     Args:
@@ -30,14 +33,18 @@ def predict(dialogue: str, url: str, model: str, as_json: bool = False, transcri
         model: name of the model.
         as_json: print JSON instead of a table.
         transcribe: let a model that transcribes add the text of utterances that have audio and no text.
+        explain: print what decided each label, too.
     """
     content = read_dialogue(local_example(dialogue) if dialogue.startswith("s3://") else Path(dialogue))
-    answer = DialogueClient(url, model_name=model).predict_rest(content, transcribe=transcribe)
+    detail: Detail = "explain" if explain else False
+    answer = DialogueClient(url, model_name=model).predict_rest(content, detail, transcribe)
     turns = [DialogueTurn()] * len(content) if isinstance(content, VectorDialogue) else content
     if as_json:
         print(json.dumps(answer_document(turns, answer), indent=2, ensure_ascii=False))
     else:
         _print(turns, answer)
+        if answer.explanation is not None:
+            _print_explanation(answer, answer.explanation)
 
 
 def read_dialogue(path: Path) -> list[DialogueTurn] | VectorDialogue:
@@ -78,6 +85,7 @@ def answer_document(turns: Sequence[DialogueTurn], answer: EndpointPrediction) -
             "expert_weights": _by_name(answer.experts, answer.expert_weights[index]),
             "modalities_used": [name for name in answer.modalities[index].split("+") if name != "none"],
             **({"text_source": answer.text_sources[index]} if answer.text_sources else {}),
+            **({"explanation": _explained(answer.explanation, index)} if answer.explanation else {}),
         }
         for index, turn in enumerate(turns)
     ]
@@ -86,6 +94,50 @@ def answer_document(turns: Sequence[DialogueTurn], answer: EndpointPrediction) -
         "bundle_digest": answer.parameters.get(BUNDLE_DIGEST),
         "utterances": utterances,
     }
+
+
+def _explained(explanation: Explanation, index: int) -> dict[str, Any]:
+    """The explanation of an utterance as ``mistere predict --json`` prints it."""
+    return {
+        "modality_contributions": _by_name(explanation.modalities, explanation.contributions[index]),
+        "baseline_probability": float(str(explanation.baselines[index])),
+        "influential_turns": [
+            {"turn": int(turn), "influence": float(str(influence))}
+            for turn, influence in zip(explanation.turns[index], explanation.influences[index], strict=True)
+            if turn >= 0
+        ],
+    }
+
+
+def _print_explanation(answer: EndpointPrediction, explanation: Explanation) -> None:
+    columns = [
+        Column("turn"),
+        Column("emotion"),
+        Column("probability", right=True),
+        Column("from the others alone", right=True),
+        *(Column(f"from its {name}", right=True) for name in explanation.modalities),
+        Column("turns that mattered most", folds=True),
+    ]
+    rows = [
+        (
+            str(index),
+            label,
+            f"{answer.probabilities[index].max():.2f}",
+            f"{explanation.baselines[index]:.2f}",
+            *(f"{share:+.2f}" for share in explanation.contributions[index]),
+            ", ".join(
+                f"{turn} ({influence:+.2f})"
+                for turn, influence in zip(explanation.turns[index], explanation.influences[index], strict=True)
+                if turn >= 0
+            ),
+        )
+        for index, label in enumerate(answer.predicted)
+        if label
+    ]
+    console = output_console()
+    console.print("\nwhat decided the emotion:", markup=False)
+    print_table(console, columns, rows)
+    console.print(f"the weight of an expert is {answer.parameters.get(WEIGHTS_MEANING, '?')}", markup=False)
 
 
 def _by_name(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
