@@ -23,6 +23,7 @@ from mistere.common.urls import endpoint_of
 from mistere.data.audio import AudioError
 from mistere.data.kinds.kind import UnreadableError
 from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
+from mistere.serving.explanation import Explanation
 from pipelines.cli.commands import demo
 from pipelines.cli.demo import rendering
 from pipelines.cli.demo.conversation import Conversation, ConversationTurn, LabelChange, judged, played
@@ -104,6 +105,22 @@ def test_the_emotions_of_the_last_turn_are_sorted_by_probability() -> None:
     assert re.findall(r"<dt>(\w+)</dt>", shown) == ["joy", "anger", "calm"]
     assert re.findall(r"width: ([\d.]+)%", shown) == ["62.50", "25.00", "12.50"]
     assert "turn 2" in shown
+
+
+def test_what_decided_the_last_turn_is_drawn_as_bars() -> None:
+    explanation = Explanation(
+        ["speech", "text"],
+        np.array([[0, 0], [-0.05, 0.475]], np.float32),
+        np.array([0.625, 0.2], np.float32),
+        np.array([[1, -1, -1], [0, -1, -1]], np.int32),
+        np.array([[0.1, 0, 0], [-0.02, 0, 0]], np.float32),
+    )
+    turns = (ConversationTurn("a"), ConversationTurn("b"))
+    shown = rendering.show_last(Conversation(turns, replace(prediction(2), explanation=explanation)))
+    assert re.findall(r"<dt>(.*?)</dt>", shown)[3:] == ["the other turns alone", "its speech", "its text"]
+    assert re.findall(r"width: ([\d.]+)%", shown)[3:] == ["20.00", "5.00", "47.50"]
+    assert shown.count('class="m-against"') == 1 and "turn 1 (against it, 2 %)" in shown
+    assert "m-why" not in rendering.show_last(Conversation(turns, prediction(2)))
 
 
 def test_each_turn_has_its_emotion_and_all_probabilities() -> None:

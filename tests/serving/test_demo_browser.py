@@ -122,8 +122,13 @@ def test_the_page_in_a_browser(bundle_with_example: str, tmp_path: Path) -> None
         assert "heard by speech and text" in tab.value("[...document.querySelectorAll('.m-said')].pop().innerText")
         assert tab.value("document.querySelectorAll('.m-heat thead th').length") == 3
         assert tab.value("document.querySelectorAll('.m-stack').length") == 2
-        widths = tab.value("[...document.querySelectorAll('.m-track i')].map(bar => parseFloat(bar.style.width))")
+        widths = tab.value(
+            "[...document.querySelectorAll('.m-bars:not(.m-reasons) i')].map(bar => parseFloat(bar.style.width))"
+        )
         assert len(widths) == 4 and sum(widths) == pytest.approx(100, abs=0.1)
+
+        parts = tab.value("[...document.querySelectorAll('.m-reasons dt')].map(part => part.innerText)")
+        assert parts == ["the other turns alone", "its speech", "its text"]
 
         tab.picture(tmp_path / "two-turns.png")
         assert (tmp_path / "two-turns.png").stat().st_size > 20_000

@@ -17,10 +17,13 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.common.secrets.redaction import redact
 from mistere.common.urls import endpoint_of
 from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
+from mistere.serving.protocol import MODALITY_CONTRIBUTIONS
 from pipelines.cli.demo.conversation import ConversationTurn
 from pipelines.cli.demo.images import image_modalities
 from pipelines.cli.demo.origin import AllowedHosts, check_public_url
 
+_EXPLAINED_TURNS = 32
+"""Longer conversations are shown without reasons, which would take longer with each turn."""
 _WAIT_SECONDS = 5.0
 
 
@@ -101,16 +104,18 @@ def _serve(
         from pipelines.cli.demo.page import build_page
         from pipelines.cli.demo.server import serve_page
 
-        page = build_page(partial(_ask, client), destination, example, image_modalities(client.metadata()))
+        metadata = client.metadata()
+        explains = any(output["name"] == MODALITY_CONTRIBUTIONS for output in metadata.get("outputs", ()))
+        page = build_page(partial(_ask, client, explains=explains), destination, example, image_modalities(metadata))
         serve_page(
             page, listener, hosts, lambda address: print(f"the page is at {address}  stop with Ctrl-C", flush=True)
         )
 
 
-def _ask(client: DialogueClient, turns: Sequence[ConversationTurn]) -> EndpointPrediction:
-    """Query the predictor; the page is not shown its address in an error."""
+def _ask(client: DialogueClient, turns: Sequence[ConversationTurn], explains: bool = False) -> EndpointPrediction:
+    """Query the predictor, with an explanation if it gives any; the page is not shown its address in an error."""
     try:
-        return client.predict_rest(turns)
+        return client.predict_rest(turns, "explain" if explains and len(turns) <= _EXPLAINED_TURNS else False)
     except EndpointError as error:
         raise EndpointError(str(error).replace(redact(client.url), "the predictor"), error.code) from error
 

@@ -58,6 +58,30 @@ class Cell:
     earlier: str
 
 
+@dataclass(frozen=True)
+class Reason:
+    """A part of the probability of an emotion, as a bar to the right of zero, or in another colour if it is negative.
+
+    Attributes:
+        name: what it comes from.
+        size: its size as a CSS length.
+        words: the same as text.
+        against: whether it is negative.
+    """
+
+    name: str
+    size: str
+    words: str
+    against: bool
+
+    @classmethod
+    def of(cls, name: str, share: float) -> Reason:
+        """A part of this size; the response is not trusted."""
+        value = min(1.0, max(-1.0, share)) if share == share else 0.0
+        words = f"{'−' if value < 0 else ''}{percent(abs(value))}"
+        return cls(name, f"{100 * abs(value):.2f}%", words, value < 0)
+
+
 def percent(share: float) -> str:
     """Format a share, for example ``62 %``; a share above 0 is never shown as 0."""
     return "<1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
@@ -91,9 +115,40 @@ def show_last(conversation: Conversation) -> str:
     """Render the probabilities of the last turn as bars, highest first."""
     answer = conversation.answer
     if answer is None:
-        return _render("last.html", bars=[], number=0)
+        return _render("last.html", bars=[], number=0, reasons=[], turns="")
     bars = [Part(*each) for each in zip(answer.labels, _shares(answer.probabilities)[-1], strict=True)]
-    return _render("last.html", bars=sorted(bars, key=lambda bar: -bar.share), number=len(conversation.turns))
+    return _render(
+        "last.html",
+        bars=sorted(bars, key=lambda bar: -bar.share),
+        number=len(conversation.turns),
+        reasons=_reasons(answer) if answer.predicted[-1] else [],
+        turns=_influential(answer),
+    )
+
+
+def _reasons(answer: EndpointPrediction) -> list[Reason]:
+    """What the probability of the last turn's emotion consists of; none if the answer does not say."""
+    explanation = answer.explanation
+    if explanation is None:
+        return []
+    parts = [("the other turns alone", float(explanation.baselines[-1]))]
+    parts += [
+        (f"its {name}", float(share))
+        for name, share in zip(explanation.modalities, explanation.contributions[-1], strict=True)
+    ]
+    return [Reason.of(*part) for part in parts]
+
+
+def _influential(answer: EndpointPrediction) -> str:
+    """The turns that mattered most for the last one, in words; empty if the answer names none."""
+    explanation = answer.explanation
+    if explanation is None:
+        return ""
+    return ", ".join(
+        f"turn {turn + 1} ({'for' if influence > 0 else 'against'} it, {percent(abs(influence))})"
+        for turn, influence in zip(explanation.turns[-1].tolist(), explanation.influences[-1].tolist(), strict=True)
+        if 0 <= turn < len(answer.predicted) - 1
+    )
 
 
 def show_timeline(conversation: Conversation) -> str:
