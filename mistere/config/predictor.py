@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -56,6 +57,12 @@ def _collector(url: str) -> str:
     return f"{url.rstrip('/')}/v1/traces" if url and not parts.path.strip("/") else url
 
 
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s,]+", text):
+        raise ValueError(f"{text} is not of the form https://host or https://host:port")
+    return text
+
+
 class PredictorConfig(Section):
     """The options of the model server.
 
@@ -81,6 +88,11 @@ class PredictorConfig(Section):
         vector_store_mib: vectors kept for the next turn of a conversation, MiB.
         batch_utterances: utterances of a batch; 0 computes every request alone.
         batch_hold_ms: longest delay of a batch for requests that are still being read, ms.
+        max_streams: open streams of live audio (``/v1/stream``), each of which may hold as much audio as a request; further ones are
+            closed with code 1013, and 0 serves none.
+        stream_silence_ms: silence that ends a turn of a stream, ms.
+        stream_origins: origins such as ``https://calls.example.org`` whose web pages may open streams beside pages of the predictor's
+            own host; programs that send no ``Origin`` always may.
         audio_uri_prefixes: locations ``s3://bucket/prefix/`` that ``audio_uri`` may name; without any, ``audio_uri`` is refused. The
             predictor's identity must be allowed to read them.
         int8: compute the encoders in 8-bit integers on a CPU: faster, but the probabilities differ from the evaluated ones.
@@ -128,6 +140,9 @@ class PredictorConfig(Section):
     vector_store_mib: float = Field(default=64.0, ge=0, le=1e6)
     batch_utterances: int = Field(default=256, ge=0, le=1_000_000)
     batch_hold_ms: float = Field(default=10.0, ge=0, le=60_000)
+    max_streams: int = Field(default=8, ge=0, le=100_000)
+    stream_silence_ms: float = Field(default=600.0, ge=100, le=10_000)
+    stream_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NotStated()] = ()
     audio_uri_prefixes: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], NotStated()] = ()
     int8: bool = False
     device: Device = "auto"

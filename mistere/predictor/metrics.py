@@ -60,6 +60,8 @@ CLOSED = Counter(
     "REST connections closed by the server: at a deadline (idle, head, body), for a large head or body, replaced by a new one, or refused.",
     ["reason"],
 )
+STREAMS = Gauge("mistere_streams", "Open streams of live audio.")
+STREAMS_CLOSED = Counter("mistere_streams_closed", "Streams of live audio that ended, by close code.", ["code"])
 MODEL = Gauge("mistere_model_info", "The served model.", ["name", "version"])
 
 

@@ -23,11 +23,14 @@ from mistere.predictor.connections.http_protocol import LimitedHttpProtocol
 from mistere.predictor.connections.limits import ACCEPTED_AT_ONCE, connection_limit
 from mistere.predictor.connections.log_limit import limit_repeated_lines
 from mistere.predictor.connections.registry import Connections
+from mistere.predictor.connections.stream_protocol import LimitedStreamProtocol
 from mistere.predictor.model import EmotionPredictor
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.protocol.grpc_service import PredictorGRPCServer
 from mistere.predictor.protocol.rest import build_application
 from mistere.predictor.settings import ServerSettings
+from mistere.predictor.stream.messages import MAX_MESSAGE_BYTES
+from mistere.predictor.stream.websocket import Streams
 
 _FIRST_PAUSE, _MAX_PAUSE = 1.0, 30.0  # seconds
 
@@ -87,11 +90,17 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
         limits = settings.limits
         most = connection_limit(limits.connections)
         self._grpc = PredictorGRPCServer(self.dataplane, settings, most)
+        self._streams = (
+            Streams(self.dataplane, limits, settings.options.stream_origins) if settings.options.max_streams else None
+        )
+        connections = Connections(most)
         self._rest = _RestServer(
             uvicorn.Config(
-                build_application(self.dataplane, limits),
-                http=partial(LimitedHttpProtocol, Connections(most), limits),  # type: ignore[arg-type]  # called as a class is
-                ws="none",
+                build_application(self.dataplane, limits, self._streams),
+                http=partial(LimitedHttpProtocol, connections, limits),  # type: ignore[arg-type]  # called as a class is
+                ws=partial(LimitedStreamProtocol, connections, limits) if self._streams else "none",  # type: ignore[arg-type]
+                ws_max_size=2 * MAX_MESSAGE_BYTES,  # up to it, the session answers with a sentence
+                ws_per_message_deflate=False,  # audio hardly shrinks, and a small message could grow to gigabytes
                 backlog=ACCEPTED_AT_ONCE,
                 log_config=None,
                 access_log=False,
@@ -146,7 +155,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             await asyncio.wait(awaited - {loading}, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 logger.info("stopping")
-                await asyncio.sleep(self._drain_seconds)
+                await asyncio.gather(asyncio.sleep(self._drain_seconds), self._drain_streams())
         self._rest.should_exit = True
         ended, _ = await asyncio.gather(rest, self._grpc.stop(self.grace_period), return_exceptions=True)
         stopping.cancel()
@@ -158,6 +167,10 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             ) from ended
         if isinstance(ended, BaseException):
             raise ended
+
+    async def _drain_streams(self) -> None:
+        if self._streams is not None:
+            await self._streams.drain(self.grace_period)
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """Load in a daemon thread, so that a stop does not wait for a long load."""

@@ -60,6 +60,8 @@ class Limits:
     vector_store_bytes: int = _limit("vector_store_mib", MIB)
     batch_utterances: int = _limit("batch_utterances")
     batch_hold_seconds: float = _limit("batch_hold_ms", 0.001)
+    streams: int = _limit("max_streams")
+    stream_silence_seconds: float = _limit("stream_silence_ms", 0.001)
 
     @classmethod
     def of(cls, config: PredictorConfig) -> Limits:

@@ -216,7 +216,7 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         str(Path(__file__)),
         logs / "faulty.log",
         *("--max-waiting", "1", "--drain-seconds", "1", "--max-body-seconds", "1", "--vector-store-mib", "0"),
-        *("--max-head-seconds", "1"),
+        *("--max-head-seconds", "1", "--max-streams", "0"),
         files=128,
     )
     bundle = request.getfixturevalue("bundle")

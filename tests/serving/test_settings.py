@@ -37,6 +37,7 @@ OTHER: dict[str, Any] = {
     "shadow_share": 0.5,
     "trace_endpoint": "http://collector:4318/v1/traces",
     "trace_share": 0.25,
+    "stream_origins": ("https://calls.example.org",),
 }
 """Values of options that are neither a flag nor one of several words, nor a number that may be larger by 1."""
 

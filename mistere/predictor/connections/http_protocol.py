@@ -82,6 +82,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._head_begun = False
         self._outside_body = 0
         self._discarded = 0
+        self._upgraded = False
         self.phase, self.since = Phase.HEAD, 0.0
 
     def _enter(self, phase: Phase, seconds: float | None = None) -> None:
@@ -123,6 +124,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._enter(Phase.HEAD)
         self._outside_body += len(data)
         super().data_received(data)
+        if self._upgraded:
+            return
         if self._outside_body > _MAX_HEAD and not self.transport.is_closing():
             metrics.labelled(metrics.CLOSED, "large").inc()
             if self._is_answering():
@@ -137,7 +140,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin the deadline of the body."""
-        if self._is_parsed_again():
+        if self._is_parsed_again() or self._becomes_stream():
             return
         self._head_begun = False
         self._discarded = 0
@@ -148,16 +151,37 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _is_parsed_again(self) -> bool:
         return isinstance(self.parser, UpgradeIgnoringParser) and self.parser.offers_upgrade()
 
+    def accepts_upgrade(self) -> bool:
+        """Whether the request opens a stream, and streams are served."""
+        return self._should_upgrade() and self.parser.get_method() == b"GET"
+
+    def _becomes_stream(self) -> bool:
+        return bool(self.parser.should_upgrade()) and self.accepts_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection to the protocol of streams."""
+        if self._is_answering():  # the answer to the request before would be sent into the stream
+            self.give_up()
+            return
+        self._upgraded = True
+        self._cancel(self._deadline)
+        self._cancel(self._stalled)
+        self._registry.remove(self)
+        self.scope["method"] = "GET"
+        super().handle_websocket_upgrade()
+
     def on_body(self, body: bytes) -> None:
         """Count again from 0 the bytes of a head or of trailers, which come without a body between them."""
         self._outside_body = 0
+        if self._becomes_stream():
+            return
         if self.cycle.response_complete:
             self._discard(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the deadline of the body."""
-        if self._is_parsed_again():
+        if self._is_parsed_again() or self._becomes_stream():
             return
         self._outside_body = 0
         super().on_message_complete()

@@ -1,4 +1,4 @@
-"""Parse a request that offers another protocol as the HTTP/1.1 request that it also is.
+"""Parse a request that offers another protocol than WebSocket as the HTTP/1.1 request that it also is.
 
 Java's HttpClient, which Spring uses by default, offers HTTP/2 (``Upgrade: h2c``) with a request and its body. A server may ignore
 the offer (RFC 9110, section 7.8), as this one does. httptools takes the offer for accepted: it skips the body and reports its bytes as those
@@ -20,6 +20,9 @@ class ParsedHead(Protocol):
     url: bytes
     headers: list[tuple[bytes, bytes]]
 
+    def accepts_upgrade(self) -> bool:
+        """Whether the offer is accepted."""
+
 
 class UpgradeIgnoringParser(httptools.HttpRequestParser):
     """httptools' parser, which parses a head that offers another protocol again without the offer, and then the body.
@@ -35,7 +38,7 @@ class UpgradeIgnoringParser(httptools.HttpRequestParser):
 
     def offers_upgrade(self) -> bool:
         """Whether the head, now complete, will be parsed again without its offer."""
-        return bool(self.should_upgrade()) and self.get_method() != b"CONNECT"
+        return bool(self.should_upgrade()) and self.get_method() != b"CONNECT" and not self._protocol.accepts_upgrade()
 
     def feed_data(self, data: bytes | bytearray | memoryview[int] | array[int]) -> None:
         """Parse the next bytes of the connection."""

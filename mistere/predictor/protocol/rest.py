@@ -32,6 +32,7 @@ from mistere.predictor.protocol.document_page import PAGE_HEADERS, PAGE_PATH, do
 from mistere.predictor.protocol.openapi import OPENAPI_PATH, build_document
 from mistere.predictor.protocol.wire import INLINE_BYTES, checked_id, parse_json, read_rest, size_header, write_rest
 from mistere.predictor.settings import Limits
+from mistere.predictor.stream.websocket import STREAM_PATH, Streams
 from mistere.predictor.tracing.request_trace import TRACEPARENT, TRACING
 from mistere.serving import protocol
 
@@ -241,8 +242,14 @@ def _version(request: Request) -> str:
     return str(request.path_params.get("version", ""))
 
 
-def build_application(data_plane: PredictorDataPlane, limits: Limits) -> FastAPI:
-    """Build the REST application, without kserve's paths for loading and unloading models."""
+def build_application(data_plane: PredictorDataPlane, limits: Limits, streams: Streams | None = None) -> FastAPI:
+    """Build the REST application, without kserve's paths for loading and unloading models.
+
+    Args:
+        data_plane: shared with gRPC.
+        limits: limits of a request.
+        streams: serves streams; None serves none.
+    """
     application = FastAPI(
         title="MiSTER-E predictor", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
@@ -271,6 +278,8 @@ def build_application(data_plane: PredictorDataPlane, limits: Limits) -> FastAPI
     ):
         # Starlette's route: FastAPI's takes 0.1 ms to find that there is nothing to inject (`mistere bench serve`).
         application.add_route(path, partial(_answer_post, answer), methods=["POST"])
+    if streams is not None:
+        application.add_api_websocket_route(STREAM_PATH, streams.serve)
 
     async def on_error(_: Request, error: Exception) -> Response:
         return error_response(as_request_error(error, str(uuid.uuid4()), limits.utterance_seconds))

@@ -1,0 +1,159 @@
+"""One stream, whatever carries its messages: reads audio and control messages, and answers each turn as it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from mistere.predictor.errors import as_request_error
+from mistere.predictor.protocol.codec import response_parameters
+from mistere.predictor.protocol.data_plane import PredictorDataPlane
+from mistere.predictor.settings import Limits
+from mistere.predictor.stream.conversation import Conversation
+from mistere.predictor.stream.messages import (
+    MAX_MESSAGE_BYTES,
+    CloseCode,
+    End,
+    EndTurn,
+    Start,
+    StreamError,
+    parse_message,
+)
+from mistere.predictor.stream.turns import RATE, SAMPLE_BYTES, ChannelSplitter, Cut
+from mistere.serving import protocol
+
+_WAITING_TURNS: Final = 8
+"""Turns of a stream that wait for their answers; nothing more is read from its client until one is answered."""
+
+Receive = Callable[[], Awaitable[bytes | str]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class StreamSession:
+    """A stream.
+
+    Args:
+        data_plane: answers requests.
+        limits: limits of a request, and of streams.
+        receive: returns the next message of the client: bytes of audio, or a control message.
+        send: sends a message to the client.
+    """
+
+    def __init__(self, data_plane: PredictorDataPlane, limits: Limits, receive: Receive, send: Send) -> None:
+        self._data_plane, self._limits = data_plane, limits
+        self._receive, self._send = receive, send
+        self._channels = 1
+        self._texts: dict[int, str] = {}
+        self._splitter: ChannelSplitter
+        self._conversation: Conversation
+        self._waiting: asyncio.Queue[int | None] = asyncio.Queue(_WAITING_TURNS)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve until the client ends the stream, or the server stops; all turns that ended by then are answered.
+
+        Raises:
+            StreamError: the stream ends with another code than 1000.
+        """
+        await self._begin()
+        answering = asyncio.create_task(self._answer_turns())
+        reading = asyncio.create_task(self._read())
+        leaving = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({answering, reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            stopped = not reading.done() and not answering.done()
+            if stopped:
+                reading.cancel()
+                await asyncio.wait({reading})
+            elif reading.done():
+                reading.result()
+            if not answering.done():
+                for cut in self._splitter.close():
+                    await self._close_turn(cut)
+                await self._waiting.put(None)
+            await answering
+            if stopped:
+                raise StreamError(CloseCode.GOING_AWAY, "The server stops: open a new stream.")
+        finally:
+            for task in (answering, reading, leaving):
+                task.cancel()
+
+    async def _begin(self) -> None:
+        first = await self._next()
+        message = parse_message(first, 1) if isinstance(first, str) else None
+        if not isinstance(message, Start):
+            raise StreamError(CloseCode.POLICY, 'The first message must be {"type": "start", "channels": 1}.')
+        name = message.model or min(self._data_plane.model_registry.get_models(), default="")
+        try:
+            await self._data_plane.admit(name, "")
+            model = await self._data_plane.get_model(name)
+        except Exception as error:
+            failure = as_request_error(error, str(uuid.uuid4()), self._limits.utterance_seconds)
+            raise StreamError(
+                CloseCode.POLICY if failure.code == 404 else CloseCode.TRY_LATER, failure.message
+            ) from error
+        transcribes = message.parameters.get(protocol.TRANSCRIBE, True) and model.loaded.transcriber is not None
+        if "speech" not in model.loaded.encoder_digests and not transcribes:
+            raise StreamError(CloseCode.POLICY, "This model reads no audio, so it cannot answer a stream.")
+        self._channels = message.channels
+        self._splitter = ChannelSplitter(
+            message.channels, self._limits.stream_silence_seconds, self._limits.utterance_seconds
+        )
+        self._conversation = Conversation(self._data_plane, name, self._limits, message.parameters)
+        await self._send({"type": "ready", "model": name, "rate": RATE, **response_parameters(model.loaded)})
+
+    async def _next(self) -> bytes | str:
+        try:
+            async with asyncio.timeout(self._limits.idle_seconds):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise StreamError(
+                CloseCode.POLICY, f"No message arrived within {self._limits.idle_seconds:g} s."
+            ) from error
+        if len(message) > MAX_MESSAGE_BYTES:
+            raise StreamError(CloseCode.TOO_LARGE, f"A message may have {MAX_MESSAGE_BYTES} bytes; this one has more.")
+        return message
+
+    async def _read(self) -> None:
+        """Read until the client ends the stream."""
+        while True:
+            content = await self._next()
+            if isinstance(content, bytes):
+                if len(content) % (SAMPLE_BYTES * self._channels):
+                    raise StreamError(
+                        CloseCode.UNSUPPORTED,
+                        f"A binary message must hold whole samples of 16 bits for each of the {self._channels} channels.",
+                    )
+                for cut in self._splitter.add(content):
+                    await self._close_turn(cut)
+                continue
+            message = parse_message(content, self._channels)
+            if isinstance(message, End):
+                return
+            if isinstance(message, Start):
+                raise StreamError(CloseCode.POLICY, "The stream has started already: open another one.")
+            if isinstance(message, EndTurn):
+                for cut in self._splitter.close(message.channel):
+                    await self._close_turn(cut)
+            elif message.turn is None:
+                self._texts[message.channel] = message.text
+            elif self._conversation.set_text(message.turn, message.text):
+                await self._waiting.put(message.turn)
+            else:
+                await self._send({"type": "error", "error": f"Turn {message.turn} is not held here."})
+
+    async def _close_turn(self, cut: Cut) -> None:
+        await self._waiting.put(self._conversation.add(cut, self._texts.pop(cut.channel, "")))
+
+    async def _answer_turns(self) -> None:
+        """Answer the turns in their order; an error of one does not end the stream."""
+        while (number := await self._waiting.get()) is not None:
+            try:
+                answer = await self._conversation.answer(number)
+            except Exception as error:
+                failure = as_request_error(error, str(uuid.uuid4()), self._limits.utterance_seconds)
+                await self._send({"type": "error", "turn": number, "code": failure.code, "error": failure.message})
+                continue
+            if answer is not None:
+                await self._send({"type": "turn", **answer})
