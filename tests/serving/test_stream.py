@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from mistere.data.kinds.audio import encoded
 from mistere.predictor.stream.messages import MAX_MESSAGE_BYTES
@@ -159,14 +160,13 @@ def test_a_wrong_message_ends_the_stream_with_a_sentence(
 
 
 def test_pages_of_other_hosts_and_other_paths_are_refused(server: Server) -> None:
-    for options in ({"origin": "https://evil.example.org"}, {}):
-        path = "/v1/stream" if options else "/v2"
+    for path, origin in (("/v1/stream", "https://evil.example.org"), ("/v2", server.url)):
         with (
             pytest.raises(InvalidStatus, match="403"),
-            connect(f"ws://127.0.0.1:{server.http_port}{path}", proxy=None, **options),
+            connect(f"ws://127.0.0.1:{server.http_port}{path}", proxy=None, origin=Origin(origin)),
         ):
             pass
-    with opened(server, {}, origin=server.url):
+    with opened(server, {}, origin=Origin(server.url)):
         pass
     assert httpx.get(f"{server.url}/v1/stream").status_code == 404
 
@@ -204,6 +204,16 @@ def test_a_client_that_sends_faster_than_it_is_answered_waits(server: Server) ->
         send_audio(stream, samples, 32000)
         stream.send(json.dumps({"type": "end"}))
         assert [turn["turn"] for turn in rest_of(stream)] == list(range(30))
+
+
+def test_a_client_that_leaves_while_turns_wait_leaves_no_stream_behind(server: Server) -> None:
+    samples = np.concatenate([np.concatenate([voice(0.5), silence(0.9)])] * 14)
+    with opened(server, {}) as stream:
+        send_audio(stream, samples, 32000)
+        stream.send(json.dumps({"type": "end"}))
+        stream.recv(60)
+        stream.socket.shutdown(socket.SHUT_RDWR)
+    wait_until(lambda: metric(server, "mistere_streams") == 0)
 
 
 def test_an_overlong_turn_is_cut_and_noise_is_none(server: Server) -> None:

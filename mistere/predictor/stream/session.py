@@ -60,6 +60,7 @@ class StreamSession:
         answering = asyncio.create_task(self._answer_turns())
         reading = asyncio.create_task(self._read())
         leaving = asyncio.create_task(stopping.wait())
+        ending: asyncio.Task[None] | None = None
         try:
             await asyncio.wait({answering, reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
             stopped = not reading.done() and not answering.done()
@@ -68,16 +69,14 @@ class StreamSession:
                 await asyncio.wait({reading})
             elif reading.done():
                 reading.result()
-            if not answering.done():
-                for cut in self._splitter.close():
-                    await self._close_turn(cut)
-                await self._waiting.put(None)
+            ending = asyncio.create_task(self._end_turns())  # beside the answers: it waits while too many turns do
             await answering
             if stopped:
                 raise StreamError(CloseCode.GOING_AWAY, "The server stops: open a new stream.")
         finally:
-            for task in (answering, reading, leaving):
-                task.cancel()
+            for task in (answering, reading, leaving, ending):
+                if task is not None:
+                    task.cancel()
 
     async def _begin(self) -> None:
         first = await self._next()
@@ -142,6 +141,12 @@ class StreamSession:
                 await self._waiting.put(message.turn)
             else:
                 await self._send({"type": "error", "error": f"Turn {message.turn} is not held here."})
+
+    async def _end_turns(self) -> None:
+        """End the open turns; the answers end with theirs."""
+        for cut in self._splitter.close():
+            await self._close_turn(cut)
+        await self._waiting.put(None)
 
     async def _close_turn(self, cut: Cut) -> None:
         await self._waiting.put(self._conversation.add(cut, self._texts.pop(cut.channel, "")))
