@@ -133,7 +133,11 @@ REFUSED: list[tuple[list[dict[str, Any] | bytes | str], int, str]] = [
     ([{**START, "channels": True}], 1008, "The field channels must be an integer from 1 to 8."),
     ([{**START, "channels": 9}], 1008, "The field channels must be an integer from 1 to 8."),
     ([{**START, "chanels": 2}], 1008, "Unknown field 'chanels' of start"),
-    ([{**START, "parameters": {"detail": "yes"}}], 1008, "The parameter 'detail' of a stream must be true or false."),
+    (
+        [{**START, "parameters": {"transcribe": "yes"}}],
+        1008,
+        "The parameter 'transcribe' of a stream must be true or false.",
+    ),
     ([{**START, "model": "other"}], 1008, "No model of that name is served here."),
     ([START, START], 1008, "The stream has started already"),
     ([{**START, "channels": 2}, b"\0\0"], 1003, "A binary message must hold whole samples"),
