@@ -45,7 +45,7 @@ def measure_calls(
     measurement = CallMeasurement(dialogues, reference.labels, settings)
     if not measurement.turns:
         raise DataError(
-            f"the first {config.robustness_dialogues} test dialogues have no label: raise evaluation.robustness_dialogues."
+            f"no turn of the first test dialogues ({config.robustness_dialogues}) has a label: raise evaluation.robustness_dialogues."
         )
     other = _champion(step, champion)
 

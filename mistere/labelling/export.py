@@ -111,7 +111,7 @@ def export_tasks(store: ObjectStore, directory: Path, options: ExportOptions, no
     kept = _candidates(store, time.time() if now is None else now, known, notes)
     if not kept:
         raise MistereError(
-            f"{store.location(DIALOGUES)} holds no dialogue to label: keep some with the predictor's option --sample-share and the "
+            f"{store.location(DIALOGUES)} holds no dialogue to label: keep some with `mistere serve --sample-share` and the "
             "consent of the clients."
         )
     newest = max(kept.values(), key=lambda one: one.dialogue.updated_at).dialogue

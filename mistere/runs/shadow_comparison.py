@@ -132,7 +132,7 @@ def compare_shadow(
     if not hours:
         reason = f" {notes[0]}" if notes else ""
         raise MistereError(
-            f"no request was copied to {shadow.named} in the last {since}: the predictor in front must run with --shadow (on a cluster: "
+            f"no request was copied to {shadow.named} in the last {since}: the predictor in front must be started by `mistere serve --shadow local` (on a cluster: "
             f"deployment.shadow=true), and writes once a minute.{reason}"
         )
     total = ShadowCounts(front_labels, shadow_labels)

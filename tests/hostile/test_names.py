@@ -429,6 +429,7 @@ def test_stage_record_under_a_hostile_key_is_reported(canary: Path, tmp_path: Pa
 def test_nothing_unpacks_archives(code_modules: dict[Path, str]) -> None:
     """No entrance writes an archive's members to disk, so their names cannot lead out. One reads arrays from a zip file, in memory."""
     for path, text in code_modules.items():
+        text = text.replace("propagator.extract(", "")  # OpenTelemetry's, which reads a header
         words = ("zipfile", "tarfile", "unpack_archive", "extractall", ".extract(")
         for word in words[1:] if path.as_posix().endswith("corpora/features/npz_file.py") else words:
             assert word not in text, f"{path} unpacks an archive: check its members by path_below, and test it here."

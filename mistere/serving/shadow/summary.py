@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from mistere.common.counting import counted
 from mistere.serving.shadow.figures import ERRORS, SECONDS_EDGES, SIDES, SUMS, UNIT_BINS, ShadowCounts
 
 Verdict = Literal["alike", "different", "undecided"]
@@ -162,7 +163,7 @@ class Summary:
         sentences = []
         if self.few:
             sentences.append(
-                f"Too little was compared for a verdict on the labels: {same.of:,} turns of {self.dialogues:,} dialogues, "
+                f"Too little was compared for a verdict on the labels: {counted(same.of, 'turn')} of {counted(self.dialogues, 'dialogue')}, "
                 f"of at least {MIN_TURNS} and {MIN_DIALOGUES}."
             )
         elif not same.low >= self.min_agreement:

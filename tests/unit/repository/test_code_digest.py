@@ -263,9 +263,10 @@ def test_the_meaning_is_the_same_under_every_python_of_this_machine() -> None:
 MODULE_NAME = re.compile(r"(?<![\w/.$-])((?:mistere|components|pipelines)(?:\.[A-Za-z_]\w*)+)(?![\w/-]|\.\w)")
 NOT_MODULES = re.compile(
     r"pipelines\.kubeflow\.org|mistere\.(step_key|outcome|commit|dirty|profile|bundle_digest|dvc_digest|run_id|e2e)\b|"
+    r"mistere\.(model\.(name|version|digest)|protocol|utterances|new_vectors|batch_dialogues)\b|"
     r"pipelines\.cli\.doctor\.groups\.local_machine\._DISK_BYTES"
 )
-"""An API group of Kubernetes, and tags in MLflow and labels of containers that start like a package of ours."""
+"""An API group of Kubernetes, and tags in MLflow, labels of containers and attributes of traces that start like a package of ours."""
 
 
 @cache

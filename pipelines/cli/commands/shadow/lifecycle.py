@@ -11,6 +11,7 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ObjectStore
 from mistere.artifacts.signing import verify_bundle
+from mistere.common.counting import counted
 from mistere.common.errors import MistereError, UsageError
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import connect
@@ -153,7 +154,9 @@ def _compared(store: ObjectStore, front: Deployment) -> str:
     except MistereError:
         return ""
     same = summary.agreement
-    return "" if math.isnan(same.value) else f"As a shadow it agreed on {shown_share(same)} of {same.of:,} turns."
+    return (
+        "" if math.isnan(same.value) else f"As a shadow it agreed on {shown_share(same)} of {counted(same.of, 'turn')}."
+    )
 
 
 def _remove(store: ObjectStore, front: Deployment) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from mistere.artifacts.object_store import ObjectStore
+from mistere.common.counting import counted
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.names import shown
 from mistere.reports.shadow.page import render_shadow
@@ -75,7 +76,10 @@ def _show(comparison: ShadowComparison, page: Path) -> None:
     )
     line("copies", ", ".join(f"{count:,} {name}" for name, count in summary.counts.outcomes.items() if count) or "none")
     for one in summary.counts.dialogues[:_SHOWN_DIALOGUES]:
-        line("differs", f"{shown(one.identity)}: {one.differing} of {one.turns} turns, distance {one.distance:.2f}")
+        line(
+            "differs",
+            f"{shown(one.identity)}: {one.differing} of {counted(one.turns, 'turn')}, distance {one.distance:.2f}",
+        )
     line("report", str(page))
 
 
