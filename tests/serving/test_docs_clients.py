@@ -43,9 +43,12 @@ def test_the_client_prints_labels(server: Server, number: int) -> None:
 
 def test_the_curl_command_succeeds(server: Server, tmp_path: Path) -> None:
     script, *others = re.findall(r"```bash\n(curl.*?)```", CALLS, re.DOTALL)
+    (explained,) = [other for other in others if '"explain"' in other]
+    others.remove(explained)
     assert all(any(own in other for own in ("face.jpg", "DIGEST", '"predict": false')) for other in others)
-    result = subprocess.run(
-        ["bash", "-e", "-c", with_ports(server, script)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert '"predictions"' in result.stdout and '"expert_probabilities"' in result.stdout
+    for command, field in ((script, '"expert_probabilities"'), (explained, '"modality_contributions"')):
+        result = subprocess.run(
+            ["bash", "-e", "-c", with_ports(server, command)], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        assert '"predictions"' in result.stdout and field in result.stdout

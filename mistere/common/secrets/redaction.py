@@ -19,6 +19,7 @@ import netrc
 import os
 import re
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -112,9 +113,10 @@ def _of_variable(name: str, value: str) -> frozenset[str]:
         secrets.update(secrets_of_urls(value))
     if is_secret_name(name) and not (value.startswith(("/", "~", ".")) and Path(value).expanduser().exists()):
         secrets.add(value)
-        parts = urlsplit(value) if "://" in value else None
-        if parts is not None and len(parts.path) > 1:  # a library may quote the path alone
-            secrets.add(f"{parts.path}?{parts.query}" if parts.query else parts.path)
+        with suppress(ValueError):  # not a valid URL
+            parts = urlsplit(value) if "://" in value else None
+            if parts is not None and len(parts.path) > 1:  # a library may quote the path alone
+                secrets.add(f"{parts.path}?{parts.query}" if parts.query else parts.path)
     return frozenset(form for secret in secrets for form in _forms(secret))
 
 

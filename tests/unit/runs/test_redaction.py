@@ -245,3 +245,9 @@ def test_private_files_are_readable_by_their_owner_alone(tmp_path: Path) -> None
 
 def test_redacted_urls_stay_usable() -> None:
     assert redact_url("postgresql://me:s3cret@db:5432/x?sslmode=require") == "postgresql://db:5432/x?sslmode=require"
+
+
+def test_a_secret_that_is_no_valid_url_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTERE_WEBHOOK_TOKEN", "https://[half/T0SECRET/x7Qsecretx7Q")
+    conceal()  # read the environment again
+    assert "x7Qsecretx7Q" not in redact("posting to https://[half/T0SECRET/x7Qsecretx7Q failed")
