@@ -18,6 +18,10 @@ BUNDLE_STORE: Final = "bundle"
 """A value of ``traffic_store`` and ``sample_store``: the store of the served bundle."""
 LOCAL_SHADOW: Final = "local"
 """A value of ``shadow``: a process that the predictor starts."""
+COPY_MIB: Final = 32
+"""Copies of requests that may wait for a shadow, and so the largest copy, MiB."""
+MOST_TOKENS: Final = 100_000_000
+"""The highest limit of the text of a request, tokens."""
 _DAY: Final = 86400
 
 
@@ -116,7 +120,8 @@ class PredictorConfig(Section):
         shadow_queue: copies that may wait for the shadow; further ones are dropped.
         shadow_seconds: time limit of an answer of the shadow, seconds.
         shadow_idle: give a shadow that this process runs only the processor time that nothing else on the machine uses.
-        copies: be a shadow: count nothing of what is answered as traffic, and copy nothing.
+        copies: be a shadow: count nothing of what is answered as traffic, copy nothing, and take requests of up to 32 MiB with any amount
+            of audio and text in all, because a copy holds again what its client sent before.
         trace_endpoint: collector of traces by OTLP over HTTP, ``http://host:4318``; without a path, ``/v1/traces`` is added; empty sends
             none. A trace holds times and counts: no text, recording, vector or id of a client. ``OTEL_EXPORTER_OTLP_HEADERS`` sets headers.
         trace_share: share of the requests that are traced. Where a request has a ``traceparent``, its caller has decided.
@@ -129,7 +134,7 @@ class PredictorConfig(Section):
     max_utterances: int = Field(default=128, gt=0, le=100_000)
     max_seconds: float = Field(default=30.0, gt=0, le=3600)
     max_total_seconds: float = Field(default=600.0, gt=0, le=_DAY)
-    max_total_tokens: int = Field(default=32768, gt=0, le=100_000_000)
+    max_total_tokens: int = Field(default=32768, gt=0, le=MOST_TOKENS)
     max_waiting: int = Field(default=64, gt=0, le=100_000)
     max_waiting_seconds: float = Field(default=1200.0, gt=0, le=1e9)
     max_connections: int = Field(default=512, gt=0, le=1_000_000)
@@ -175,6 +180,11 @@ class PredictorConfig(Section):
         if self.int8 and self.dtype in ("bfloat16", "float16"):
             raise ValueError("int8 quantises weights in float32: leave it out, or set dtype to float32")
         return self
+
+    def for_shadow(self) -> PredictorConfig:
+        """The options of a shadow of a predictor with these options."""
+        changes = {"copies": True, "shadow": "", "traffic_store": "", "sample_share": 0.0, "sample_store": BUNDLE_STORE}
+        return self.model_copy(update=changes)
 
     @property
     def is_exact(self) -> bool:

@@ -7,12 +7,12 @@ import errno
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Final, NoReturn
 
 from mistere.common.errors import MistereError, UsageError
-from mistere.config.predictor import PredictorConfig
+from mistere.config.predictor import COPY_MIB, MOST_TOKENS, PredictorConfig
 from mistere.config.predictor_options import options, resolve, stated
 from mistere.serving import protocol
 
@@ -65,8 +65,18 @@ class Limits:
 
     @classmethod
     def of(cls, config: PredictorConfig) -> Limits:
-        """The limits that options set."""
-        return cls(**{each.name: _converted(config, each.metadata) for each in fields(cls)})  # type: ignore[arg-type]
+        """The limits that options set; those of a shadow admit whatever the predictor in front copies."""
+        limits = cls(**{each.name: _converted(config, each.metadata) for each in fields(cls)})  # type: ignore[arg-type]
+        return limits._for_copies() if config.copies else limits
+
+    def _for_copies(self) -> Limits:
+        """Raise the limits of a whole request: a copy also holds what the predictor in front had in its cache."""
+        return replace(
+            self,
+            request_bytes=max(self.request_bytes, COPY_MIB * MIB),
+            request_seconds=max(self.request_seconds, self.utterances * self.utterance_seconds),
+            request_tokens=MOST_TOKENS,
+        )
 
     def stated(self) -> dict[str, str]:
         """The limits of a request as the model's metadata states them, for example ``limit.utterances``: ``128``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import pytest
@@ -231,6 +231,18 @@ def test_limits_are_options_in_the_units_of_the_server() -> None:
     limits = Limits.of(given)
     assert (limits.request_bytes, limits.batch_hold_seconds, limits.utterances) == (3 * MIB // 2, 0.0025, 300)
     assert limits.stated()["limit.utterances"] == "300"
+
+
+def test_a_shadow_takes_copies_that_hold_what_the_client_sent_before() -> None:
+    own = Limits.of(PredictorConfig(max_total_tokens=100, max_utterances=300))
+    shadow = Limits.of(PredictorConfig(max_total_tokens=100, max_utterances=300, copies=True))
+    assert (own.request_bytes, own.request_seconds, own.request_tokens) == (8 * MIB, 600, 100)
+    assert (shadow.request_bytes, shadow.request_seconds) == (32 * MIB, 300 * 30)
+    assert shadow.request_tokens >= shadow.request_bytes
+    assert replace(shadow, request_bytes=0, request_seconds=0, request_tokens=0) == replace(
+        own, request_bytes=0, request_seconds=0, request_tokens=0
+    )
+    assert Limits.of(PredictorConfig(max_request_mib=64, copies=True)).request_bytes == 64 * MIB
 
 
 def test_the_guide_has_every_limit_with_its_default() -> None:

@@ -18,7 +18,7 @@ from prometheus_client import Counter
 
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.object_store import open_store
-from mistere.config.predictor import LOCAL_SHADOW
+from mistere.config.predictor import COPY_MIB, LOCAL_SHADOW
 from mistere.predictor.settings import ServerSettings
 from mistere.predictor.shadow.conversations import Conversations
 from mistere.predictor.shadow.copy import DialogueCopy, encoder_digest
@@ -36,7 +36,7 @@ logger = logging.getLogger("kserve.predictor")
 COPIES: Final = Counter(
     "mistere_shadow_copies", "Requests copied to the shadow by what became of the copy.", ["outcome"]
 )
-MOST_QUEUED_BYTES: Final = 32 << 20
+MOST_QUEUED_BYTES: Final = COPY_MIB << 20
 """Inputs that the queue holds at most, beside its length."""
 CHECK_SECONDS: Final = 2.0
 """Time between two looks for a shadow that is not there, or another one."""
@@ -58,7 +58,7 @@ def shadow_copier(model: EmotionModel, settings: ServerSettings) -> ShadowCopier
     store = open_store(location)
     target: Target = FixedTarget(options.shadow)
     if options.shadow == LOCAL_SHADOW:
-        target = LocalTarget(store, settings.model_name, idle=options.shadow_idle)
+        target = LocalTarget(store, settings.model_name, options)
     recorder = ShadowRecorder(model.bundle.digest, tuple(model.labels), store, options.traffic_seconds)
     return ShadowCopier(
         model,

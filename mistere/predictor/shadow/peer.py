@@ -20,6 +20,8 @@ from mistere.serving.shadow.figures import MOST_LABELS
 _MOST_BYTES: Final = 16 << 20
 _PROBE_SECONDS: Final = 2.0
 _CHUNK: Final = 1 << 16
+_OUTCOMES: Final = {413: "unsendable", 429: "busy", 503: "busy"}
+"""By status: what limits the number of comparisons, and is no error of the shadow."""
 
 
 class CopyError(Exception):
@@ -99,7 +101,7 @@ class Peer:
         code, content = self._post(body, headers)
         seconds = time.perf_counter() - start
         if code != 200:
-            raise CopyError("busy" if code in (429, 503) else "refused" if 400 <= code < 500 else "failed")
+            raise CopyError(_OUTCOMES.get(code, "refused" if 400 <= code < 500 else "failed"))
         return _probabilities(content, len(copy.dialogue), identity), seconds
 
     def _post(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:

@@ -14,6 +14,8 @@ from typing import Protocol
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import MistereError
 from mistere.common.processes.child_environment import child_environment
+from mistere.config.predictor import PredictorConfig
+from mistere.config.predictor_options import VARIABLE_PREFIX, rendered
 from mistere.serving.local_predictor import free_ports, last_line, stop
 from mistere.serving.shadow.pointer import find_shadow
 
@@ -56,12 +58,11 @@ class LocalTarget:
     Args:
         store: with the record of the shadow.
         service: the service that is shadowed.
-        idle: give the process only the time that nothing else uses.
+        options: of the predictor in front, which the shadow gets too.
     """
 
-    def __init__(self, store: ObjectStore, service: str, *, idle: bool) -> None:
-        self._store, self._service = store, service
-        self._idle = "--shadow-idle" if idle else "--no-shadow-idle"
+    def __init__(self, store: ObjectStore, service: str, options: PredictorConfig) -> None:
+        self._store, self._service, self._options = store, service, options
         self._folder = tempfile.TemporaryDirectory(prefix="mistere-shadow-")
         self._process: subprocess.Popen[bytes] | None = None
         self._location = self._url = ""
@@ -96,15 +97,15 @@ class LocalTarget:
 
     def _start(self) -> None:
         http, grpc = free_ports(2)
-        options = ["--host", "127.0.0.1", "--http-port", str(http), "--grpc-port", str(grpc), "--drain-seconds", "0"]
-        command = [sys.executable, "-m", "mistere.predictor.shadow", str(os.getpid()), self._location, *options]
+        place = ["--host", "127.0.0.1", "--http-port", str(http), "--grpc-port", str(grpc)]
+        command = [sys.executable, "-m", "mistere.predictor.shadow", str(os.getpid()), self._location, *place]
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                [*command, "--model-name", self._service, "--copies", "--shadow", "", self._idle],
+                [*command, "--model-name", self._service, *shadow_arguments(self._options)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=child_environment(),
+                env=shadow_environment(),
             )
         self._url = f"http://127.0.0.1:{http}"
 
@@ -117,3 +118,14 @@ class LocalTarget:
         """End the process."""
         self._end()
         self._folder.cleanup()
+
+
+def shadow_arguments(options: PredictorConfig) -> list[str]:
+    """The arguments of a shadow on this machine, which differ from those of the predictor in front only where a shadow must."""
+    idle = "--shadow-idle" if options.shadow_idle else "--no-shadow-idle"
+    return [*rendered(options.for_shadow().model_copy(update={"drain_seconds": 0.0})), idle]
+
+
+def shadow_environment() -> dict[str, str]:
+    """Its environment, without the variables of options: the arguments set those that the predictor in front has."""
+    return {name: value for name, value in child_environment().items() if not name.startswith(VARIABLE_PREFIX)}

@@ -32,7 +32,7 @@ _MEANINGS: Final = {
     "refused": "the shadow refused the request (4xx)",
     "failed": "the shadow failed (5xx)",
     "malformed": "the answer was not a prediction",
-    "unsendable": "the recording is no longer held",
+    "unsendable": "the recording is no longer held, or the copy is larger than the shadow takes",
 }
 
 

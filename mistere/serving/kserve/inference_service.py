@@ -242,10 +242,7 @@ def shadow_service(bundle_location: str, digest: str, config: DeploymentConfig, 
     Raises:
         UsageError: the location does not end with the digest.
     """
-    options = config.predictor.model_copy(
-        update={"copies": True, "shadow": "", "traffic_store": "", "sample_share": 0.0}
-    )
-    changes = {"predictor": options, "shadow": False, "traffic": False}
+    changes = {"predictor": config.predictor.for_shadow(), "shadow": False, "traffic": False}
     service = inference_service(bundle_location, digest, config.model_copy(update=changes), image)
     predictor = service["spec"]["predictor"]
     predictor["labels"][SHADOW_LABEL] = "true"

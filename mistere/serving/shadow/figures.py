@@ -24,7 +24,7 @@ OUTCOMES: Final = (
 )
 """What became of a copy. ``compared``: answered; ``full``: dropped, because the queue was full; ``unreachable``: no connection;
 ``slow``: no answer in time; ``busy``: 429 or 503; ``refused``: another 4xx; ``failed``: another 5xx; ``malformed``: the answer is none;
-``unsendable``: it refers to audio that the predictor no longer holds."""
+``unsendable``: it refers to audio that the predictor no longer holds, or is larger than the shadow takes (413)."""
 ERRORS: Final = ("unreachable", "slow", "refused", "failed", "malformed")
 """The outcomes that count as errors of the shadow; the others are limits of how much is compared."""
 
