@@ -96,6 +96,21 @@ def require_shadow(store: ObjectStore, service: str) -> Shadow:
     return shadow
 
 
+def window_of(shadow: Shadow, length: int, now: float) -> tuple[int, int]:
+    """The first hour of a report, counted since 1970, and the hour after the last one.
+
+    It begins with the hour in which the shadow was started: what an earlier shadow of the same bundle did says nothing about this one.
+
+    Args:
+        shadow: the shadow.
+        length: hours at most.
+        now: seconds since 1970.
+    """
+    until = int(now // HOUR_SECONDS) + 1
+    started = min(int(shadow.started_at // HOUR_SECONDS), until - 1)  # a clock that is ahead
+    return max(until - length, started), until
+
+
 def compare_shadow(
     store: ObjectStore,
     front: Deployment,
@@ -109,7 +124,7 @@ def compare_shadow(
     Args:
         store: the object store.
         front: the deployment whose requests are copied.
-        since: length of the window, such as ``7d``.
+        since: length of the window, such as ``7d``; it does not begin before the shadow.
         min_agreement: least share of turns with equal labels, for the verdict.
         max_errors: largest share of errors, for the verdict.
         now: seconds since 1970; None for the current time.
@@ -125,8 +140,7 @@ def compare_shadow(
     front_labels, shadow_labels = (
         tuple(open_artifact(store, ModelBundle, digest).manifest.labels) for digest in digests
     )
-    until = int((time.time() if now is None else now) // HOUR_SECONDS) + 1
-    window = until - length, until
+    window = window_of(shadow, length, time.time() if now is None else now)
     notes: list[str] = []
     hours = read_comparisons(store, digests, (front_labels, shadow_labels), window, notes.append)
     if not hours:

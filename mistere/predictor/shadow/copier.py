@@ -56,7 +56,7 @@ def shadow_copier(model: EmotionModel, settings: ServerSettings) -> ShadowCopier
         return None
     location, _ = split_bundle_location(settings.bundle)
     store = open_store(location)
-    target: Target = FixedTarget(options.shadow)
+    target: Target = FixedTarget(options.shadow, store, settings.model_name)
     if options.shadow == LOCAL_SHADOW:
         target = LocalTarget(store, settings.model_name, options)
     recorder = ShadowRecorder(model.bundle.digest, tuple(model.labels), store, options.traffic_seconds)
@@ -105,6 +105,7 @@ class ShadowCopier:
         self._accepts = False  # read by the event loop: whether copies are worth queueing
         self._peer: Peer | None = None
         self._identity: Identity | None = None
+        self._silent_since: float | None = None
         self._comparison: Comparison | None = None
         self._conversations: Conversations | None = None
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
@@ -209,18 +210,27 @@ class ShadowCopier:
         peer = Peer(url, self._model_name, self._timeout)
         identity = peer.identify()
         if identity is None:
-            self._leave()
+            self._leave(forget=self._is_removed())
             return
+        self._silent_since = None
         if identity.digest == self._digest:
             self._leave(forget=True)  # the same model: there is nothing to compare
             return
         if identity != self._identity:
             self._comparison = Comparison(self._labels, identity.labels)
             self._conversations = Conversations(self._comparison.tally)
+            self._target.found()
             logger.info("shadow=%s receives a share of %g of the requests", identity.digest[:12], self._share)
         self._disconnect()
         self._peer, self._identity = peer, identity
         self._accepts = True
+
+    def _is_removed(self) -> bool:
+        """Whether the shadow, which does not answer, is gone on purpose."""
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        return self._identity is None or self._target.is_removed(now - self._silent_since)
 
     def _leave(self, *, forget: bool = False) -> None:
         """Make no copies until a shadow is found.

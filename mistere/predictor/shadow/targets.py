@@ -9,19 +9,21 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from mistere.artifacts.object_store import ObjectStore
+from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import MistereError
 from mistere.common.processes.child_environment import child_environment
 from mistere.config.predictor import PredictorConfig
 from mistere.config.predictor_options import VARIABLE_PREFIX, rendered
 from mistere.serving.local_predictor import free_ports, last_line, stop
-from mistere.serving.shadow.pointer import find_shadow
+from mistere.serving.shadow.pointer import find_shadow, shadow_pointer_key
 
 logger = logging.getLogger("kserve.predictor")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 120.0
+_GONE_SECONDS: Final = 600.0
+"""Time without an answer after which a shadow that no record is known of is taken for removed."""
 
 
 class Target(Protocol):
@@ -30,23 +32,58 @@ class Target(Protocol):
     def url(self) -> str:
         """Its address now; empty if there is none."""
 
+    def found(self) -> None:
+        """Called when a shadow answers, or another one than before."""
+
+    def is_removed(self, seconds: float) -> bool:
+        """Whether a shadow that does not answer is gone on purpose, so that its silence is no error.
+
+        Args:
+            seconds: since when it has not answered.
+        """
+
     def close(self) -> None:
         """End what was started for it."""
 
 
 class FixedTarget:
-    """A shadow at one address, whether it runs or not.
+    """A shadow at one address, whether it runs or not. It is used by one thread.
 
     Args:
         url: ``http://host:port``.
+        store: with the record of the shadow, unless somebody runs it without one.
+        service: the service that is shadowed.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, store: ObjectStore, service: str) -> None:
+        self._url, self._store, self._service = url, store, service
+        self._was_recorded = False
 
     def url(self) -> str:
         """The address."""
         return self._url
+
+    def is_removed(self, seconds: float) -> bool:
+        """Whether its record is gone; where there never was one, or the store does not say, whether it has been silent for long."""
+        recorded = self._is_recorded()
+        if recorded:
+            self._was_recorded = True
+            return False
+        return (self._was_recorded and recorded is False) or seconds >= _GONE_SECONDS
+
+    def found(self) -> None:
+        """Note whether the shadow that answers has a record."""
+        self._was_recorded = bool(self._is_recorded())
+
+    def _is_recorded(self) -> bool | None:
+        """Whether there is a record, damaged or not; None if the store does not say."""
+        try:
+            self._store.read(shadow_pointer_key(self._service))
+        except MissingObjectError:
+            return False
+        except (MistereError, OSError):
+            return None
+        return True
 
     def close(self) -> None:
         """Do nothing: others run it."""
@@ -94,6 +131,13 @@ class LocalTarget:
         if self._process is None and time.monotonic() >= self._not_before:
             self._start()
         return self._url
+
+    def found(self) -> None:
+        """Do nothing: the record is read at every look."""
+
+    def is_removed(self, seconds: float) -> bool:
+        """Never: without a record there is no address."""
+        return False
 
     def _start(self) -> None:
         http, grpc = free_ports(2)

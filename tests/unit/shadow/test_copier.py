@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mistere.artifacts.object_store import LocalStore
 from mistere.config.predictor import PredictorConfig
 from mistere.config.predictor_options import resolve
 from mistere.predictor.protocol.codec import DialogueRequest, RequestTurn
 from mistere.predictor.settings import parse_arguments
+from mistere.predictor.shadow import copier, targets
+from mistere.predictor.shadow.copier import ShadowCopier
 from mistere.predictor.shadow.copy import DialogueCopy
 from mistere.predictor.shadow.peer import CopyError, Identity, Peer
-from mistere.predictor.shadow.targets import shadow_arguments, shadow_environment
-from mistere.serving.shadow.figures import ERRORS, OUTCOMES
+from mistere.predictor.shadow.targets import FixedTarget, shadow_arguments, shadow_environment
+from mistere.runs.shadow_comparison import window_of
+from mistere.serving.deployment import Deployment
+from mistere.serving.shadow.figures import ERRORS, OUTCOMES, ShadowCounts
+from mistere.serving.shadow.pointer import Shadow, shadow_pointer_key
 
 LABELS = ("anger", "joy")
 
@@ -79,6 +90,82 @@ def test_a_copy_that_is_too_large_is_no_error_of_the_shadow(server: Server, stat
     peer.close()
     assert caught.value.outcome == outcome and outcome in OUTCOMES
     assert (outcome in ERRORS) == (status in (400, 500))
+
+
+class Run:
+    """A copier whose shadow is at a fixed address, and its counts."""
+
+    def __init__(self, url: str, store: LocalStore) -> None:
+        bundle = SimpleNamespace(digest="a" * 64)
+        model: Any = SimpleNamespace(bundle=bundle, labels=LABELS, vector_digests={})
+        self.outcomes: Counter[str] = Counter()
+        recorder: Any = SimpleNamespace(change=self.change, close=lambda: None)
+        self.copier = ShadowCopier(model, "mistere", FixedTarget(url, store, "mistere"), recorder, 1.0, 8, 5.0)
+
+    def change(self, digest: str, labels: tuple[str, ...], change: Callable[[ShadowCounts], object]) -> None:
+        counts = ShadowCounts(LABELS, labels)
+        change(counts)
+        self.outcomes.update({name: count for name, count in counts.outcomes.items() if count})
+
+    def offer(self) -> None:
+        prediction: Any = SimpleNamespace(probabilities=np.array([[0.6, 0.4]]))
+        self.copier.offer("id", [DialogueRequest(turns=[RequestTurn("Hello")])], [prediction], 0.01)
+
+    def offer_until(self, is_done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not is_done():
+            assert time.monotonic() < deadline, self.outcomes
+            self.offer()
+            time.sleep(0.005)
+
+    def is_quiet(self) -> bool:
+        """Whether the copier has forgotten the shadow, so that nothing is counted."""
+        before = sum(self.outcomes.values())
+        for _ in range(20):
+            self.offer()
+            time.sleep(0.005)
+        return sum(self.outcomes.values()) == before
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_shadow_that_was_removed_is_no_error_and_one_that_fails_is(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    monkeypatch.setattr(copier, "CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(copier, "_WAKE_SECONDS", 0.02)
+    store = LocalStore(tmp_path / "store")
+    key = shadow_pointer_key("mistere")
+    if recorded:
+        store.write(key, b"{}")
+    run = Run(server.url, store)
+    try:
+        run.offer_until(lambda: run.outcomes["unsendable"] > 0)
+        server.ready = False
+        monkeypatch.setattr(run.copier, "_accepts", False)  # as after several copies without a connection
+        errors = run.outcomes["unreachable"]
+        run.offer_until(lambda: run.outcomes["unreachable"] > errors + 50)
+        if recorded:
+            store.delete_object(key)
+        else:
+            monkeypatch.setattr(targets, "_GONE_SECONDS", 0.05)
+        run.offer_until(run.is_quiet)
+        server.ready, server.status = True, 500  # another one is started
+        run.offer_until(lambda: run.outcomes["failed"] > 0)
+    finally:
+        run.copier.close()
+
+
+def test_a_report_begins_with_the_shadow() -> None:
+    deployment = Deployment(service="mistere", bundle_location="x", bundle_digest="f" * 64, model_version="2")
+    hour = 500_000
+
+    def window(started_at: float) -> tuple[int, int]:
+        shadow = Shadow(deployment=deployment, model_name="mistere", started_at=started_at, by="test")
+        return window_of(shadow, 168, hour * 3600 + 1800)
+
+    assert window(1.0) == (hour - 167, hour + 1)
+    assert window((hour - 3) * 3600 + 3599) == (hour - 3, hour + 1)
+    assert window((hour + 9) * 3600) == (hour, hour + 1), "the clock of who started it is ahead"
 
 
 def test_a_shadow_on_this_machine_has_the_options_of_the_predictor_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
