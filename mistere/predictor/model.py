@@ -42,6 +42,7 @@ from mistere.predictor.scheduling.batcher import Batcher
 from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.scheduling.slices import SliceQueue
 from mistere.predictor.settings import Limits, ServerSettings
+from mistere.predictor.shadow.request_hash import request_hash
 from mistere.predictor.sized_cache import SizedCache
 from mistere.predictor.tracing.request_trace import TRACES, TRACING, RequestTrace, note_sizes, working_for
 from mistere.predictor.tracing.span_sender import start_tracing
@@ -428,12 +429,13 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             counted.update(label for label in predicted if label)
             metrics.observe_prediction(experts, prediction.expert_weights, prediction.modalities, known, predicted)
         logger.info(
-            "request=%s utterances=%d labels=%s version=%s ms=%.1f",
+            "request=%s utterances=%d labels=%s version=%s ms=%.1f%s",
             log_value(identity),
             sum(len(prediction.modalities) for prediction in predictions),
             ",".join(f"{log_value(label)}:{count}" for label, count in sorted(counted.items())),
             model_version(model),
             seconds * 1000,
+            f" hash={request_hash(identity)}" if self._settings.options.shadow else "",
         )
 
     def get_input_types(self) -> list[dict[str, Any]]:

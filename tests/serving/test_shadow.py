@@ -167,6 +167,8 @@ def test_a_dialogue_id_cannot_do_harm_and_nothing_else_of_a_request_is_stored(
     for path in (pair.store.root / "shadow" / digests[0] / digests[1]).rglob("*"):
         assert path.is_dir() or re.fullmatch(r"[A-Za-z0-9.-]+\.parquet", path.name), path
         assert path.is_dir() or (b"secret" not in path.read_bytes() and path.stat().st_size < 65_536)
+    for one in pair.counts().dialogues:
+        assert f" hash={one.identity}\n" in front.log.read_text() and one.identity not in ids
     for log in (front.log, shadow.log):
         assert "secret" not in log.read_text() and "Traceback" not in log.read_text()
         assert not re.search(r"^request=forged", log.read_text(), re.MULTILINE)

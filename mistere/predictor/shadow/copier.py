@@ -24,6 +24,7 @@ from mistere.predictor.shadow.conversations import Conversations
 from mistere.predictor.shadow.copy import DialogueCopy, encoder_digest
 from mistere.predictor.shadow.peer import AnotherBundleError, CopyError, Identity, Peer
 from mistere.predictor.shadow.recorder import ShadowRecorder
+from mistere.predictor.shadow.request_hash import request_hash
 from mistere.predictor.shadow.targets import FixedTarget, LocalTarget, Target
 from mistere.serving.shadow.figures import Comparison, ShadowCounts, add_seconds
 
@@ -277,7 +278,7 @@ class ShadowCopier:
         more = ShadowCounts(self._labels, identity.labels)
         more.outcomes["compared"] = 1
         add_seconds(more, copy.seconds, seconds)
-        comparison.count(more, tally, copy.probabilities, answer, copy.identity)
+        comparison.count(more, tally, copy.probabilities, answer, request_hash(copy.identity))
 
         def change(counts: ShadowCounts) -> None:
             if more.dialogues:

@@ -1,7 +1,7 @@
 """The figures of the comparison of a predictor with its shadow, and how a dialogue is counted.
 
 Everything but the list of differing dialogues is counts whose layout follows from the labels of the two models, and that list is
-short, so no request can make them grow. They hold no text, recording or vector; of a dialogue only the id of its request.
+short, so no request can make them grow. They hold no text, recording or vector; of a dialogue only a hash of its request's id.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ERRORS: Final = ("unreachable", "slow", "refused", "failed", "malformed")
 MOST_DIALOGUES: Final = 20
 """Differing dialogues that are kept for an hour."""
 MOST_ID: Final = 256
-"""Characters of an id."""
+"""Characters of a request's name."""
 MOST_LABELS: Final = 256
 UNIT_BINS: Final = 20
 SECONDS_EDGES: Final = np.geomspace(1e-4, 1e2, 61)
@@ -46,7 +46,7 @@ class DifferingDialogue:
     """A dialogue that the two models answer differently.
 
     Attributes:
-        identity: the id of its request, as the client sent it or the server made it.
+        identity: names its request: a hash of the id, which the log has beside the id.
         turns: its compared turns.
         differing: how many of them have different labels.
         distance: mean total variation distance of the probabilities of its turns, 0 to 1.
@@ -119,7 +119,7 @@ class ShadowCounts:
             self.keep(dialogue)
 
     def keep(self, dialogue: DifferingDialogue) -> None:
-        """Keep a dialogue if it is one of those that differ most; a later record of the same id replaces the earlier one."""
+        """Keep a dialogue if it is one of those that differ most; a later record of the same name replaces the earlier one."""
         if not dialogue.differing:
             return
         others = [one for one in self.dialogues if one.identity != dialogue.identity]
@@ -128,7 +128,7 @@ class ShadowCounts:
         self.dialogues = others[:MOST_DIALOGUES]
 
     def forget(self, identity: str) -> None:
-        """Drop the record of a dialogue that goes on under another id."""
+        """Drop the record of a dialogue that goes on in another request."""
         self.dialogues = [one for one in self.dialogues if one.identity != identity]
 
     def snapshot(self) -> ShadowCounts:
@@ -147,7 +147,7 @@ class DialogueTally:
         turns: compared turns by the front's label, and all in the last place, int64 ``[C + 1]``.
         agreed: those to which both give the same label.
         distance: sum of the distances of its turns.
-        identity: id of its latest request.
+        identity: names its latest request.
     """
 
     counted: int
@@ -187,7 +187,7 @@ class Comparison:
             tally: of the dialogue; updated.
             front: probabilities of all its turns ``[n, C]``; rows of zeros are turns that are context only.
             shadow: those of the shadow ``[n, D]``.
-            identity: id of the request.
+            identity: names the request.
         """
         chosen = np.arange(tally.counted, len(front))
         chosen = chosen[front[chosen].max(axis=1, initial=0) > 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -17,8 +18,9 @@ import pytest
 from mistere.artifacts.object_store import LocalStore
 from mistere.config.predictor import PredictorConfig
 from mistere.config.predictor_options import resolve
+from mistere.predictor import model as predictor
 from mistere.predictor.protocol.codec import DialogueRequest, RequestTurn
-from mistere.predictor.settings import parse_arguments
+from mistere.predictor.settings import ServerSettings, parse_arguments
 from mistere.predictor.shadow import copier, targets
 from mistere.predictor.shadow.copier import ShadowCopier
 from mistere.predictor.shadow.copy import DialogueCopy
@@ -26,10 +28,11 @@ from mistere.predictor.shadow.peer import CopyError, Identity, Peer
 from mistere.predictor.shadow.targets import FixedTarget, shadow_arguments, shadow_environment
 from mistere.runs.shadow_comparison import window_of
 from mistere.serving.deployment import Deployment
-from mistere.serving.shadow.figures import ERRORS, OUTCOMES, ShadowCounts
+from mistere.serving.shadow.figures import ERRORS, OUTCOMES, DifferingDialogue, ShadowCounts
 from mistere.serving.shadow.pointer import Shadow, shadow_pointer_key
 
 LABELS = ("anger", "joy")
+ID = "Jane Doe +49 30 1234567"
 
 
 class Server(ThreadingHTTPServer):
@@ -39,7 +42,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.status, self.ready = 413, True
+        self.status, self.ready, self.content = 413, True, b"{}"
 
     @property
     def url(self) -> str:
@@ -58,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.send(self.server.status, b"{}")
+        self.send(self.server.status, self.server.content)
 
     def send(self, code: int, content: bytes) -> None:
         self.send_response(code)
@@ -99,6 +102,7 @@ class Run:
         bundle = SimpleNamespace(digest="a" * 64)
         model: Any = SimpleNamespace(bundle=bundle, labels=LABELS, vector_digests={})
         self.outcomes: Counter[str] = Counter()
+        self.dialogues: list[DifferingDialogue] = []
         recorder: Any = SimpleNamespace(change=self.change, close=lambda: None)
         self.copier = ShadowCopier(model, "mistere", FixedTarget(url, store, "mistere"), recorder, 1.0, 8, 5.0)
 
@@ -106,10 +110,11 @@ class Run:
         counts = ShadowCounts(LABELS, labels)
         change(counts)
         self.outcomes.update({name: count for name, count in counts.outcomes.items() if count})
+        self.dialogues += counts.dialogues
 
     def offer(self) -> None:
         prediction: Any = SimpleNamespace(probabilities=np.array([[0.6, 0.4]]))
-        self.copier.offer("id", [DialogueRequest(turns=[RequestTurn("Hello")])], [prediction], 0.01)
+        self.copier.offer(ID, [DialogueRequest(turns=[RequestTurn("Hello")])], [prediction], 0.01)
 
     def offer_until(self, is_done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
@@ -153,6 +158,30 @@ def test_a_shadow_that_was_removed_is_no_error_and_one_that_fails_is(
         run.offer_until(lambda: run.outcomes["failed"] > 0)
     finally:
         run.copier.close()
+
+
+def test_an_id_that_a_client_chose_is_in_the_log_alone(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = '[{"name": "probabilities", "shape": [1, 2], "data": [0.2, 0.8]}]'
+    server.status = 200
+    server.content = f'{{"outputs": {output}, "parameters": {{"bundle_digest": "{"f" * 64}"}}}}'.encode()
+    run = Run(server.url, LocalStore(tmp_path / "store"))
+    try:
+        run.offer_until(lambda: bool(run.dialogues))
+    finally:
+        run.copier.close()
+    (name,) = {one.identity for one in run.dialogues}
+    assert re.fullmatch("[0-9a-f]{16}", name)
+    lines: list[str] = []
+    monkeypatch.setattr(predictor.logger, "info", lambda form, *values: lines.append(form % values))
+    model: Any = SimpleNamespace(
+        bundle=SimpleNamespace(digest="a" * 64), labels=LABELS, vector_digests={}, experts=[]
+    )
+    for shadow in (server.url, ""):
+        served: Any = SimpleNamespace(_settings=ServerSettings("bundle", options=PredictorConfig(shadow=shadow)))
+        predictor.EmotionPredictor._observe(served, [], model, ID, 0.01)
+    assert f'request="{ID}"' in lines[0] and lines[0].endswith(f" hash={name}") and "hash=" not in lines[1]
 
 
 def test_a_report_begins_with_the_shadow() -> None:
