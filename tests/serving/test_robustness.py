@@ -19,7 +19,10 @@ from mistere.evaluation.call_report import CallReport, Figure
 from mistere.evaluation.calls import CallMeasurement, CallSettings
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.model.inference import EmotionModel, load_bundle
+from mistere.reports.calls.summary import comparison
+from pipelines.cli.commands import robustness as command
 from pipelines.cli.commands.robustness import Request, _verdict, robustness
+from pipelines.cli.commands.score import ChosenModel
 from tests.serving.conftest import LABELS, clip, make_bundle, make_vectors_bundle
 
 WORDS = [
@@ -110,6 +113,7 @@ def test_figures_are_those_of_the_models_answers(bundle: str, text_bundle: str, 
         assert level.model.weighted_f1.low <= level.model.weighted_f1.value <= level.model.weighted_f1.high
     by_name = {level.name: level for level in report.levels()}
     assert by_name["clipping_5"].beside is None and by_name["clipping_5"].difference is None, "it does not hear"
+    assert "3 levels cannot be compared, because bundle" in comparison(report)
     words = by_name["word_errors_20"]
     assert words.beside is not None and words.difference is not None
     assert words.difference.value == pytest.approx(
@@ -181,7 +185,20 @@ def test_a_shown_loss_ends_with_exit_code_3(bundle: str, data: Path, tmp_path: P
     assert _verdict(changed, 0.02) == 3 and _verdict(changed, 0.03) == 0
 
 
-def test_bad_input_is_one_sentence(bundle: str, data: Path, tmp_path: Path) -> None:
+def test_a_champion_that_does_not_fit_is_no_comparison_that_passes(
+    bundle: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = ChosenModel(make_vectors_bundle(tmp_path, {"text": 8}, {}), "3")
+    monkeypatch.setattr(command, "choose_model", lambda model, *_: champion if model is None else ChosenModel(model))
+    request = Request(str(data), effects=EFFECTS, dialogues=1, resamples=100)
+    with pytest.raises(UsageError, match=r"--max-loss .* does not fit, because .* takes vectors .*: name one with"):
+        robustness(replace(request, max_loss=0.1), bundle, None, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    report = run(data, tmp_path / "out", bundle, None, dialogues=1)
+    assert report.beside is None and "takes vectors and has no encoders" in report.without_beside
+
+
+def test_bad_input_is_one_sentence(bundle: str, text_bundle: str, data: Path, tmp_path: Path) -> None:
     def refused(kind: type[MistereError], message: str, *, model: str | None = bundle, **changes: Any) -> None:
         beside = changes.pop("beside", "none")
         request = replace(Request(str(data), effects=EFFECTS), **{k: v for k, v in changes.items() if k != "to"})
@@ -198,6 +215,13 @@ def test_bad_input_is_one_sentence(bundle: str, data: Path, tmp_path: Path) -> N
         UsageError, r"--max-loss compares with another model, and there is none \(none was asked for\)", max_loss=0.1
     )
     refused(UsageError, r"--max-loss .* \(there is no champion\): name one with --beside", max_loss=0.1, beside=None)
+    refused(
+        UsageError,
+        "--max-loss .* the one beside reads nothing that the measured effects change: name another one with --beside",
+        max_loss=0.1,
+        beside=text_bundle,
+        effects=("clipping",),
+    )
     vectors = make_vectors_bundle(tmp_path, {"text": 8}, {})
     refused(UsageError, "takes vectors and has no encoders", model=vectors)
     other = dataset(tmp_path / "other", dialogues(2), labels=[*LABELS[::-1]])

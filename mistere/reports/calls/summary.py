@@ -53,13 +53,17 @@ def comparison(report: CallReport) -> str:
     """The sentence about the model beside; empty without one."""
     if report.beside is None:
         return ""
-    compared = [level for level in report.levels() if level.difference is not None]
+    levels = list(report.levels())
+    compared = [level for level in levels if level.difference is not None]
     worse = report.shown_losses(0.0)
     better = [level for level in compared if level.difference is not None and level.difference.low > 0]
     name = model_name(report, beside=True)
     parts = [f"of {counted(len(compared), 'level')}, the model is shown to be worse than {name} at {len(worse)}"]
     parts.append(f"and better at {len(better)}")
-    return f"{' '.join(parts)}."[:1].upper() + f"{' '.join(parts)}."[1:]
+    sentence = f"{' '.join(parts)}."
+    if alone := len(levels) - len(compared):
+        sentence += f" {counted(alone, 'level')} cannot be compared, because {name} lacks the modality."
+    return sentence[:1].upper() + sentence[1:]
 
 
 def summary_lines(report: CallReport) -> list[str]:

@@ -109,8 +109,16 @@ def robustness(
     compared: EmotionModel | None = None
     without = other if isinstance(other, str) else ""
     if isinstance(other, ChosenModel):
-        compared = _load_beside(other, archive, named=beside is not None)
-        without = "" if compared else "it has other labels than this dataset"
+        try:
+            compared = _load(other, archive)
+        except UsageError as error:
+            if beside is not None:
+                raise
+            without = f"the champion does not fit, because {str(error).rpartition(': ')[0] or error}"
+            if request.max_loss is not None:
+                raise UsageError(
+                    f"--max-loss compares with another model, and {without}: name one with --beside."
+                ) from error
     settings = CallSettings(effects, request.resamples, request.seed)
     with task_progress("reading the dialogues"):
         measurement = CallMeasurement(dialogues, archive.info.labels, settings)
@@ -120,6 +128,11 @@ def robustness(
         )
     with task_progress(f"measuring {counted(measurement.dialogues, 'dialogue')}") as advance:
         figures = measurement.measure(measured, compared, advance)
+    if request.max_loss is not None and all(level.difference is None for level in figures.levels.values()):
+        raise UsageError(
+            "--max-loss compares with another model, and the one beside reads nothing that the measured effects change: name another one "
+            "with --beside, or other effects with --effect."
+        )
     report = CallReport(
         dataset=archive.info.name,
         dataset_digest=archive.digest,
@@ -210,16 +223,6 @@ def _load(chosen: ChosenModel, archive: Archive) -> EmotionModel:
             f"({', '.join(archive.info.labels) or 'none'}): choose another model or dataset."
         )
     return model
-
-
-def _load_beside(other: ChosenModel, archive: Archive, *, named: bool) -> EmotionModel | None:
-    """The model beside; None if it does not fit the dataset and nobody named it."""
-    try:
-        return _load(other, archive)
-    except UsageError:
-        if named:
-            raise
-        return None
 
 
 def _write(path: Path, text: str) -> None:
