@@ -175,9 +175,7 @@ def test_an_id_that_a_client_chose_is_in_the_log_alone(
     assert re.fullmatch("[0-9a-f]{16}", name)
     lines: list[str] = []
     monkeypatch.setattr(predictor.logger, "info", lambda form, *values: lines.append(form % values))
-    model: Any = SimpleNamespace(
-        bundle=SimpleNamespace(digest="a" * 64), labels=LABELS, vector_digests={}, experts=[]
-    )
+    model: Any = SimpleNamespace(bundle=SimpleNamespace(digest="a" * 64), labels=LABELS, vector_digests={}, experts=[])
     for shadow in (server.url, ""):
         served: Any = SimpleNamespace(_settings=ServerSettings("bundle", options=PredictorConfig(shadow=shadow)))
         predictor.EmotionPredictor._observe(served, [], model, ID, 0.01)
