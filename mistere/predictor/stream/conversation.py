@@ -45,7 +45,10 @@ class Turn:
 
 
 class Conversation:
-    """Keeps as many turns as a request may hold, and asks the model as a client does that sends the growing dialogue again.
+    """Keeps the turns that a request may hold, and asks the model as a client does that sends the growing dialogue again.
+
+    The context of a turn is the turns before it, as many as a request may hold, however many have ended since. So a turn is kept as
+    long as an unanswered one needs it.
 
     Args:
         data_plane: answers requests.
@@ -61,54 +64,77 @@ class Conversation:
         self._parameters = dict(parameters)
         self._turns: list[Turn] = []
         self._count = 0
+        self._unanswered: list[int] = []
 
     def add(self, cut: Cut, text: str) -> int:
-        """Add a turn that has ended; returns its number. The oldest turns are forgotten at the limits of a request."""
+        """Add a turn that has ended, to be answered; returns its number."""
         number = self._count
         self._count += 1
         self._turns.append(Turn(number, cut, cut.wav(), text))
-        while len(self._turns) > 1 and not self._fits():
-            del self._turns[0]
+        self._unanswered.append(number)
         return number
 
-    def _fits(self) -> bool:
-        limits, turns = self._limits, self._turns
-        return (
-            len(turns) <= limits.utterances
-            and sum(len(turn.clip) for turn in turns) <= limits.request_bytes
-            and sum(turn.audio_seconds for turn in turns) <= limits.request_seconds
-            and sum(len(turn.text.encode()) for turn in turns) <= limits.request_tokens * _BYTES_PER_TOKEN
-        )
-
     def set_text(self, number: int, text: str) -> bool:
-        """Set the transcript of a turn; False if the turn is not held."""
+        """Set the transcript of a turn, to be answered again; False if the turn is not held."""
         turn = next((turn for turn in self._turns if turn.number == number), None)
         if turn is None:
             return False
         turn.text = text
+        self._unanswered.append(number)
         return True
 
-    async def answer(self, number: int) -> dict[str, Any] | None:
+    async def answer(self, number: int) -> dict[str, Any]:
         """Predict a turn from its audio and text and the turns before it.
 
+        Args:
+            number: of a turn that is to be answered.
+
         Returns:
-            Number, channel and times of the turn, and the fields of a V1 prediction for it; None if it is not held any more.
+            Number, channel and times of the turn, and the fields of a V1 prediction for it.
 
         Raises:
             Exception: as :meth:`PredictorDataPlane.infer`.
         """
-        turns = [turn for turn in self._turns if turn.number <= number]
-        if not turns or turns[-1].number != number:
-            return None
-        try:  # turns answered before are in the server's store, so their audio need not be read again
-            prediction = await self._ask(turns, resend=False)
-        except RequestError as error:
-            if error.code != _UNKNOWN_DIGEST:
-                raise
-            prediction = await self._ask(turns, resend=True)
+        turns = self._window(number)
+        try:
+            try:  # turns answered before are in the server's store, so their audio need not be read again
+                prediction = await self._ask(turns, resend=False)
+            except RequestError as error:
+                if error.code != _UNKNOWN_DIGEST:
+                    raise
+                prediction = await self._ask(turns, resend=True)
+        finally:
+            self._unanswered.remove(number)
+            self._forget()
         turn = turns[-1]
         start, end = turn.cut.seconds
         return {"turn": number, "channel": turn.cut.channel, "start": start, "end": end, **prediction}
+
+    def _window(self, number: int) -> list[Turn]:
+        """A turn, and before it as many of the held ones as fit into a request with it."""
+        limits = self._limits
+        last = number - self._turns[0].number
+        first, size, seconds, text = last + 1, 0, 0.0, 0
+        for index in range(last, -1, -1):
+            turn = self._turns[index]
+            size += len(turn.clip)
+            seconds += turn.audio_seconds
+            text += len(turn.text.encode())
+            fits = (
+                last - index < limits.utterances
+                and size <= limits.request_bytes
+                and seconds <= limits.request_seconds
+                and text <= limits.request_tokens * _BYTES_PER_TOKEN
+            )
+            if index < last and not fits:
+                break
+            first = index
+        return self._turns[first : last + 1]
+
+    def _forget(self) -> None:
+        """Drop the turns before the context of the oldest unanswered turn, or of the last one."""
+        oldest = min(self._unanswered, default=self._turns[-1].number)
+        del self._turns[: self._window(oldest)[0].number - self._turns[0].number]
 
     async def _ask(self, turns: list[Turn], resend: bool) -> dict[str, Any]:
         utterances = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from mistere.predictor.errors import as_request_error
@@ -48,7 +49,9 @@ class StreamSession:
         self._texts: dict[int, str] = {}
         self._splitter: ChannelSplitter
         self._conversation: Conversation
-        self._waiting: asyncio.Queue[int | None] = asyncio.Queue(_WAITING_TURNS)
+        self._ended: deque[Cut | int] = deque()
+        self._waiting: asyncio.Queue[int | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(_WAITING_TURNS)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until the client ends the stream, or the server stops; all turns that ended by then are answered.
@@ -124,8 +127,7 @@ class StreamSession:
                         CloseCode.UNSUPPORTED,
                         f"A binary message must hold whole samples of 16 bits for each of the {self._channels} channels.",
                     )
-                for cut in self._splitter.add(content):
-                    await self._close_turn(cut)
+                await self._await_answers(self._splitter.add(content))
                 continue
             message = parse_message(content, self._channels)
             if isinstance(message, End):
@@ -133,32 +135,40 @@ class StreamSession:
             if isinstance(message, Start):
                 raise StreamError(CloseCode.POLICY, "The stream has started already: open another one.")
             if isinstance(message, EndTurn):
-                for cut in self._splitter.close(message.channel):
-                    await self._close_turn(cut)
+                await self._await_answers(self._splitter.close(message.channel))
             elif message.turn is None:
                 self._texts[message.channel] = message.text
             elif self._conversation.set_text(message.turn, message.text):
-                await self._waiting.put(message.turn)
+                await self._await_answers([message.turn])
             else:
                 await self._send({"type": "error", "error": f"Turn {message.turn} is not held here."})
 
     async def _end_turns(self) -> None:
         """End the open turns; the answers end with theirs."""
-        for cut in self._splitter.close():
-            await self._close_turn(cut)
-        await self._waiting.put(None)
+        await self._await_answers(self._splitter.close())
+        self._waiting.put_nowait(None)
 
-    async def _close_turn(self, cut: Cut) -> None:
-        await self._waiting.put(self._conversation.add(cut, self._texts.pop(cut.channel, "")))
+    async def _await_answers(self, turns: Iterable[Cut | int]) -> None:
+        """Queue turns that have ended, and numbers of turns that are answered again, as soon as there is room for each.
+
+        What has no room yet stays in a list: a stop may cancel the wait for room, and queues the rest itself.
+        """
+        self._ended.extend(turns)
+        while self._ended:
+            await self._room.acquire()
+            turn = self._ended.popleft()
+            if isinstance(turn, Cut):
+                turn = self._conversation.add(turn, self._texts.pop(turn.channel, ""))
+            self._waiting.put_nowait(turn)
 
     async def _answer_turns(self) -> None:
         """Answer the turns in their order; an error of one does not end the stream."""
         while (number := await self._waiting.get()) is not None:
+            self._room.release()
             try:
                 answer = await self._conversation.answer(number)
             except Exception as error:
                 failure = as_request_error(error, str(uuid.uuid4()), self._limits.utterance_seconds)
                 await self._send({"type": "error", "turn": number, "code": failure.code, "error": failure.message})
-                continue
-            if answer is not None:
+            else:
                 await self._send({"type": "turn", **answer})

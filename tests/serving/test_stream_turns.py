@@ -1,0 +1,136 @@
+"""What a stream does with its turns when the client is ahead of the server: a data plane that answers when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from mistere.predictor.protocol.data_plane import PredictorDataPlane
+from mistere.predictor.settings import Limits
+from mistere.predictor.stream.conversation import Conversation
+from mistere.predictor.stream.messages import StreamError
+from mistere.predictor.stream.session import StreamSession
+from mistere.predictor.stream.turns import RATE, Cut
+from tests.serving.test_stream import silence, voice
+
+SECONDS = 0.5
+"""Length of a turn of these tests."""
+CLIP_BYTES = int(SECONDS * RATE) * 2 + 44
+FEW = replace(Limits(), request_bytes=3 * CLIP_BYTES)
+"""Three turns fill a request."""
+
+
+class Plane:
+    """Answers with the number of turns in the request, once it may."""
+
+    def __init__(self) -> None:
+        self.requests: list[list[dict[str, Any]]] = []
+        self.may_answer = asyncio.Event()
+        self.further: dict[str, Any] = {}
+        self.parameters: dict[str, str] = {}
+        self.model_registry = SimpleNamespace(get_models=lambda: {"mistere": None})
+
+    async def admit(self, name: str, version: str) -> None:
+        pass
+
+    async def get_model(self, name: str) -> Any:
+        bundle = SimpleNamespace(digest="d" * 64)
+        loaded = SimpleNamespace(
+            bundle=bundle, labels=["joy"], experts=["speech"], encoder_digests={"speech": ""}, transcriber=None
+        )
+        return SimpleNamespace(loaded=loaded)
+
+    async def infer(self, name: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[dict[str, Any], None]:
+        (instance,) = body["instances"]
+        self.requests.append(instance["utterances"])
+        await self.may_answer.wait()
+        size = len(instance["utterances"])
+        columns: dict[str, Any] = {"label": ["joy"] * size, **self.further}
+        return {"predictions": [columns], "parameters": self.parameters}, None
+
+
+def as_plane(plane: Plane) -> PredictorDataPlane:
+    return cast(PredictorDataPlane, plane)
+
+
+def cut(number: int) -> Cut:
+    """A turn that differs from the others."""
+    return Cut(0, number * RATE, np.full(int(SECONDS * RATE), number, "<i2").tobytes())
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    async def limited() -> Any:
+        async with asyncio.timeout(60):
+            return await work
+
+    return asyncio.run(limited())
+
+
+def test_the_context_of_a_turn_does_not_depend_on_later_turns() -> None:
+    async def work() -> list[int]:
+        plane = Plane()
+        plane.may_answer.set()
+        conversation = Conversation(as_plane(plane), "mistere", FEW, {})
+        numbers = [conversation.add(cut(number), "") for number in range(9)]
+        for number in numbers:
+            assert (await conversation.answer(number))["turn"] == number
+        assert conversation.set_text(6, "again") and not conversation.set_text(5, "not held any more")
+        return [len(request) for request in plane.requests]
+
+    assert run(work()) == [1, 2, 3, 3, 3, 3, 3, 3, 3]
+
+
+class Client:
+    """The client's side of a session: what it sends, and what it has received."""
+
+    def __init__(self, *messages: bytes | str) -> None:
+        self.messages: asyncio.Queue[bytes | str] = asyncio.Queue()
+        for message in (json.dumps({"type": "start"}), *messages):
+            self.messages.put_nowait(message)
+        self.received: list[dict[str, Any]] = []
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.received.append(message)
+
+    def session(self, plane: Plane, limits: Limits) -> StreamSession:
+        return StreamSession(as_plane(plane), limits, self.messages.get, self.send)
+
+    def turns(self) -> list[int]:
+        return [message["turn"] for message in self.received if message["type"] == "turn"]
+
+
+def spoken(turns: int) -> bytes:
+    return b"".join(voice(0.5).tobytes() + silence(0.9).tobytes() for _ in range(turns))
+
+
+async def settled() -> None:
+    """Wait until only the gate of the plane is waited for."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
+def test_a_stop_loses_no_turn_that_has_ended() -> None:
+    """One is in work, eight wait, one waits for room, and more are in the same message."""
+
+    async def work() -> tuple[list[int], str]:
+        plane, stopping = Plane(), asyncio.Event()
+        client = Client(*[spoken(4)] * 3)
+        serving = asyncio.create_task(client.session(plane, FEW).run(stopping))
+        await settled()
+        assert client.messages.empty() and client.turns() == []
+        stopping.set()
+        await settled()
+        plane.may_answer.set()
+        with pytest.raises(StreamError) as ended:
+            await serving
+        return client.turns(), str(ended.value)
+
+    turns, reason = run(work())
+    assert turns == list(range(12)) and reason == "The server stops: open a new stream."
