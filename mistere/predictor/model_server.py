@@ -100,6 +100,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
                 http=partial(LimitedHttpProtocol, connections, limits),  # type: ignore[arg-type]  # called as a class is
                 ws=partial(LimitedStreamProtocol, connections, limits) if self._streams else "none",  # type: ignore[arg-type]
                 ws_max_size=2 * MAX_MESSAGE_BYTES,  # up to it, the session answers with a sentence
+                ws_ping_timeout=None,  # a pong waits behind audio that is not read yet; other timers find dead clients
                 ws_per_message_deflate=False,  # audio hardly shrinks, and a small message could grow to gigabytes
                 backlog=ACCEPTED_AT_ONCE,
                 log_config=None,
