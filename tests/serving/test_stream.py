@@ -164,7 +164,11 @@ def test_a_wrong_message_ends_the_stream_with_a_sentence(
 
 
 def test_pages_of_other_hosts_and_other_paths_are_refused(server: Server) -> None:
-    for path, origin in (("/v1/stream", "https://evil.example.org"), ("/v2", server.url)):
+    for path, origin in (
+        ("/v1/stream", "https://evil.example.org"),
+        ("/v1/stream", "http://["),
+        ("/v2", server.url),
+    ):
         with (
             pytest.raises(InvalidStatus, match="403"),
             connect(f"ws://127.0.0.1:{server.http_port}{path}", proxy=None, origin=Origin(origin)),

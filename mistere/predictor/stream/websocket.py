@@ -83,7 +83,12 @@ class Streams:
 
     def _is_allowed(self, origin: str | None, host: str) -> bool:
         """Whether a web page may open a stream: browsers let every page open WebSockets to every host, also to local ones."""
-        return origin is None or origin in self._origins or urlsplit(origin).netloc == host
+        if origin is None or origin in self._origins:
+            return True
+        try:
+            return urlsplit(origin).netloc == host
+        except ValueError:  # of http://[
+            return False
 
 
 def _receive(socket: WebSocket) -> Any:
