@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import signal
 import socket
@@ -111,6 +112,8 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
                 timeout_graceful_shutdown=settings.options.grace_seconds,
             )
         )
+        # At INFO uvicorn writes the query of a stream's URL, in which browsers send their token.
+        logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logger.level))
         limit_repeated_lines()
 
     def _is_ready(self) -> bool:
