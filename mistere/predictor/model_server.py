@@ -109,7 +109,6 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
                 server_header=False,
                 lifespan="off",
                 timeout_keep_alive=math.ceil(limits.idle_seconds),
-                timeout_graceful_shutdown=settings.options.grace_seconds,
             )
         )
         # At INFO uvicorn writes the query of a stream's URL, in which browsers send their token.
@@ -151,6 +150,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
         awaited: set[asyncio.Future[Any]] = {rest, stopping, loading}
         await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         failure = loading.exception() if loading.done() else None
+        grace = float(self.grace_period)
         if failure is None:
             if loading.done():
                 logger.info("ready: REST on port %d, gRPC on port %d", self.http_port, self.grpc_port)
@@ -159,9 +159,12 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             await asyncio.wait(awaited - {loading}, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 logger.info("stopping")
+                deadline = loop.time() + self._drain_seconds + grace
                 await asyncio.gather(asyncio.sleep(self._drain_seconds), self._drain_streams())
+                grace = max(1.0, deadline - loop.time())  # what the streams have left
+        self._rest.config.timeout_graceful_shutdown = math.ceil(grace)
         self._rest.should_exit = True
-        ended, _ = await asyncio.gather(rest, self._grpc.stop(self.grace_period), return_exceptions=True)
+        ended, _ = await asyncio.gather(rest, self._grpc.stop(grace), return_exceptions=True)
         stopping.cancel()
         if failure is not None:
             raise failure
@@ -174,7 +177,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
 
     async def _drain_streams(self) -> None:
         if self._streams is not None:
-            await self._streams.drain(self.grace_period)
+            await self._streams.drain(0.0 if self.stopped_by == signal.SIGINT else self.grace_period)
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """Load in a daemon thread, so that a stop does not wait for a long load."""

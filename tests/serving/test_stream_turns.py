@@ -134,3 +134,14 @@ def test_a_stop_loses_no_turn_that_has_ended() -> None:
 
     turns, reason = run(work())
     assert turns == list(range(12)) and reason == "The server stops: open a new stream."
+
+
+def test_a_stop_does_not_wait_for_a_client_that_has_not_begun() -> None:
+    async def work() -> None:
+        client, stopping = Client(), asyncio.Event()
+        client.messages.get_nowait()
+        stopping.set()
+        with pytest.raises(StreamError, match="The server stops"):
+            await asyncio.wait_for(client.session(Plane(), FEW).run(stopping), 5)
+
+    run(work())

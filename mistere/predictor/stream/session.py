@@ -59,12 +59,17 @@ class StreamSession:
         Raises:
             StreamError: the stream ends with another code than 1000.
         """
-        await self._begin()
-        answering = asyncio.create_task(self._answer_turns())
-        reading = asyncio.create_task(self._read())
         leaving = asyncio.create_task(stopping.wait())
-        ending: asyncio.Task[None] | None = None
+        beginning = asyncio.create_task(self._begin())
+        tasks: list[asyncio.Task[Any]] = [leaving, beginning]
         try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not beginning.done():
+                raise _stopping()
+            beginning.result()
+            answering = asyncio.create_task(self._answer_turns())
+            reading = asyncio.create_task(self._read())
+            tasks += [answering, reading]
             await asyncio.wait({answering, reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
             stopped = not reading.done() and not answering.done()
             if stopped:
@@ -72,14 +77,13 @@ class StreamSession:
                 await asyncio.wait({reading})
             elif reading.done():
                 reading.result()
-            ending = asyncio.create_task(self._end_turns())  # beside the answers: it waits while too many turns do
+            tasks.append(asyncio.create_task(self._end_turns()))  # beside the answers: it waits while too many turns do
             await answering
             if stopped:
-                raise StreamError(CloseCode.GOING_AWAY, "The server stops: open a new stream.")
+                raise _stopping()
         finally:
-            for task in (answering, reading, leaving, ending):
-                if task is not None:
-                    task.cancel()
+            for task in tasks:
+                task.cancel()
 
     async def _begin(self) -> None:
         first = await self._next()
@@ -172,3 +176,7 @@ class StreamSession:
                 await self._send({"type": "error", "turn": number, "code": failure.code, "error": failure.message})
             else:
                 await self._send({"type": "turn", **answer})
+
+
+def _stopping() -> StreamError:
+    return StreamError(CloseCode.GOING_AWAY, "The server stops: open a new stream.")
