@@ -87,6 +87,22 @@ def test_the_context_of_a_turn_does_not_depend_on_later_turns() -> None:
     assert run(work()) == [1, 2, 3, 3, 3, 3, 3, 3, 3]
 
 
+def test_an_explanation_names_turns_of_the_stream_and_its_columns() -> None:
+    async def work() -> dict[str, Any]:
+        plane = Plane()
+        plane.may_answer.set()
+        plane.further = {"influential_turns": [[0, 1, -1]] * 3}
+        plane.parameters = {"labels": "joy", "modalities": "speech,text", "unknown_script": "Cyrillic: 0, 2; Greek: 1"}
+        conversation = Conversation(as_plane(plane), "mistere", FEW, {"detail": "explain"})
+        for number in range(6):
+            conversation.add(cut(number), "")
+        return await conversation.answer(5)
+
+    answer = run(work())
+    assert answer["influential_turns"] == [3, 4, -1]
+    assert answer["parameters"] == {"modalities": "speech,text", "unknown_script": "Cyrillic"}
+
+
 class Client:
     """The client's side of a session: what it sends, and what it has received."""
 

@@ -17,6 +17,8 @@ from mistere.serving import protocol
 
 _UNKNOWN_DIGEST: Final = 409
 _BYTES_PER_TOKEN: Final = 4
+_TURN_PARAMETERS: Final = (protocol.MODALITIES, protocol.WEIGHTS_MEANING)
+"""Parameters of an answer that ``ready`` does not have."""
 
 
 @dataclass
@@ -153,4 +155,19 @@ class Conversation:
             {"instances": [{"utterances": utterances}], "parameters": self._parameters},
             {protocol.SIZE_HEADER: str(size)},
         )
-        return {name: column[-1] for name, column in response["predictions"][0].items()}
+        fields = {name: column[-1] for name, column in response["predictions"][0].items()}
+        if protocol.INFLUENTIAL_TURNS in fields:
+            fields[protocol.INFLUENTIAL_TURNS] = [
+                turns[index].number if index >= 0 else index for index in fields[protocol.INFLUENTIAL_TURNS]
+            ]
+        parameters = {name: response["parameters"][name] for name in _TURN_PARAMETERS if name in response["parameters"]}
+        scripts = _scripts_of(response["parameters"].get(protocol.UNKNOWN_SCRIPT, ""), len(turns) - 1)
+        if scripts:
+            parameters[protocol.UNKNOWN_SCRIPT] = scripts
+        return {**fields, "parameters": parameters} if parameters else fields
+
+
+def _scripts_of(listed: str, index: int) -> str:
+    """The scripts of one utterance in a list such as ``Cyrillic: 0, 3; Greek: 3``, joined by ``, ``."""
+    parts = (part.partition(": ") for part in listed.split("; "))
+    return ", ".join(script for script, _, places in parts if str(index) in places.split(", "))
