@@ -92,8 +92,8 @@ class PredictorConfig(Section):
         vector_store_mib: vectors kept for the next turn of a conversation, MiB.
         batch_utterances: utterances of a batch; 0 computes every request alone.
         batch_hold_ms: longest delay of a batch for requests that are still being read, ms.
-        max_streams: open streams of live audio (``/v1/stream``), each of which may hold as much audio as a request; further ones are
-            closed with code 1013, and 0 serves none.
+        max_streams: open streams of live audio (``/v1/stream``), each of which may hold three times as much audio as a request;
+            further ones are closed with code 1013, and 0 serves none.
         stream_silence_ms: silence that ends a turn of a stream, ms.
         stream_origins: origins such as ``https://calls.example.org`` whose web pages may open streams beside pages of the predictor's
             own host; programs that send no ``Origin`` always may.

@@ -120,7 +120,7 @@ def test_small_bundles_get_the_smallest_amounts() -> None:
 def test_given_amounts_stay_and_fit_each_other() -> None:
     amounts = amounts_for(DeploymentConfig(memory="20Gi", cache="9Gi"), SMALL)
     assert amounts == {"memory_limit": "20Gi"}
-    assert amounts_for(DeploymentConfig(memory_limit="1700Mi"), SMALL)["memory"] == "1700Mi"
+    assert amounts_for(DeploymentConfig(memory_limit="1800Mi"), SMALL)["memory"] == "1800Mi"
     assert "ready_timeout" not in amounts_for(DeploymentConfig(ready_timeout=5000), PAPER)
 
 
@@ -133,7 +133,7 @@ def test_given_amounts_stay_and_fit_each_other() -> None:
         ),
         (
             {"memory_limit": "16Gi"},
-            r"deployment\.memory_limit=16Gi is too small: the bundle needs 69\.\d GiB; .* at least 70Gi",
+            r"deployment\.memory_limit=16Gi is too small: the bundle needs 70\.\d GiB; .* at least 71Gi",
         ),
         ({"memory_limit": "8Gi", "gpus": 1}, r"memory_limit=8Gi is too small: the bundle needs 39\.\d GiB"),
     ],
@@ -143,6 +143,13 @@ def test_amounts_that_cannot_hold_a_bundle_are_refused_with_both_numbers(
 ) -> None:
     with pytest.raises(UsageError, match=expected):
         amounts_for(DeploymentConfig.model_validate({"mode": "standard", **settings}), PAPER)
+
+
+def test_each_stream_adds_its_audio_to_the_memory() -> None:
+    def memory(streams: int) -> float:
+        return SMALL.memory(DeploymentConfig.model_validate({"predictor": {"max_streams": streams}}))
+
+    assert memory(10) - memory(0) == 10 * 3 * 8 * 2**20
 
 
 def test_a_claim_holds_the_cache_of_all_pods() -> None:
@@ -161,7 +168,7 @@ def test_doctor_and_submit_refuse_a_deployment_that_cannot_hold_its_model(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = [f"text.source=path:{folder}", "deployment.mode=standard", "deployment.memory_limit=16Gi"]
-    expected = r"deployment.memory_limit=16Gi is too small: a bundle with speech and text encoders needs 65.5 GiB"
+    expected = r"deployment.memory_limit=16Gi is too small: a bundle with speech and text encoders needs 65.7 GiB"
     with pytest.raises(UsageError, match=expected) as error:
         submit("tiny", None, settings)
     assert error.value.exit_code == ExitCode.USAGE

@@ -161,3 +161,15 @@ def test_a_stop_does_not_wait_for_a_client_that_has_not_begun() -> None:
             await asyncio.wait_for(client.session(Plane(), FEW).run(stopping), 5)
 
     run(work())
+
+
+def test_a_turn_ends_where_a_request_could_not_hold_it() -> None:
+    async def work() -> list[float]:
+        plane, small = Plane(), replace(Limits(), request_bytes=2 * RATE * 2)
+        plane.may_answer.set()
+        client = Client(voice(5).tobytes(), json.dumps({"type": "end"}))
+        await client.session(plane, small).run(asyncio.Event())
+        return [message["end"] - message["start"] for message in client.received if message["type"] == "turn"]
+
+    lengths = run(work())
+    assert len(lengths) > 2 and 1.5 < max(lengths) < 2

@@ -12,7 +12,7 @@ import pybase64
 from mistere.predictor.errors import RequestError
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.settings import Limits
-from mistere.predictor.stream.turns import RATE, SAMPLE_BYTES, Cut
+from mistere.predictor.stream.turns import Cut
 from mistere.serving import protocol
 
 _UNKNOWN_DIGEST: Final = 409
@@ -27,23 +27,22 @@ class Turn:
 
     Attributes:
         number: its place in the stream.
-        cut: channel and time.
+        channel: the speaker's channel.
+        start: begin, from the begin of the stream, seconds.
+        end: end, likewise.
         clip: a WAV file.
         text: the client's transcript; empty for none.
     """
 
     number: int
-    cut: Cut
+    channel: int
+    start: float
+    end: float
     clip: bytes
     text: str = ""
 
     def __post_init__(self) -> None:
         self.digest = hashlib.sha256(self.clip).hexdigest()
-
-    @property
-    def audio_seconds(self) -> float:
-        """Length of the audio, seconds."""
-        return len(self.cut.pcm) / SAMPLE_BYTES / RATE
 
 
 class Conversation:
@@ -72,7 +71,7 @@ class Conversation:
         """Add a turn that has ended, to be answered; returns its number."""
         number = self._count
         self._count += 1
-        self._turns.append(Turn(number, cut, cut.wav(), text))
+        self._turns.append(Turn(number, cut.channel, *cut.seconds, cut.wav(), text))
         self._unanswered.append(number)
         return number
 
@@ -109,8 +108,7 @@ class Conversation:
             self._unanswered.remove(number)
             self._forget()
         turn = turns[-1]
-        start, end = turn.cut.seconds
-        return {"turn": number, "channel": turn.cut.channel, "start": start, "end": end, **prediction}
+        return {"turn": number, "channel": turn.channel, "start": turn.start, "end": turn.end, **prediction}
 
     def _window(self, number: int) -> list[Turn]:
         """A turn, and before it as many of the held ones as fit into a request with it."""
@@ -120,7 +118,7 @@ class Conversation:
         for index in range(last, -1, -1):
             turn = self._turns[index]
             size += len(turn.clip)
-            seconds += turn.audio_seconds
+            seconds += turn.end - turn.start
             text += len(turn.text.encode())
             fits = (
                 last - index < limits.utterances

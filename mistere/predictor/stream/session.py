@@ -22,7 +22,7 @@ from mistere.predictor.stream.messages import (
     StreamError,
     parse_message,
 )
-from mistere.predictor.stream.turns import RATE, SAMPLE_BYTES, ChannelSplitter, Cut
+from mistere.predictor.stream.turns import RATE, SAMPLE_BYTES, WAV_HEAD_BYTES, ChannelSplitter, Cut
 from mistere.serving import protocol
 
 _WAITING_TURNS: Final = 8
@@ -104,7 +104,7 @@ class StreamSession:
             raise StreamError(CloseCode.POLICY, "This model reads no audio, so it cannot answer a stream.")
         self._channels = message.channels
         self._splitter = ChannelSplitter(
-            message.channels, self._limits.stream_silence_seconds, self._limits.utterance_seconds
+            message.channels, self._limits.stream_silence_seconds, _longest_turn(self._limits)
         )
         self._conversation = Conversation(self._data_plane, name, self._limits, message.parameters)
         await self._send({"type": "ready", "model": name, "rate": RATE, **response_parameters(model.loaded)})
@@ -176,6 +176,12 @@ class StreamSession:
                 await self._send({"type": "error", "turn": number, "code": failure.code, "error": failure.message})
             else:
                 await self._send({"type": "turn", **answer})
+
+
+def _longest_turn(limits: Limits) -> float:
+    """Length at which a turn ends in any case, so that a request can hold it, seconds."""
+    held = (limits.request_bytes - WAV_HEAD_BYTES) / (RATE * SAMPLE_BYTES)
+    return min(limits.utterance_seconds, limits.request_seconds, held)
 
 
 def _stopping() -> StreamError:

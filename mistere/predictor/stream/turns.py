@@ -22,6 +22,9 @@ RATE: Final = 16000
 SAMPLE_BYTES: Final = 2
 """Signed 16-bit integers, little-endian."""
 
+WAV_HEAD_BYTES: Final = 44
+"""Of a clip, before its samples."""
+
 _FRAME: Final = RATE // 50
 """Samples of a frame."""
 _FRAME_SECONDS: Final = _FRAME / RATE

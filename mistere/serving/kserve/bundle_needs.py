@@ -2,7 +2,7 @@
 
 The sizes come from the manifests in the store; no weight is read. The amounts beyond the weights were measured: the predictor with
 the encoders of the profile ``sample`` holds 735 MiB after its start, of which 0.1 GiB are weights, and bodies in flight may hold 64
-times the limit of a body (docs/guides/serving.md, Memory).
+times the limit of a body (docs/guides/serving.md, Memory). Streams hold their audio beside them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _PROCESS, _PROCESS_WITH_GPU = 0.65 * GIB, 3.0 * GIB
 """Memory of Python, its packages and a request's arrays, with CUDA's libraries and context in the second."""
 _BODIES: Final = 64
 """Bodies that may be in flight together."""
+_STREAM_BODIES: Final = 3
+"""Bodies of the largest size that a stream's audio takes: the context, the turns that wait, and the open turns of its channels."""
 _COPIES: Final = 1.15
 """Memory beyond the weights while they are loaded, and for activations, as a factor."""
 _DISK, _DISK_MARGIN = 1.05, 1.0 * GIB
@@ -57,7 +59,8 @@ class BundleNeeds:
         half = options.dtype in _HALF or (options.dtype == "auto" and config.gpus)
         weights = max(self.weights, default=0) if config.gpus else sum(self.weights)
         process = _PROCESS_WITH_GPU if config.gpus else _PROCESS
-        stores = options.audio_store_mib + options.vector_store_mib + _BODIES * options.max_request_mib
+        bodies = _BODIES + _STREAM_BODIES * options.max_streams
+        stores = options.audio_store_mib + options.vector_store_mib + bodies * options.max_request_mib
         return process + stores * 2**20 + _COPIES * weights * (0.5 if half else 1)
 
     def seconds(self) -> float:
