@@ -225,6 +225,8 @@ def test_a_client_that_sends_faster_than_it_is_answered_waits(server: Server) ->
 
 
 def test_a_client_that_leaves_while_turns_wait_leaves_no_stream_behind(server: Server) -> None:
+    left = metric(server, 'mistere_streams_closed_total{code="1006"}')
+    answered = metric(server, 'mistere_requests_total{code="200",protocol="stream"}')
     samples = np.concatenate([np.concatenate([voice(0.5), silence(0.9)])] * 14)
     with opened(server, {}) as stream:
         send_audio(stream, samples, 32000)
@@ -232,6 +234,8 @@ def test_a_client_that_leaves_while_turns_wait_leaves_no_stream_behind(server: S
         stream.recv(60)
         stream.socket.shutdown(socket.SHUT_RDWR)
     wait_until(lambda: metric(server, "mistere_streams") == 0)
+    assert metric(server, 'mistere_streams_closed_total{code="1006"}') == left + 1
+    assert metric(server, 'mistere_requests_total{code="200",protocol="stream"}') > answered
 
 
 def test_an_overlong_turn_is_cut_and_noise_is_none(server: Server) -> None:

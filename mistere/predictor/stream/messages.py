@@ -26,6 +26,8 @@ class CloseCode(IntEnum):
     DONE = 1000
     GOING_AWAY = 1001
     UNSUPPORTED = 1003
+    LEFT = 1006
+    """Never sent: the client has left without ``end``."""
     POLICY = 1008
     TOO_LARGE = 1009
     INTERNAL = 1011

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
+from mistere.predictor import metrics
 from mistere.predictor.errors import as_request_error
 from mistere.predictor.protocol.codec import response_parameters
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
@@ -23,10 +24,14 @@ from mistere.predictor.stream.messages import (
     parse_message,
 )
 from mistere.predictor.stream.turns import RATE, SAMPLE_BYTES, WAV_HEAD_BYTES, ChannelSplitter, Cut
+from mistere.predictor.tracing.request_trace import TRACING
 from mistere.serving import protocol
 
 _WAITING_TURNS: Final = 8
 """Turns of a stream that wait for their answers; nothing more is read from its client until one is answered."""
+
+_ANSWERED, _CLIENT_LEFT = 200, 499
+"""Codes of turns, as those of REST."""
 
 Receive = Callable[[], Awaitable[bytes | str]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -40,11 +45,20 @@ class StreamSession:
         limits: limits of a request, and of streams.
         receive: returns the next message of the client: bytes of audio, or a control message.
         send: sends a message to the client.
+        traceparent: the client's header of that name.
     """
 
-    def __init__(self, data_plane: PredictorDataPlane, limits: Limits, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        data_plane: PredictorDataPlane,
+        limits: Limits,
+        receive: Receive,
+        send: Send,
+        traceparent: str | None = None,
+    ) -> None:
         self._data_plane, self._limits = data_plane, limits
         self._receive, self._send = receive, send
+        self._traceparent = traceparent
         self._channels = 1
         self._texts: dict[int, str] = {}
         self._splitter: ChannelSplitter
@@ -169,13 +183,23 @@ class StreamSession:
         """Answer the turns in their order; an error of one does not end the stream."""
         while (number := await self._waiting.get()) is not None:
             self._room.release()
-            try:
-                answer = await self._conversation.answer(number)
-            except Exception as error:
-                failure = as_request_error(error, str(uuid.uuid4()), self._limits.utterance_seconds)
-                await self._send({"type": "error", "turn": number, "code": failure.code, "error": failure.message})
-            else:
-                await self._send({"type": "turn", **answer})
+            await self._send(await self._answer(number))
+
+    async def _answer(self, number: int) -> dict[str, Any]:
+        """The message that answers a turn, which counts as a request."""
+        trace = TRACING.begin("stream", lambda: self._traceparent)
+        code = _CLIENT_LEFT
+        try:
+            answer = {"type": "turn", **await self._conversation.answer(number)}
+            code = _ANSWERED
+        except Exception as error:
+            failure = as_request_error(error, str(uuid.uuid4()), self._limits.utterance_seconds)
+            answer = {"type": "error", "turn": number, "code": failure.code, "error": failure.message}
+            code = failure.code
+        finally:
+            metrics.labelled(metrics.REQUESTS, "stream", str(code)).inc()
+            TRACING.end(trace, str(code), code >= 500)
+        return answer
 
 
 def _longest_turn(limits: Limits) -> float:

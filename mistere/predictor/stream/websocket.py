@@ -17,6 +17,7 @@ from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.settings import Limits
 from mistere.predictor.stream.messages import CloseCode, StreamError
 from mistere.predictor.stream.session import StreamSession
+from mistere.predictor.tracing.request_trace import TRACEPARENT
 
 STREAM_PATH: Final = "/v1/stream"
 _MAX_REASON: Final = 123
@@ -53,7 +54,7 @@ class Streams:
             await socket.close()  # before it is accepted: 403
             return
         await socket.accept()
-        code, reason = CloseCode.DONE, ""
+        code, reason = CloseCode.GOING_AWAY, ""  # as long as only a stop can cancel it
         task = asyncio.current_task()
         assert task is not None
         try:
@@ -66,10 +67,15 @@ class Streams:
                 )
             self._open.add(task)
             metrics.STREAMS.set(len(self._open))
-            await StreamSession(self._data_plane, self._limits, _receive(socket), _send(socket)).run(self._stopping)
+            session = StreamSession(
+                self._data_plane, self._limits, _receive(socket), _send(socket), socket.headers.get(TRACEPARENT)
+            )
+            await session.run(self._stopping)
+            code = CloseCode.DONE
         except StreamError as error:
             code, reason = error.code, error.message
-        except WebSocketDisconnect:
+        except WebSocketDisconnect as left:
+            code = CloseCode.TOO_LARGE if left.code == CloseCode.TOO_LARGE else CloseCode.LEFT
             return
         except Exception as error:
             failure = as_request_error(error, str(uuid.uuid4()), self._limits.utterance_seconds)

@@ -45,7 +45,7 @@ class RequestTrace:
 
     Attributes:
         span: the sender's span of the whole request.
-        protocol: ``rest_v1``, ``rest_v2`` or ``grpc``.
+        protocol: ``rest_v1``, ``rest_v2``, ``grpc`` or ``stream``.
         wall_ns: when it began, nanoseconds since 1970.
         began: the same moment, ``time.perf_counter()``, seconds.
         phases: what took its time. Threads of batches append to it, too.
@@ -117,7 +117,7 @@ class Tracing:
         """Begin the trace of a request in its task.
 
         Args:
-            protocol: ``rest_v1``, ``rest_v2`` or ``grpc``.
+            protocol: ``rest_v1``, ``rest_v2``, ``grpc`` or ``stream``.
             traceparent: reads the caller's header; called while traces are on.
 
         Returns:
