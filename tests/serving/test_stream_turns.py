@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.settings import Limits
+from mistere.predictor.stream import session
 from mistere.predictor.stream.conversation import Conversation
 from mistere.predictor.stream.messages import StreamError
 from mistere.predictor.stream.session import StreamSession
@@ -173,3 +175,17 @@ def test_a_turn_ends_where_a_request_could_not_hold_it() -> None:
 
     lengths = run(work())
     assert len(lengths) > 2 and 1.5 < max(lengths) < 2
+
+
+def test_a_client_that_sends_without_pause_is_read_at_a_limited_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_AHEAD_SECONDS", 8.0)
+    monkeypatch.setattr(session, "_SPEED", 40)
+
+    async def work() -> None:
+        plane = Plane()
+        client = Client(*[silence(8).tobytes()] * 3, json.dumps({"type": "end"}))
+        await client.session(plane, Limits()).run(asyncio.Event())
+
+    begin = time.monotonic()
+    run(work())
+    assert time.monotonic() - begin > 0.39

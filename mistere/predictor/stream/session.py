@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -30,6 +31,9 @@ from mistere.serving import protocol
 _WAITING_TURNS: Final = 8
 """Turns of a stream that wait for their answers; nothing more is read from its client until one is answered."""
 
+_SPEED: Final = 8
+_AHEAD_SECONDS: Final = 60.0
+"""Audio is read at so many times the speed of speech, and so much more at once: finding turns takes the event loop's time."""
 _ANSWERED, _CLIENT_LEFT = 200, 499
 """Codes of turns, as those of REST."""
 
@@ -137,6 +141,7 @@ class StreamSession:
 
     async def _read(self) -> None:
         """Read until the client ends the stream."""
+        credit, since = _AHEAD_SECONDS, time.monotonic()
         while True:
             content = await self._next()
             if isinstance(content, bytes):
@@ -146,6 +151,11 @@ class StreamSession:
                         f"A binary message must hold whole samples of 16 bits for each of the {self._channels} channels.",
                     )
                 await self._await_answers(self._splitter.add(content))
+                now = time.monotonic()
+                credit, since = min(_AHEAD_SECONDS, credit + _SPEED * (now - since)), now
+                credit -= len(content) / (SAMPLE_BYTES * self._channels * RATE)
+                if credit < 0:
+                    await asyncio.sleep(-credit / _SPEED)
                 continue
             message = parse_message(content, self._channels)
             if isinstance(message, End):
