@@ -12,7 +12,7 @@ import pybase64
 from mistere.predictor.errors import RequestError
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.settings import Limits
-from mistere.predictor.stream.turns import Cut
+from mistere.predictor.stream.turns import RATE, SAMPLE_BYTES, WAV_HEAD_BYTES, Cut
 from mistere.serving import protocol
 
 _UNKNOWN_DIGEST: Final = 409
@@ -43,6 +43,11 @@ class Turn:
 
     def __post_init__(self) -> None:
         self.digest = hashlib.sha256(self.clip).hexdigest()
+
+    @property
+    def audio_seconds(self) -> float:
+        """Length of the audio, seconds."""
+        return (len(self.clip) - WAV_HEAD_BYTES) / SAMPLE_BYTES / RATE
 
 
 class Conversation:
@@ -118,7 +123,7 @@ class Conversation:
         for index in range(last, -1, -1):
             turn = self._turns[index]
             size += len(turn.clip)
-            seconds += turn.end - turn.start
+            seconds += turn.audio_seconds
             text += len(turn.text.encode())
             fits = (
                 last - index < limits.utterances
