@@ -20,7 +20,9 @@ from mistere.predictor.tracing.request_trace import TRACES, RequestTrace, TimedP
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 REQUESTS = Counter(
-    "mistere_requests", "Inference requests, and turns of streams, by protocol and REST code or gRPC status.", ["protocol", "code"]
+    "mistere_requests",
+    "Inference requests, and turns of streams, by protocol and REST code or gRPC status.",
+    ["protocol", "code"],
 )
 PHASES = Histogram(
     "mistere_phase_seconds",
@@ -61,7 +63,11 @@ CLOSED = Counter(
     ["reason"],
 )
 STREAMS = Gauge("mistere_streams", "Open streams of live audio.")
-STREAMS_CLOSED = Counter("mistere_streams_closed", "Streams of live audio that ended, by close code; 1006 if the client left without end.", ["code"])
+STREAMS_CLOSED = Counter(
+    "mistere_streams_closed",
+    "Streams of live audio that ended, by close code; 1006 if the client left without end.",
+    ["code"],
+)
 MODEL = Gauge("mistere_model_info", "The served model.", ["name", "version"])
 
 
