@@ -163,13 +163,17 @@ class SampleWriter:
             logger.info("%d sampled dialogues were deleted after %d days", deleted, self._days)
 
     def _write(self, answered: Answered) -> None:
-        """Write a dialogue: how long it is kept first, so that a sweep finds the rest after a crash, and ``dialogue.json`` last."""
+        """Write a dialogue: how long it is kept first, so that a sweep finds the rest after a crash, and ``dialogue.json`` last.
+
+        If the dialogue was deleted meanwhile, what was written of it is deleted, too.
+        """
         if self._key is None:
             self._key = hashing_key(self._store, create=True)
         assert self._key is not None
         folder = folder_of(self._key, answered.dialogue_id)
         written = self._known(folder, answered)
-        self._store.write(path(folder, f"until/{written.keep_until}"), b"\n")
+        marker = path(folder, f"until/{written.keep_until}")
+        self._store.write(marker, b"\n")
         for digest, clip in answered.clips.items():
             if digest not in written.clips and len(written.clips) < _MOST_CLIPS:
                 self._store.write(path(folder, f"audio/{digest}"), clip)
@@ -187,15 +191,20 @@ class SampleWriter:
             turns=list(answered.turns()),
         )
         self._store.write(path(folder, "dialogue.json"), dialogue.model_dump_json().encode())
+        if not self._store.exists(marker):
+            self._forget(folder)
 
     def _known(self, folder: str, answered: Answered) -> _Written:
         """What the store has of a dialogue: as remembered, or as another replica or an earlier process wrote it."""
         written = self._written.pop(folder, None)
         if written is None and (earlier := read_dialogue(self._store, folder)) is not None:
-            clips = {turn.audio for turn in earlier.turns if turn.audio is not None}
+            clips = {key.rpartition("/")[2] for key in self._store.keys(path(folder, "audio"))}
             written = _Written(earlier.began_at, earlier.keep_until, clips)
-        if written is not None and written.keep_until < day_of(answered.at):
-            self._store.delete(f"{DIALOGUES}/{folder}")
+        if written is not None and (
+            written.keep_until < day_of(answered.at)
+            or not self._store.exists(path(folder, f"until/{written.keep_until}"))  # it was deleted
+        ):
+            self._forget(folder)
             written = None
         if written is None:
             written = _Written(answered.at, day_of(answered.at + self._days * DAY_SECONDS))
@@ -203,3 +212,8 @@ class SampleWriter:
         while len(self._written) > _REMEMBERED:
             self._written.popitem(last=False)
         return written
+
+    def _forget(self, folder: str) -> None:
+        """Delete what is left of a dialogue that was deleted, or whose time is over."""
+        self._written.pop(folder, None)
+        self._store.delete(f"{DIALOGUES}/{folder}")

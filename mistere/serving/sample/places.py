@@ -3,7 +3,8 @@
 Each dialogue has a folder of its own, ``sample/dialogues/HASH/``, whose name is an HMAC of the client's dialogue id with a random key of
 the store (``sample/hashing-key``): ids are hostile as names of files, and a plain hash of a telephone number is reversed by trying all of
 them. In the folder are ``dialogue.json``, ``audio/SHA256`` for each recording, ``embeddings.safetensors``, and ``until/DAY``, an empty file
-that says by its name how long the dialogue is kept, so that a sweep opens no file.
+that says by its name how long the dialogue is kept, so that a sweep opens no file. It is written before everything else: a folder without
+it is what is left of a dialogue that was deleted while it was written.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ DAY_SECONDS: Final = 86_400
 _KEY_BYTES: Final = 32
 _SHOWN_DIGITS: Final = 20
 _MARKER: Final = re.compile(rf"{DIALOGUES}/(?P<folder>[0-9a-f]{{64}})/until/(?P<day>\d{{4}}-\d{{2}}-\d{{2}})")
+_FOLDER: Final = re.compile(rf"{DIALOGUES}/(?P<folder>[0-9a-f]{{64}})/.+", re.DOTALL)
 _MOST_ATTEMPTS: Final = 3
 
 
@@ -118,17 +120,19 @@ def delete_dialogue(store: ObjectStore, dialogue_id: str) -> tuple[str, int]:
 
 
 def sweep(store: ObjectStore, now: float) -> int:
-    """Delete the dialogues whose last day has passed; returns how many they were.
+    """Delete the dialogues whose last day has passed, and what is left of others; returns how many they were.
 
     Args:
         store: the object store.
         now: seconds since 1970.
     """
-    today, until = day_of(now), dict[str, str]()
+    today, until, folders = day_of(now), dict[str, str](), set[str]()
     for key in store.keys(DIALOGUES):
+        if match := _FOLDER.fullmatch(key):
+            folders.add(match["folder"])
         if match := _MARKER.fullmatch(key):
             until[match["folder"]] = min(match["day"], until.get(match["folder"], match["day"]))
-    expired = sorted(folder for folder, day in until.items() if day < today)
+    expired = sorted(folder for folder in folders if until.get(folder, "") < today)
     for folder in expired:
         store.delete(f"{DIALOGUES}/{folder}")
     return len(expired)

@@ -117,6 +117,49 @@ def test_a_sweep_deletes_what_is_over_and_nothing_else(store: ObjectStore) -> No
     assert len(list(store.keys("sample/dialogues"))) == 2
 
 
+def test_a_sweep_deletes_what_an_interrupted_deletion_left(store: ObjectStore) -> None:
+    keep(store, "whole", [kept_turn()])
+    for name in ("audio/x", "dialogue.json"):
+        store.write(f"sample/dialogues/{name.encode().hex():0>64}/{name}", b"left")
+    assert sweep(store, NOW) == 2 and len(list(store.keys("sample/dialogues"))) == 2
+
+
+class Deleted(LocalStore):
+    """A store from which the call is deleted after its first recording has been written."""
+
+    is_over = False
+
+    def write(self, key: str, data: bytes, expected: str | None = None) -> str:
+        version = super().write(key, data, expected)
+        if "/audio/" in key and not self.is_over:
+            self.is_over = delete_dialogue(self, "call")[1] == 2
+        return version
+
+
+def test_a_call_that_is_deleted_while_it_is_written_leaves_nothing(tmp_path: Any) -> None:
+    store, clips = Deleted(tmp_path), {**clip_of(b"first"), **clip_of(b"second")}
+    writer = SampleWriter(store, 30, clock=lambda: NOW)
+    writer.put(answered("call", "Hello.", clips=clips))
+    wait(lambda: store.is_over and not list(store.keys("sample/dialogues")) and not writer._written)
+    writer.put(answered("call", "Hello.", clips=clips))  # it goes on, and is kept anew
+    writer.close(60)
+    ((folder, _),) = read_dialogues(store, NOW, pytest.fail)
+    assert {read_recording(store, folder, digest) for digest in clips} == {b"first", b"second"}
+
+
+def test_a_call_that_is_kept_anew_has_its_recordings(tmp_path: Any) -> None:
+    store, clips = LocalStore(tmp_path), clip_of(b"first")
+    named = dict.fromkeys(clips, b"")
+    for number, sent in enumerate((clips, named, clips)):
+        writer = SampleWriter(store, 30, clock=lambda: NOW)
+        writer.put(answered("call", "Hello.", clips=sent))
+        writer.close(60)
+        if not number:
+            delete_dialogue(store, "call")
+    ((folder, _),) = read_dialogues(store, NOW, pytest.fail)
+    assert read_recording(store, folder, next(iter(clips))) == b"first"
+
+
 def test_a_sweep_beside_other_work_says_what_it_did(tmp_path: Any) -> None:
     notes: list[str] = []
     store = LocalStore(tmp_path)
