@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.object_store import open_store
+from mistere.common.errors import MistereError
 from mistere.config.predictor import BUNDLE_STORE
 from mistere.predictor.sample.sampler import Sampler
 from mistere.predictor.sample.writer import SampleWriter
 from mistere.predictor.settings import ServerSettings
 from mistere.predictor.shadow.copier import ShadowCopier, shadow_copier
 from mistere.predictor.traffic.observation import TrafficObserver, traffic_observer
+from mistere.serving.sample.places import HASHING_KEY
 
 if TYPE_CHECKING:
     from mistere.model.inference import DialoguePrediction, EmotionModel
@@ -54,14 +56,23 @@ def answer_observers(model: EmotionModel, settings: ServerSettings) -> AnswerObs
 
 
 def _sampler(model: EmotionModel, settings: ServerSettings) -> Sampler | None:
+    """The sampler; with a share of 0 it keeps nothing, but still deletes what was kept when its time is over."""
     options = settings.options
-    if not options.sample_share:
-        return None
     location = options.sample_store
     if location == BUNDLE_STORE:
+        if not options.sample_share and not _holds_a_sample(settings.bundle):
+            return None
         location, _ = split_bundle_location(settings.bundle)
     store = open_store(location, options.sample_encryption)
     return Sampler(model, SampleWriter(store, options.sample_days), options.sample_share)
+
+
+def _holds_a_sample(bundle: str) -> bool:
+    """Whether dialogues were ever kept in a bundle's store; False if that cannot be said, as for a copy outside of a store."""
+    try:
+        return open_store(split_bundle_location(bundle)[0]).exists(HASHING_KEY)
+    except (MistereError, OSError):
+        return False
 
 
 class AnswerObservers:

@@ -43,7 +43,7 @@ class Sampler:
     Args:
         model: the served model.
         writer: writes them to the store.
-        share: of the dialogues with consent, 0 to 1.
+        share: of the dialogues with consent, 0 to 1; with 0 the writer only deletes what is over.
     """
 
     def __init__(self, model: EmotionModel, writer: SampleWriter, share: float) -> None:

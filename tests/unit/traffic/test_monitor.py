@@ -30,6 +30,7 @@ from mistere.serving.traffic.files import bundle_prefix
 from mistere.serving.traffic.reference import prediction_counts, read_traffic_profile, write_traffic_profile
 from pipelines.cli.commands import monitor as command
 from pipelines.cli.commands.monitor import monitor
+from tests.unit.labelling.kept import keep, kept_turn
 from tests.unit.traffic.monitored_store import FIRST_DAY, NOW, make_champion, write_days
 from tests.unit.traffic.simulation import FIGURES, World, draw, reference
 
@@ -126,6 +127,17 @@ def test_errors_say_what_to_do(store: LocalStore, worlds: dict[str, list[Counts]
         with pytest.raises(UsageError, match="is no duration"):
             hours_of(wrong)
     assert (hours_of("7d"), hours_of("36h")) == (168, 36)
+
+
+def test_kept_dialogues_in_a_store_of_their_own_are_swept(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = LocalStore(tmp_path / "kept")
+    keep(own, "old", [kept_turn()], keep_until="2020-01-01")
+    monkeypatch.setenv("MISTERE_PREDICTOR_SAMPLE_STORE", str(own.root))
+    with pytest.raises(MistereError, match="has no champion"):
+        monitor(store, "7d", tmp_path / "page.html")
+    assert not list(own.keys("sample/dialogues"))
 
 
 def test_a_damaged_reference_is_named(tmp_path: Path, worlds: dict[str, list[Counts]]) -> None:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,13 @@ from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.artifacts.s3.encryption import encryption_arguments
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import ArtifactError, UsageError
+from mistere.config.predictor import PredictorConfig
 from mistere.predictor import metrics
+from mistere.predictor.answer_observers import _sampler
+from mistere.predictor.protocol.codec import DialogueRequest
 from mistere.predictor.sample.sampler import is_sampled
 from mistere.predictor.sample.writer import Answered, SampleWriter
+from mistere.predictor.settings import ServerSettings
 from mistere.serving.sample.dialogue import KeptTurn
 from mistere.serving.sample.places import (
     DAY_SECONDS,
@@ -182,6 +187,26 @@ def test_the_writer_sweeps_and_begins_an_old_dialogue_anew(tmp_path: Any) -> Non
     writer = SampleWriter(store, 2, clock=lambda: NOW + 6 * DAY_SECONDS)
     wait(lambda: not list(store.keys("sample/dialogues")))
     writer.close(60)
+
+
+def served(experts: tuple[str, ...] = ("speech", "text", "cross_modal")) -> Any:
+    """What the sampler reads of a served model."""
+    return SimpleNamespace(labels=LABELS, experts=experts, bundle=SimpleNamespace(digest="b" * 64))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_predictor_sweeps_after_sampling_was_switched_off(named: bool, tmp_path: Any) -> None:
+    bundle = f"{tmp_path}/store/artifacts/ModelBundle/{'b' * 64}"
+    options = PredictorConfig(**({"sample_store": str(tmp_path / "kept")} if named else {}))
+    assert _sampler(served(), ServerSettings(str(tmp_path))) is None  # a copy of a bundle
+    assert _sampler(served(), ServerSettings(bundle)) is None
+    store = LocalStore(tmp_path / ("kept" if named else "store"))
+    keep(store, "old", [kept_turn()], keep_until="2020-01-01")
+    sampler = _sampler(served(), ServerSettings(bundle, options=options))
+    assert sampler is not None
+    wait(lambda: not list(store.keys("sample/dialogues")))
+    sampler.writer.close(60)
+    assert not sampler.wants([DialogueRequest(dialogue_id="call", consent=True)])
 
 
 def wait(condition: Callable[[], bool]) -> None:
