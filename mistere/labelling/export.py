@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -19,7 +18,17 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.common.splits import SPLITS
 from mistere.data.dataset import load_info, read_batches, schema, shards_of
 from mistere.data.kinds import kind_of
-from mistere.labelling.exported import AUDIO, INTERFACE, MANIFEST, TABLE, TASKS, ExportManifest, open_export
+from mistere.labelling.exported import (
+    AUDIO,
+    INTERFACE,
+    MANIFEST,
+    TABLE,
+    TASKS,
+    ExportManifest,
+    delete_unfinished,
+    open_export,
+    unfinished,
+)
 from mistere.labelling.selection import (
     WEIGHTS,
     Choice,
@@ -105,6 +114,7 @@ def export_tasks(store: ObjectStore, directory: Path, options: ExportOptions, no
         raise UsageError(f"{directory} is not empty: choose a new folder for the export.")
     if not 0 <= options.random_share <= 1:
         raise UsageError(f"--random {options.random_share:g} is no share: choose a number from 0 to 1.")
+    delete_unfinished(directory)
     notes: list[str] = []
     labels, shares, known = _base(options.base)
     known |= {name for folder in options.earlier for name in open_export(folder).manifest.dialogues}
@@ -121,7 +131,7 @@ def export_tasks(store: ObjectStore, directory: Path, options: ExportOptions, no
         candidate_of(name, one.dialogue, shares, read_vectors(store, one.folder)) for name, one in kept.items()
     ]
     choices = choose(candidates, options.count, options.weights, options.random_share, options.seed)
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    partial = unfinished(directory)
     partial.mkdir(parents=True)
     try:
         turns = _write(store, partial, choices, kept, labels, options, notes)

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mistere.common.digests.files import digest_of
 from mistere.common.errors import DataError
 from mistere.common.parsing.documents import ParseError, read_json
 from mistere.data.dataset import read_batches
-from mistere.labelling.exported import AUDIO, MANIFEST, TABLE, TASKS, ExportManifest, read_manifest
+from mistere.labelling.exported import (
+    AUDIO,
+    MANIFEST,
+    TABLE,
+    TASKS,
+    ExportManifest,
+    delete_unfinished,
+    read_manifest,
+)
+
+_RECORDING: Final = re.compile(r"[0-9a-f]{64}\.\w+")
 
 
 def remove_dialogue(folder: Path, name: str) -> bool:
     """Remove a dialogue from tasks, table and recordings; returns whether the export had it.
+
+    The manifest forgets it last, so a removal that was interrupted is completed by the next one. What killed exports to the same folder
+    left is deleted, too.
 
     Args:
         folder: of the export.
@@ -25,14 +39,16 @@ def remove_dialogue(folder: Path, name: str) -> bool:
         DataError: it is damaged.
     """
     manifest = read_manifest(folder)
+    delete_unfinished(folder)
     if name not in manifest.dialogues:
         return False
     tasks = _tasks(folder / TASKS)
     kept = [task for task in tasks if task["data"]["dialogue_id"] != name]
     _replace(folder / TASKS, json.dumps(kept, ensure_ascii=False, indent=1))
     used = _recordings(kept)
-    for file in _recordings(tasks) - used:
-        (folder / AUDIO / file).unlink(missing_ok=True)
+    for file in (folder / AUDIO).glob("*"):
+        if _RECORDING.fullmatch(file.name) and file.name not in used:
+            file.unlink(missing_ok=True)
     _filter_table(folder / TABLE, name)
     dialogues = {each: turns for each, turns in manifest.dialogues.items() if each != name}
     table = digest_of(folder / TABLE)

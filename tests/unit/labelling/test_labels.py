@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.labelling.answers import read_answers
 from mistere.labelling.export import ExportOptions, ExportReport, export_tasks
 from mistere.labelling.labelled_dataset import LabelledReport, import_labels, write_report
+from mistere.labelling import removal
 from mistere.labelling.removal import remove_dialogue
 from mistere.labelling.tasks import CANNOT_TELL, configuration
 from tests.local.workshop import make_dataset, tone
@@ -206,6 +210,40 @@ def test_a_dialogue_is_removed_from_an_export(store: LocalStore, base: Path, tmp
         remove_dialogue(folder, names[1])
     with pytest.raises(UsageError, match="label export"):
         remove_dialogue(tmp_path, names[1])
+
+
+def test_an_interrupted_removal_is_completed_by_the_next(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "export"
+    names = [choice.candidate.name for choice in exported(store, folder).choices]
+    (folder / "audio" / "mine.txt").write_text("not a recording of the export")
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        interrupted.setattr(removal, "_recordings", interrupt)
+        interrupted.setattr(removal, "_tasks", lambda path: json.loads(path.read_text()))
+        remove_dialogue(folder, names[0])
+    assert len(tasks(folder)) == 4 and len(list((folder / "audio").iterdir())) == 6
+    assert remove_dialogue(folder, names[0])
+    assert len(list((folder / "audio").iterdir())) == 5 and (folder / "audio" / "mine.txt").exists()
+
+
+def test_what_a_killed_export_left_is_deleted(store: LocalStore, tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for number in range(2):
+        left = tmp_path / f".export.partial-{ended.pid}"
+        running, other = tmp_path / f".export.partial-{os.getppid()}", tmp_path / f".export2.partial-{ended.pid}"
+        for folder in (left, running, other):
+            (folder / "audio").mkdir(parents=True, exist_ok=True)
+        if number:
+            remove_dialogue(tmp_path / "export", "none")
+        else:
+            exported(store, tmp_path / "export")
+        assert not left.exists() and running.exists() and other.exists()
 
 
 def test_too_few_annotators_and_other_labels_are_refused(store: LocalStore, base: Path, tmp_path: Path) -> None:
