@@ -88,6 +88,7 @@ def test_wrong_arguments_are_one_sentence(tmp_path: Path) -> None:
     for arguments, code, sentence in (
         (["label", "export", str(tmp_path / "x"), *empty], 1, "holds no dialogue to label"),
         (["label", "export", str(tmp_path / "x"), "--weight", "age=2", *empty], 2, "the names are uncertainty"),
+        (["traffic", "delete", "call-1", *empty], 2, "name the store of the sample with --store"),
         (["label", "import", "nowhere", "a.json", "new", "--base", "b"], 2, "`mistere label export` made"),
         (
             ["label", "import", "nowhere", "a.json", "new", "--base", "b", "--split", "all"],

@@ -19,7 +19,7 @@ from typing import Final
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
 from mistere.common.counting import counted
-from mistere.common.errors import ArtifactError, MistereError
+from mistere.common.errors import ArtifactError, MistereError, UsageError
 
 PREFIX: Final = "sample"
 DIALOGUES: Final = f"{PREFIX}/dialogues"
@@ -87,36 +87,49 @@ def hashing_key(store: ObjectStore, *, create: bool = False) -> bytes | None:
     return key
 
 
-def delete_dialogue(store: ObjectStore, dialogue_id: str) -> tuple[str, int]:
-    """Delete all that was kept of a dialogue.
+def known_folder(store: ObjectStore, dialogue_id: str) -> str:
+    """The folder in which a dialogue is, or was, kept.
 
     Args:
         store: the object store.
         dialogue_id: the client's.
 
-    Returns:
-        The dialogue's name in exports and datasets (empty if nothing was ever kept in this store), and the number of deleted objects.
-
     Raises:
-        ArtifactError: the store's key is damaged, or objects remain because a predictor still writes them.
+        UsageError: nothing was ever kept in this store.
+        ArtifactError: the store's key is damaged.
     """
     key = hashing_key(store)
     if key is None:
-        return "", 0
-    folder = folder_of(key, dialogue_id)
+        raise UsageError(
+            f"no dialogue was ever kept in {store.uri}: name the store of the sample with --store, the value of the predictor's "
+            "--sample-store."
+        )
+    return folder_of(key, dialogue_id)
+
+
+def delete_folder(store: ObjectStore, folder: str) -> int:
+    """Delete all that was kept of a dialogue; returns the number of deleted objects.
+
+    Args:
+        store: the object store.
+        folder: of the dialogue.
+
+    Raises:
+        ArtifactError: objects remain because a predictor still writes them.
+    """
     deleted = 0
     for _ in range(_MOST_ATTEMPTS):
         found = sum(1 for _ in store.keys(f"{DIALOGUES}/{folder}"))
         store.delete(f"{DIALOGUES}/{folder}")
         if not found:
-            return shown_name(folder), deleted
+            return deleted
         deleted += found
     if next(iter(store.keys(f"{DIALOGUES}/{folder}")), None) is not None:
         raise ArtifactError(
             f"{store.location(f'{DIALOGUES}/{folder}')} still holds objects",
             "delete again when the conversation has ended",
         )
-    return shown_name(folder), deleted
+    return deleted
 
 
 def sweep(store: ObjectStore, now: float) -> int:

@@ -16,13 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
 from mistere.labelling.answers import read_answers
 from mistere.labelling.export import ExportOptions, ExportReport, export_tasks
 from mistere.labelling.labelled_dataset import LabelledReport, import_labels, write_report
 from mistere.labelling import removal
 from mistere.labelling.removal import remove_dialogue
 from mistere.labelling.tasks import CANNOT_TELL, configuration
+from mistere.serving.sample import places
+from pipelines.cli.commands.label.kept_dialogues import delete
 from tests.local.workshop import make_dataset, tone
 from tests.unit.data.corpus_files import read, shard_digests
 from tests.unit.labelling.kept import LABELS, NOW, keep, kept_turn
@@ -244,6 +246,22 @@ def test_what_a_killed_export_left_is_deleted(store: LocalStore, tmp_path: Path)
         else:
             exported(store, tmp_path / "export")
         assert not left.exists() and running.exists() and other.exists()
+
+
+def test_a_failed_deletion_still_deletes_the_rest(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported(store, tmp_path / "export", count=12)
+
+    def busy(*_: object) -> int:
+        raise ArtifactError("a predictor still writes")
+
+    monkeypatch.setattr(places, "delete_folder", busy)
+    with pytest.raises(ArtifactError, match="still writes"):
+        delete(tmp_path, str(store.root), "call-0", [tmp_path / "nowhere", tmp_path / "export"])
+    printed = capsys.readouterr().out
+    assert "nowhere: failed" in printed and f"{tmp_path / 'export'}: deleted" in printed
+    assert len(tasks(tmp_path / "export")) == 11
 
 
 def test_too_few_annotators_and_other_labels_are_refused(store: LocalStore, base: Path, tmp_path: Path) -> None:

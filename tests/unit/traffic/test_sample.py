@@ -28,9 +28,11 @@ from mistere.serving.sample.dialogue import KeptTurn
 from mistere.serving.sample.places import (
     DAY_SECONDS,
     HASHING_KEY,
-    delete_dialogue,
+    delete_folder,
     folder_of,
     hashing_key,
+    known_folder,
+    shown_name,
     sweep,
     try_to_sweep,
 )
@@ -90,17 +92,19 @@ def test_hostile_ids_stay_in_their_folder_and_are_deleted(dialogue_id: str, stor
     before = sorted(store.keys("sample"))
     name = keep(store, dialogue_id, [kept_turn(audio=b"clip")], [b"clip"], np.zeros((1, 2), np.float32))
     assert len(sorted(store.keys("sample"))) == len(before) + 4
-    assert delete_dialogue(store, dialogue_id) == (name, 4)
+    folder = known_folder(store, dialogue_id)
+    assert (shown_name(folder), delete_folder(store, folder)) == (name, 4)
     assert sorted(store.keys("sample")) == before
-    assert delete_dialogue(store, dialogue_id) == (name, 0)
+    assert delete_folder(store, folder) == 0
 
 
 def test_deleting_from_an_empty_store_creates_nothing(store: ObjectStore) -> None:
-    assert delete_dialogue(store, "call") == ("", 0)
+    with pytest.raises(UsageError, match="name the store of the sample with --store"):
+        known_folder(store, "call")
     assert not list(store.keys("sample")) and not sweep(store, NOW)
     store.write(HASHING_KEY, b"short")
     with pytest.raises(ArtifactError, match="5 bytes instead of 32"):
-        delete_dialogue(store, "call")
+        known_folder(store, "call")
 
 
 def test_every_replica_has_the_same_key_and_two_stores_have_not(store: ObjectStore) -> None:
@@ -137,7 +141,7 @@ class Deleted(LocalStore):
     def write(self, key: str, data: bytes, expected: str | None = None) -> str:
         version = super().write(key, data, expected)
         if "/audio/" in key and not self.is_over:
-            self.is_over = delete_dialogue(self, "call")[1] == 2
+            self.is_over = delete_folder(self, known_folder(self, "call")) == 2
         return version
 
 
@@ -160,7 +164,7 @@ def test_a_call_that_is_kept_anew_has_its_recordings(tmp_path: Any) -> None:
         writer.put(answered("call", "Hello.", clips=sent))
         writer.close(60)
         if not number:
-            delete_dialogue(store, "call")
+            delete_folder(store, known_folder(store, "call"))
     ((folder, _),) = read_dialogues(store, NOW, pytest.fail)
     assert read_recording(store, folder, next(iter(clips))) == b"first"
 

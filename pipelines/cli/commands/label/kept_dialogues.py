@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mistere.common.counting import counted
+from mistere.common.errors import MistereError
 from mistere.labelling.removal import remove_dialogue
 from mistere.serving.sample import places
 from pipelines.cli.registry_location import store_location
@@ -20,16 +21,28 @@ def delete(output: Path, store: str | None, dialogue_id: str, exports: Sequence[
         store: a store's location; None for the default.
         dialogue_id: the client's.
         exports: folders of exports to delete it from.
+
+    Raises:
+        UsageError: nothing was ever kept in the store, or a folder is no export.
+        MistereError: the first failure of several, after everything else was deleted.
     """
-    name, objects = places.delete_dialogue(store_location(output, store), dialogue_id)
-    if objects:
-        print(f"deleted {counted(objects, 'object')} of the dialogue")
-    else:
-        print("nothing is kept of the dialogue")
-    if name:
-        for folder in exports:
-            print(f"{folder}: {'deleted' if remove_dialogue(folder, name) else 'does not have it'}")
-        print(f"in exports and datasets made of them it is {name}: delete it there, too")
+    kept = store_location(output, store)
+    folder = places.known_folder(kept, dialogue_id)
+    name, failures = places.shown_name(folder), list[MistereError]()
+    try:
+        objects = places.delete_folder(kept, folder)
+        print(f"deleted {counted(objects, 'object')} of the dialogue" if objects else "nothing is kept of the dialogue")
+    except MistereError as error:
+        failures.append(error)
+    for export in exports:
+        try:
+            print(f"{export}: {'deleted' if remove_dialogue(export, name) else 'does not have it'}")
+        except MistereError as error:
+            print(f"{export}: failed")
+            failures.append(error)
+    print(f"in exports and datasets made of them it is {name}: delete it there, too")
+    if failures:
+        raise failures[0]
 
 
 def sweep(output: Path, store: str | None) -> None:
