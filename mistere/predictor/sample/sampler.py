@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -24,6 +27,8 @@ logger = logging.getLogger("kserve.predictor")
 
 _DIGITS: Final = 6
 _RANGE: Final = 1 << 64
+_TURN_BYTES: Final = 512
+"""What a turn that waits takes besides its contents: a digest, references, the headers of objects."""
 
 
 def is_sampled(dialogue_id: str, share: float) -> bool:
@@ -35,6 +40,54 @@ def is_sampled(dialogue_id: str, share: float) -> bool:
     """
     digest = hashlib.sha256(b"mistere sample\0" + dialogue_id.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") < share * _RANGE
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What is kept of the turns and of the answer; the turns are made of it in the writer's thread.
+
+    Attributes:
+        texts: of each turn, as sent; empty for vectors, as are transcripts and digests.
+        transcripts: the model's own, where no text was sent.
+        digests: of the recordings; empty for none.
+        predicted: the labels; empty for context.
+        modalities: that were read.
+        rows: probabilities, weights and probabilities of the experts.
+    """
+
+    texts: list[str | None]
+    transcripts: list[str | None]
+    digests: list[str]
+    predicted: list[str]
+    modalities: list[str]
+    rows: list[np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory, with what each turn takes besides."""
+        words = sum(sys.getsizeof(text) for text in (*self.texts, *self.transcripts) if text is not None)
+        return words + sum(values.nbytes for values in self.rows) + _TURN_BYTES * len(self.predicted)
+
+    def turns(self) -> list[KeptTurn]:
+        """The turns."""
+        probabilities, weights, of_experts = (values.tolist() for values in self.rows)
+        turns = []
+        for index, label in enumerate(self.predicted):
+            sent = bool(self.texts)
+            turns.append(
+                KeptTurn(
+                    text=self.texts[index] if sent else None,
+                    transcript=self.transcripts[index] if sent else None,
+                    audio=(self.digests[index] or None) if sent else None,
+                    predicted=bool(label),
+                    label=label,
+                    probabilities=probabilities[index],
+                    expert_weights=weights[index],
+                    expert_probabilities=of_experts[index],
+                    modalities=self.modalities[index],
+                )
+            )
+        return turns
 
 
 class Sampler:
@@ -64,7 +117,9 @@ class Sampler:
         prediction: DialoguePrediction,
         plan: EncodingPlan | None,
     ) -> None:
-        """Hand an answered dialogue to the writer. An error is logged, because the answer is right without it.
+        """Hand an answered dialogue to the writer, without the request, whose images would wait with it.
+
+        An error is logged, because the answer is right without it.
 
         Args:
             asked: the dialogue as the client sent it.
@@ -74,8 +129,24 @@ class Sampler:
         """
         try:
             clips = {turn.clip_digest: turn.audio for turn in asked.turns if turn.audio}
-            arrays = asked.embeddings if plan is None else plan.vectors
-            size = sum(map(len, clips.values())) + sum(array.nbytes for array in arrays.values())
+            arrays = list((asked.embeddings if plan is None else plan.vectors).values())
+            vectors: Callable[[], Mapping[str, np.ndarray]]
+            if plan is None:
+                vectors = partial(dict, asked.embeddings)
+            else:  # a request with consent has one dialogue
+                vectors = partial(_vectors, plan.keys[0], plan.vectors, len(asked))
+            said = _Said(
+                texts=[turn.text for turn in asked.turns],
+                transcripts=[None if turn.text else own.text for turn, own in zip(asked.turns, read.turns, strict=True)],
+                digests=[turn.clip_digest for turn in asked.turns],
+                predicted=predicted_labels(prediction, self._labels),
+                modalities=prediction.modalities,
+                rows=[
+                    np.round(values.astype(np.float64), _DIGITS)
+                    for values in (prediction.probabilities, prediction.expert_weights, prediction.expert_probabilities)
+                ],
+            )
+            sizes = (*map(len, clips.values()), *(array.nbytes for array in arrays), said.size)
             answered = Answered(
                 dialogue_id=asked.dialogue_id,
                 at=time.time(),
@@ -83,52 +154,29 @@ class Sampler:
                 labels=self._labels,
                 experts=self._experts,
                 sent_vectors=plan is None,
-                turns=lambda: self._turns(asked, read, prediction),
+                turns=said.turns,
                 clips=clips,
-                vectors=lambda: dict(asked.embeddings) if plan is None else _vectors(plan, len(asked)),
-                size=size + prediction.expert_probabilities.nbytes + prediction.probabilities.nbytes,
+                vectors=vectors,
+                size=sum(sizes),
             )
             self.writer.put(answered)
         except Exception:
             metrics.labelled(metrics.SAMPLE, "failed").inc()
             logger.exception("a sampled dialogue was not kept")
 
-    def _turns(self, asked: DialogueRequest, read: DialogueRequest, prediction: DialoguePrediction) -> list[KeptTurn]:
-        labels = predicted_labels(prediction, self._labels)
-        rows = [
-            np.round(values.astype(np.float64), _DIGITS).tolist()
-            for values in (prediction.probabilities, prediction.expert_weights, prediction.expert_probabilities)
-        ]
-        turns = []
-        for index, label in enumerate(labels):
-            sent = asked.turns[index] if asked.turns else None
-            text = sent.text if sent is not None else None
-            turns.append(
-                KeptTurn(
-                    text=text,
-                    transcript=read.turns[index].text if sent is not None and not text else None,
-                    audio=(sent.clip_digest or None) if sent is not None else None,
-                    predicted=bool(label),
-                    label=label,
-                    probabilities=rows[0][index],
-                    expert_weights=rows[1][index],
-                    expert_probabilities=rows[2][index],
-                    modalities=prediction.modalities[index],
-                )
-            )
-        return turns
 
-
-def _vectors(plan: EncodingPlan, turns: int) -> dict[str, np.ndarray]:
+def _vectors(
+    keys: Mapping[str, Sequence[bytes | None]], computed: Mapping[bytes, np.ndarray], turns: int
+) -> dict[str, np.ndarray]:
     """The encoders' vectors of a dialogue in half precision, with NaN for what an utterance lacks."""
     vectors = {}
-    for modality, keys in plan.keys[0].items():  # a request with consent has one dialogue
-        known = [key for key in keys if key is not None and key in plan.vectors]
+    for modality, of_turns in keys.items():
+        known = [key for key in of_turns if key is not None and key in computed]
         if not known:
             continue
-        matrix = np.full((turns, len(plan.vectors[known[0]])), np.nan, np.float16)
-        for index, key in enumerate(keys):
-            if key is not None and key in plan.vectors:
-                matrix[index] = plan.vectors[key]
+        matrix = np.full((turns, len(computed[known[0]])), np.nan, np.float16)
+        for index, key in enumerate(of_turns):
+            if key is not None and key in computed:
+                matrix[index] = computed[key]
         vectors[modality] = matrix
     return vectors

@@ -25,7 +25,9 @@ from mistere.serving.sample.reading import read_dialogue
 logger = logging.getLogger("kserve.predictor")
 
 QUEUE_BYTES: Final = 64 << 20
-"""Recordings, vectors and answers that wait to be written, at most."""
+"""Texts, recordings, vectors and answers that wait to be written, at most."""
+QUEUE_DIALOGUES: Final = 4096
+"""Dialogues that wait, at most: small ones cost more memory than their contents."""
 _SWEEP_SECONDS: Final = 6 * 3600
 _REMEMBERED: Final = 4096
 """Dialogues of which the writer remembers what it has written."""
@@ -110,7 +112,8 @@ class SampleWriter:
                 more = sum(len(clip) for digest, clip in earlier.clips.items() if digest not in answered.clips)
                 answered = replace(answered, clips=clips, size=answered.size + more)
             held = self._held + answered.size - (earlier.size if earlier is not None else 0)
-            if held > self._limit or self._closing:
+            is_full = earlier is None and len(self._waiting) >= QUEUE_DIALOGUES
+            if held > self._limit or is_full or self._closing:
                 metrics.labelled(metrics.SAMPLE, "dropped").inc()
                 return
             self._held = held

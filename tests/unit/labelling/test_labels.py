@@ -17,10 +17,10 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
+from mistere.labelling import removal
 from mistere.labelling.answers import read_answers
 from mistere.labelling.export import ExportOptions, ExportReport, export_tasks
 from mistere.labelling.labelled_dataset import LabelledReport, import_labels, write_report
-from mistere.labelling import removal
 from mistere.labelling.removal import remove_dialogue
 from mistere.labelling.tasks import CANNOT_TELL, configuration
 from mistere.serving.sample import places

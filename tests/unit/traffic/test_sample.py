@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +20,13 @@ from mistere.artifacts.s3.encryption import encryption_arguments
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.config.predictor import PredictorConfig
+from mistere.model.mixture.prediction import DialoguePrediction
 from mistere.predictor import metrics
 from mistere.predictor.answer_observers import _sampler
-from mistere.predictor.protocol.codec import DialogueRequest
-from mistere.predictor.sample.sampler import is_sampled
+from mistere.predictor.encoding.plan import EncodingPlan
+from mistere.predictor.protocol.codec import DialogueRequest, RequestTurn
+from mistere.predictor.sample import writer as sample_writer
+from mistere.predictor.sample.sampler import Sampler, is_sampled
 from mistere.predictor.sample.writer import Answered, SampleWriter
 from mistere.predictor.settings import ServerSettings
 from mistere.serving.sample.dialogue import KeptTurn
@@ -252,6 +257,44 @@ def test_what_waits_is_bounded_and_a_longer_state_replaces_a_shorter_one(tmp_pat
     assert read_recording(store, folder, next(iter(first))) == b"x" * 600
     writer.put(answered("late"))
     assert outcome("dropped") - dropped == 2
+
+
+def test_what_waits_holds_no_request(tmp_path: Any) -> None:
+    store, text, image = Held(tmp_path), "word " * 1000, b"image" * 1000
+    writer = SampleWriter(store, 30, clock=lambda: NOW)
+    writer.put(answered("held", "Hello."))
+    wait(lambda: not writer._waiting)
+    asked = DialogueRequest([RequestTurn(text, others={"face": image}), RequestTurn()], dialogue_id="call", consent=True)
+    plan = EncodingPlan([{"text": [b"k", None]}], {b"k": np.ones(4, np.float32)})
+    rows = np.array([[0.5, 0.3, 0.2], [0, 0, 0]], np.float32)
+    prediction = DialoguePrediction(rows, rows, np.stack([rows] * 3, 1), ["text", "none"])
+    Sampler(served(), writer, 1.0).keep(asked, asked, prediction, plan)
+    held = [weakref.ref(each) for each in (asked, plan, prediction)]
+    del asked, plan, prediction
+    gc.collect()
+    assert [each() for each in held] == [None] * 3
+    assert len(text) + 1000 < writer._held < len(text) + 3000
+    store.may_answer.set()
+    writer.close(60)
+    folder, kept = next((folder, d) for folder, d in read_dialogues(store, NOW, pytest.fail) if len(d.turns) == 2)
+    assert [(turn.text, turn.label, turn.predicted) for turn in kept.turns] == [
+        (text, "calm", True),
+        (None, "", False),
+    ]
+    assert read_vectors(store, folder)["text"][0].tolist() == [1] * 4
+
+
+def test_few_dialogues_wait(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_writer, "QUEUE_DIALOGUES", 2)
+    store, dropped = Held(tmp_path), outcome("dropped")
+    writer = SampleWriter(store, 30, clock=lambda: NOW)
+    writer.put(answered("held", "Hello."))
+    wait(lambda: not writer._waiting)
+    for name in ("a", "b", "c", "a"):
+        writer.put(answered(name, "Hello."))
+    assert (list(writer._waiting), outcome("dropped") - dropped) == (["a", "b"], 1)
+    store.may_answer.set()
+    writer.close(60)
 
 
 def test_a_failing_store_is_logged_once_and_counted(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
