@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mistere.artifacts.object_store import ObjectStore
-from mistere.common.counting import counted
+from mistere.common.counting import counted, plural
 from mistere.common.digests.files import digest_of
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.splits import SPLITS
@@ -58,8 +58,8 @@ class ExportOptions:
         seed: of the choice.
         weights: of the figures.
         random_share: part that is drawn by chance, 0 to 1.
-        base: a dataset whose labels are the choices and whose dialogues are left out; None for none.
-        earlier: folders of exports whose dialogues are left out.
+        base: a dataset whose labels are the choices and whose dialogues are chosen by chance only; None for none.
+        earlier: folders of exports whose dialogues are chosen by chance only, and not at all if they were drawn by chance there.
         audio_url: what Label Studio puts before a recording's file name; empty for its local storage.
     """
 
@@ -91,10 +91,11 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A dialogue with its folder in the store."""
+    """A dialogue with its folder in the store, and whether the base or an earlier export has it."""
 
     folder: str
     dialogue: KeptDialogue
+    is_known: bool = False
 
 
 def export_tasks(store: ObjectStore, directory: Path, options: ExportOptions, now: float | None = None) -> ExportReport:
@@ -117,8 +118,13 @@ def export_tasks(store: ObjectStore, directory: Path, options: ExportOptions, no
     delete_unfinished(directory)
     notes: list[str] = []
     labels, shares, known = _base(options.base)
-    known |= {name for folder in options.earlier for name in open_export(folder).manifest.dialogues}
-    kept = _candidates(store, time.time() if now is None else now, known, notes)
+    drawn: set[str] = set()
+    for folder in options.earlier:
+        export = open_export(folder)
+        known.update(export.manifest.dialogues)
+        drawn |= export.drawn_by_chance()
+    readable = _candidates(store, time.time() if now is None else now, known, notes)
+    kept = {name: one for name, one in readable.items() if not one.is_known}
     if not kept:
         raise MistereError(
             f"{store.location(DIALOGUES)} holds no dialogue to label: keep some with `mistere serve --sample-share` and the "
@@ -130,11 +136,19 @@ def export_tasks(store: ObjectStore, directory: Path, options: ExportOptions, no
     candidates = [
         candidate_of(name, one.dialogue, shares, read_vectors(store, one.folder)) for name, one in kept.items()
     ]
-    choices = choose(candidates, options.count, options.weights, options.random_share, options.seed)
+    earlier = [
+        candidate_of(name, one.dialogue, shares, {})
+        for name, one in readable.items()
+        if one.is_known and name not in drawn
+    ]
+    choices = choose(candidates, options.count, options.weights, options.random_share, options.seed, earlier)
+    again = sum(readable[choice.candidate.name].is_known for choice in choices)
+    if again:
+        notes.append(f"{counted(again, 'dialogue')} of them drawn again, by chance: label {plural(again, 'it', 'them')} again.")
     partial = unfinished(directory)
     partial.mkdir(parents=True)
     try:
-        turns = _write(store, partial, choices, kept, labels, options, notes)
+        turns = _write(store, partial, choices, readable, labels, options, notes)
         if directory.exists():
             directory.rmdir()
         partial.rename(directory)
@@ -160,21 +174,19 @@ def _base(base: Path | None) -> tuple[list[str], dict[str, float], set[str]]:
 
 
 def _candidates(store: ObjectStore, now: float, known: Collection[str], notes: list[str]) -> dict[str, _Kept]:
-    """The dialogues that can be labelled, by name."""
+    """The dialogues that can be labelled, by name, with those that the base or an earlier export has."""
     kept: dict[str, _Kept] = {}
-    unreadable = repeated = 0
+    unreadable = 0
     for folder, dialogue in read_dialogues(store, now, notes.append):
         name = shown_name(folder)
-        if name in known:
-            repeated += 1
-        elif not dialogue.is_readable:
-            unreadable += 1
+        if dialogue.is_readable:
+            kept[name] = _Kept(folder, dialogue, name in known)
         else:
-            kept[name] = _Kept(folder, dialogue)
-    if repeated:
-        notes.append(f"{counted(repeated, 'dialogue')} of the base or of earlier exports left out.")
+            unreadable += 1
     if unreadable:
         notes.append(f"{counted(unreadable, 'dialogue')} without a text or a recording to label left out.")
+    if repeated := sum(one.is_known for one in kept.values()):
+        notes.append(f"{counted(repeated, 'dialogue')} of the base or of earlier exports left out.")
     return kept
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mistere.common.digests.files import digest_of
 from mistere.common.errors import DataError, UsageError
 from mistere.common.parsing.documents import ParseError, read_json
-from mistere.data.dataset import Utterance, read_utterances
+from mistere.data.dataset import Utterance, read_batches, read_utterances
 
 MANIFEST: Final = "export.json"
 TASKS: Final = "tasks.json"
@@ -61,6 +61,14 @@ class Export:
 
     folder: Path
     manifest: ExportManifest
+
+    def drawn_by_chance(self) -> set[str]:
+        """The names of the dialogues that were drawn by chance."""
+        names: set[str] = set()
+        for batch in read_batches([self.folder / TABLE], ["dialogue_id", "reason"]):
+            rows = zip(batch.column("dialogue_id").to_pylist(), batch.column("reason").to_pylist(), strict=True)
+            names.update(name for name, reason in rows if reason == "random")
+        return names
 
     def dialogues(self) -> Iterator[list[Utterance]]:
         """The dialogues, turn by turn, without labels; one is in memory."""

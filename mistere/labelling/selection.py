@@ -11,7 +11,8 @@ Each dialogue has three figures between 0 and 1, the means over its predicted tu
 Figures have different spreads, so each is replaced by its rank among the dialogues. The choice is greedy: each step takes the dialogue
 with the highest weighted sum of the ranks and of its **distance** to the nearest dialogue that was chosen before, the cosine distance of
 the mean vectors, halved (a facility-location heuristic; Sener and Savarese, 2018, call it core-set). A part of the choice is drawn
-by chance, so that shares and error rates can be estimated from it without the bias of the rest. The same seed gives the same choice.
+by chance, so that shares and error rates can be estimated from it without the bias of the rest. It is drawn from all dialogues, also from
+those that were chosen earlier for their figures: without them the easy ones would be left. The same seed gives the same choice.
 """
 
 from __future__ import annotations
@@ -161,7 +162,12 @@ def parse_weights(typed: Sequence[str]) -> dict[str, float]:
 
 
 def choose(
-    candidates: Sequence[Candidate], count: int, weights: Mapping[str, float], random_share: float, seed: int
+    candidates: Sequence[Candidate],
+    count: int,
+    weights: Mapping[str, float],
+    random_share: float,
+    seed: int,
+    earlier: Sequence[Candidate] = (),
 ) -> list[Choice]:
     """Choose dialogues, the most informative first and those drawn by chance last.
 
@@ -171,11 +177,13 @@ def choose(
         weights: of the figures and of ``diversity``.
         random_share: part of the choice that is drawn by chance, 0 to 1.
         seed: of the draw, and of the order of equal dialogues.
+        earlier: dialogues that were chosen before, which are chosen by chance only.
     """
-    ordered = sorted(candidates, key=lambda one: _draw(one.name, seed))
-    count = min(count, len(ordered))
-    by_chance = round(count * random_share)
-    drawn, others = ordered[:by_chance], ordered[by_chance:]  # the order is a draw already
+    ordered = sorted((*candidates, *earlier), key=lambda one: _draw(one.name, seed))
+    by_chance = round(min(count, len(candidates)) * random_share)
+    before = {one.name for one in earlier}
+    drawn = ordered[:by_chance]  # the order is a draw already
+    others = [one for one in ordered[by_chance:] if one.name not in before]
     scores = np.zeros(len(others))
     for figure in FIGURES[:-1]:
         scores += weights[figure] * _ranks(np.array([getattr(one, figure) for one in others]))
@@ -184,7 +192,7 @@ def choose(
     distances = np.ones(len(others))
     left = np.ones(len(others), bool)
     chosen = []
-    for _ in range(count - by_chance):
+    for _ in range(min(count - by_chance, len(others))):
         values = np.where(left, scores + weights["diversity"] * distances, -np.inf)
         best = int(np.argmax(values))
         chosen.append(Choice(others[best], "informative", float(distances[best])))

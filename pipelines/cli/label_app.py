@@ -25,11 +25,11 @@ def label_export(
     count: Annotated[int, typer.Option(help="Number of dialogues.", min=1, max=100_000)] = 100,
     base: Annotated[
         Path | None,
-        typer.Option(help="A dataset: its labels are the choices, and its dialogues are left out."),
+        typer.Option(help="A dataset: its labels are the choices, and its dialogues are chosen by chance only."),
     ] = None,
     without: Annotated[
         list[Path] | None,
-        typer.Option(metavar="EXPORT", help="Leave out the dialogues of an earlier export; may be repeated."),
+        typer.Option(metavar="EXPORT", help="An earlier export, whose dialogues are chosen by chance only; may be repeated."),
     ] = None,
     weight: Annotated[
         list[str] | None,

@@ -17,7 +17,7 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
-from mistere.labelling import removal
+from mistere.labelling import removal, selection
 from mistere.labelling.answers import read_answers
 from mistere.labelling.export import ExportOptions, ExportReport, export_tasks
 from mistere.labelling.labelled_dataset import LabelledReport, import_labels, write_report
@@ -122,7 +122,12 @@ def test_the_same_seed_gives_the_same_export_and_earlier_ones_are_left_out(store
     for name in ("tasks.json", "interface.xml", "dialogues.parquet", "export.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     rest = exported(
-        store, tmp_path / "c", count=100, earlier=[tmp_path / "a"], audio_url="https://files.example.org/x/"
+        store,
+        tmp_path / "c",
+        count=100,
+        earlier=[tmp_path / "a"],
+        random_share=0,
+        audio_url="https://files.example.org/x/",
     )
     assert len(rest.choices) == 7 and rest.notes == ["5 dialogues of the base or of earlier exports left out."]
     names = {task["data"]["dialogue_id"] for task in tasks(tmp_path / "c")}
@@ -130,6 +135,20 @@ def test_the_same_seed_gives_the_same_export_and_earlier_ones_are_left_out(store
     assert "https://files.example.org/x/" in (tmp_path / "c" / "tasks.json").read_text()
     with pytest.raises(UsageError, match="not empty"):
         exported(store, tmp_path / "a")
+
+
+def test_chance_draws_difficult_dialogues_again_but_not_its_own(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = exported(store, tmp_path / "a", random_share=0.4)
+    reasons = {choice.candidate.name: choice.reason for choice in first.choices}
+    monkeypatch.setattr(selection, "_draw", lambda name, seed: (name not in reasons, name))  # those of the first export first
+    second = exported(store, tmp_path / "b", count=7, earlier=[tmp_path / "a"], random_share=0.6)
+    drawn = {choice.candidate.name for choice in second.choices if choice.reason == "random"}
+    assert len(drawn) == 4 and len(second.choices) == 7
+    assert drawn & reasons.keys() == {name for name, reason in reasons.items() if reason == "informative"}
+    assert second.notes[-1] == "3 dialogues of them drawn again, by chance: label them again."
+    assert {task["data"]["dialogue_id"] for task in tasks(tmp_path / "b")} >= drawn
 
 
 def test_nothing_to_label_is_said(tmp_path: Path) -> None:
@@ -182,7 +201,7 @@ def test_answers_become_a_new_version(store: LocalStore, base: Path, tmp_path: P
     onto_itself = imported("onto", tmp_path / "new")
     assert shard_digests(tmp_path / "new") == shard_digests(tmp_path / "again") == shard_digests(tmp_path / "onto")
     assert onto_itself.replaced == onto_itself.dialogues == 2
-    assert len(exported(store, tmp_path / "next", count=99, base=tmp_path / "new").choices) == 10
+    assert len(exported(store, tmp_path / "next", count=99, base=tmp_path / "new", random_share=0).choices) == 10
 
 
 def test_turns_of_predicted_roles_get_the_role(store: LocalStore, tmp_path: Path) -> None:

@@ -74,6 +74,19 @@ def test_the_seed_decides_the_part_by_chance_and_equal_dialogues() -> None:
     assert len(choose(several, 100, ONLY["rarity"], 0.1, 0)) == 40
 
 
+def test_chance_draws_from_those_that_were_chosen_before_as_well() -> None:
+    difficult = [candidate(f"difficult-{number}", uncertainty=0.9) for number in range(50)]
+    easy = [candidate(f"easy-{number}", uncertainty=0.1) for number in range(50)]
+    reasons = {"difficult": 0, "easy": 0}
+    for seed in range(20):
+        for chosen in choose(easy, 30, ONLY["uncertainty"], 0.3, seed, difficult):
+            kind = chosen.candidate.name.partition("-")[0]
+            assert chosen.reason == "random" or kind == "easy"
+            reasons[kind] += chosen.reason == "random"
+    assert sum(reasons.values()) == 180 and 65 < reasons["difficult"] < 115
+    assert len(choose(easy, 100, ONLY["uncertainty"], 0.3, 0, difficult)) >= 50
+
+
 def test_figures_of_a_dialogue_leave_context_out() -> None:
     turns = [kept_turn((0.0, 0.0, 0.0), predicted=False), kept_turn((1.0, 0.0, 0.0))]
     dialogue = KeptDialogue(
