@@ -129,12 +129,11 @@ class Sampler:
         """
         try:
             clips = {turn.clip_digest: turn.audio for turn in asked.turns if turn.audio}
-            arrays = list((asked.embeddings if plan is None else plan.vectors).values())
             vectors: Callable[[], Mapping[str, np.ndarray]]
             if plan is None:
-                vectors = partial(dict, asked.embeddings)
+                arrays, vectors = list(asked.embeddings.values()), partial(dict, asked.embeddings)
             else:  # a request with consent has one dialogue
-                vectors = partial(_vectors, plan.keys[0], plan.vectors, len(asked))
+                arrays, vectors = list(plan.vectors.values()), partial(_vectors, plan.keys[0], plan.vectors, len(asked))
             said = _Said(
                 texts=[turn.text for turn in asked.turns],
                 transcripts=[None if turn.text else own.text for turn, own in zip(asked.turns, read.turns, strict=True)],
