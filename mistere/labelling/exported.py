@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -66,8 +67,8 @@ class Export:
         """The names of the dialogues that were drawn by chance."""
         names: set[str] = set()
         for batch in read_batches([self.folder / TABLE], ["dialogue_id", "reason"]):
-            rows = zip(batch.column("dialogue_id").to_pylist(), batch.column("reason").to_pylist(), strict=True)
-            names.update(name for name, reason in rows if reason == "random")
+            rows = batch.to_pylist()
+            names.update(row["dialogue_id"] for row in rows if row.get("reason") == "random")
         return names
 
     def dialogues(self) -> Iterator[list[Utterance]]:
@@ -91,10 +92,11 @@ def delete_unfinished(folder: Path) -> None:
     """Delete what killed processes left of exports to a folder: it holds recordings."""
     folder = folder.absolute()
     named = re.compile(rf"\.{re.escape(folder.name)}\.partial-(?P<process>[0-9]{{1,9}})")
-    for beside in folder.parent.iterdir() if folder.parent.is_dir() else ():
-        match = named.fullmatch(beside.name)
-        if match is not None and not _runs(int(match["process"])):
-            shutil.rmtree(beside, ignore_errors=True)
+    with suppress(OSError):  # without a folder, or the right to list it, there is nothing to delete
+        for beside in list(folder.parent.iterdir()):
+            match = named.fullmatch(beside.name)
+            if match is not None and not _runs(int(match["process"])):
+                shutil.rmtree(beside, ignore_errors=True)
 
 
 def _runs(process: int) -> bool:

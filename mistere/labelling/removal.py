@@ -46,7 +46,8 @@ def remove_dialogue(folder: Path, name: str) -> bool:
     kept = [task for task in tasks if task["data"]["dialogue_id"] != name]
     _replace(folder / TASKS, json.dumps(kept, ensure_ascii=False, indent=1))
     used = _recordings(kept)
-    for file in (folder / AUDIO).glob("*"):
+    audio = folder / AUDIO
+    for file in list(audio.iterdir()) if audio.is_dir() else ():
         if _RECORDING.fullmatch(file.name) and file.name not in used:
             file.unlink(missing_ok=True)
     _filter_table(folder / TABLE, name)

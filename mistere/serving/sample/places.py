@@ -146,9 +146,14 @@ def sweep(store: ObjectStore, now: float) -> int:
         if match := _MARKER.fullmatch(key):
             until[match["folder"]] = min(match["day"], until.get(match["folder"], match["day"]))
     expired = sorted(folder for folder in folders if until.get(folder, "") < today)
+    deleted = 0
     for folder in expired:
-        store.delete(f"{DIALOGUES}/{folder}")
-    return len(expired)
+        place = f"{DIALOGUES}/{folder}"
+        if folder not in until and any(map(_MARKER.fullmatch, store.keys(place))):
+            continue  # the listing missed it while a predictor wrote it again
+        store.delete(place)
+        deleted += 1
+    return deleted
 
 
 def try_to_sweep(store: ObjectStore, now: float, note: Callable[[str], object]) -> None:

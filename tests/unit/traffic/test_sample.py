@@ -19,7 +19,7 @@ from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.artifacts.s3.encryption import encryption_arguments
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import ArtifactError, UsageError
-from mistere.config.predictor import PredictorConfig
+from mistere.config.predictor import BUNDLE_STORE, PredictorConfig
 from mistere.model.mixture.prediction import DialoguePrediction
 from mistere.predictor import metrics
 from mistere.predictor.answer_observers import _sampler
@@ -198,15 +198,15 @@ def test_the_writer_sweeps_and_begins_an_old_dialogue_anew(tmp_path: Any) -> Non
     writer.close(60)
 
 
-def served(experts: tuple[str, ...] = ("speech", "text", "cross_modal")) -> Any:
+def served() -> Any:
     """What the sampler reads of a served model."""
-    return SimpleNamespace(labels=LABELS, experts=experts, bundle=SimpleNamespace(digest="b" * 64))
+    return SimpleNamespace(labels=LABELS, experts=EXPERTS, bundle=SimpleNamespace(digest="b" * 64))
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_the_predictor_sweeps_after_sampling_was_switched_off(named: bool, tmp_path: Any) -> None:
     bundle = f"{tmp_path}/store/artifacts/ModelBundle/{'b' * 64}"
-    options = PredictorConfig(**({"sample_store": str(tmp_path / "kept")} if named else {}))
+    options = PredictorConfig(sample_store=str(tmp_path / "kept") if named else BUNDLE_STORE)
     assert _sampler(served(), ServerSettings(str(tmp_path))) is None  # a copy of a bundle
     assert _sampler(served(), ServerSettings(bundle)) is None
     store = LocalStore(tmp_path / ("kept" if named else "store"))
