@@ -144,7 +144,9 @@ def export_tasks(store: ObjectStore, directory: Path, options: ExportOptions, no
     choices = choose(candidates, options.count, options.weights, options.random_share, options.seed, earlier)
     again = sum(readable[choice.candidate.name].is_known for choice in choices)
     if again:
-        notes.append(f"{counted(again, 'dialogue')} of them drawn again, by chance: label {plural(again, 'it', 'them')} again.")
+        notes.append(
+            f"{counted(again, 'dialogue')} of them drawn again, by chance: label {plural(again, 'it', 'them')} again."
+        )
     partial = unfinished(directory)
     partial.mkdir(parents=True)
     try:

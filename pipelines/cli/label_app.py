@@ -29,7 +29,9 @@ def label_export(
     ] = None,
     without: Annotated[
         list[Path] | None,
-        typer.Option(metavar="EXPORT", help="An earlier export, whose dialogues are chosen by chance only; may be repeated."),
+        typer.Option(
+            metavar="EXPORT", help="An earlier export, whose dialogues are chosen by chance only; may be repeated."
+        ),
     ] = None,
     weight: Annotated[
         list[str] | None,

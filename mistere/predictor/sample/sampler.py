@@ -136,7 +136,9 @@ class Sampler:
                 arrays, vectors = list(plan.vectors.values()), partial(_vectors, plan.keys[0], plan.vectors, len(asked))
             said = _Said(
                 texts=[turn.text for turn in asked.turns],
-                transcripts=[None if turn.text else own.text for turn, own in zip(asked.turns, read.turns, strict=True)],
+                transcripts=[
+                    None if turn.text else own.text for turn, own in zip(asked.turns, read.turns, strict=True)
+                ],
                 digests=[turn.clip_digest for turn in asked.turns],
                 predicted=predicted_labels(prediction, self._labels),
                 modalities=prediction.modalities,

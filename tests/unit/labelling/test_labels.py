@@ -142,7 +142,9 @@ def test_chance_draws_difficult_dialogues_again_but_not_its_own(
 ) -> None:
     first = exported(store, tmp_path / "a", random_share=0.4)
     reasons = {choice.candidate.name: choice.reason for choice in first.choices}
-    monkeypatch.setattr(selection, "_draw", lambda name, seed: (name not in reasons, name))  # those of the first export first
+    monkeypatch.setattr(
+        selection, "_draw", lambda name, seed: (name not in reasons, name)
+    )  # those of the first export first
     second = exported(store, tmp_path / "b", count=7, earlier=[tmp_path / "a"], random_share=0.6)
     drawn = {choice.candidate.name for choice in second.choices if choice.reason == "random"}
     assert len(drawn) == 4 and len(second.choices) == 7
