@@ -101,8 +101,8 @@ def known_folder(store: ObjectStore, dialogue_id: str) -> str:
     key = hashing_key(store)
     if key is None:
         raise UsageError(
-            f"no dialogue was ever kept in {store.uri}: name the store of the sample with --store, the value of the predictor's "
-            "--sample-store."
+            f"no dialogue was ever kept in {store.uri}: name the store of the sample with --store, as the predictor "
+            "has it."
         )
     return folder_of(key, dialogue_id)
 

@@ -280,7 +280,8 @@ def test_what_waits_holds_no_request(tmp_path: Any) -> None:
     assert len(text) + 1000 < writer._held < len(text) + 3000
     store.may_answer.set()
     writer.close(60)
-    folder, kept = next((folder, d) for folder, d in read_dialogues(store, NOW, pytest.fail) if len(d.turns) == 2)
+    found = read_dialogues(store, time.time(), pytest.fail)
+    folder, kept = next((folder, d) for folder, d in found if len(d.turns) == 2)
     assert [(turn.text, turn.label, turn.predicted) for turn in kept.turns] == [
         (text, "calm", True),
         (None, "", False),
