@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from mistere.data.audio import decode, resample
 from mistere.predictor.stream.turns import RATE, ChannelSplitter
 from mistere.serving.deployment import service_and_bundle
 from mistere.serving.example_dialogue import read_example
+from tests.bench.score import cpu_seconds
 from tests.bench.serving_speed import predictor
 
 _PIECE = RATE // 10
@@ -89,12 +89,6 @@ async def calls(port: int, clips: Sequence[np.ndarray], number: int, seconds: fl
     )
     waits = [wait for each, _ in results for wait in each]
     return waits, sum(errors for _, errors in results), sum(len(pieces) for pieces in audio) * 0.1
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

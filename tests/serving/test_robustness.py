@@ -24,24 +24,8 @@ from pipelines.cli.commands import robustness as command
 from pipelines.cli.commands.robustness import Request, _verdict, robustness
 from pipelines.cli.commands.score import ChosenModel
 from tests.serving.conftest import LABELS, clip, make_bundle, make_vectors_bundle
+from tests.serving.test_scoring import WORDS
 
-WORDS = [
-    "where",
-    "have",
-    "you",
-    "been",
-    "at",
-    "home",
-    "why",
-    "not",
-    "today",
-    "it",
-    "is",
-    "late",
-    "again",
-    "thank",
-    "you",
-]
 EFFECTS = ("clipping", "word_errors", "missing_turns")
 
 
