@@ -13,7 +13,7 @@ from mistere.config.loader import Config
 from mistere.config.stages import PipelineName
 from mistere.kubernetes.image_signatures import check_registry
 from mistere.kubernetes.images import image
-from mistere.serving.kserve.inference_service import check_cluster_support
+from mistere.serving.kserve.supported_settings import check_cluster_support
 
 if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent

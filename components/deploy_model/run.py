@@ -29,8 +29,9 @@ from mistere.registry.release.recovery import is_released, recover, recover_pati
 from mistere.serving.deployment import Deployment
 from mistere.serving.kserve.bundle_needs import bundle_needs
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
-from mistere.serving.kserve.inference_service import check_support, inference_service
+from mistere.serving.kserve.inference_service import inference_service
 from mistere.serving.kserve.rollout import ClusterDeployment
+from mistere.serving.kserve.supported_settings import check_support
 
 STAGE = Stage(
     name="deploy_model",

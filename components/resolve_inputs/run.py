@@ -22,7 +22,7 @@ from mistere.kubernetes.current_pod import is_inside
 from mistere.registry.mlflow.model_registry import resolve_anchor
 from mistere.registry.release.champion import read_champion
 from mistere.runs.run_info import RunOrigin, changed_stage_settings, read_origin, write_run_info
-from mistere.serving.kserve.inference_service import check_cluster_support
+from mistere.serving.kserve.supported_settings import check_cluster_support
 
 Sections = Mapping[str, Mapping[str, Any]]
 

@@ -13,13 +13,13 @@ from mistere.kubernetes.api import connect
 from mistere.predictor.settings import parse_arguments
 from mistere.serving.kserve.inference_service import (
     SHADOW_LABEL,
-    check_cluster_support,
     inference_service,
     revision_of,
     shadow_service,
     shadow_url,
 )
 from mistere.serving.kserve.shadow_rollout import require_copies, start_shadow, stop_shadow
+from mistere.serving.kserve.supported_settings import check_cluster_support
 from tests.cluster.conftest import Cluster
 
 CONFIG = DeploymentConfig(mode="standard", ready_timeout=60, shadow=True, traffic=True)

@@ -15,7 +15,8 @@ from mistere.common.public_keys import pem
 from mistere.config.base import Toleration
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
-from mistere.serving.kserve.inference_service import candidate_of, check_support, inference_service, revision_of
+from mistere.serving.kserve.inference_service import candidate_of, inference_service, revision_of
+from mistere.serving.kserve.supported_settings import check_support
 from pipelines.profiles import load_profile
 
 CRD = Path(__file__).resolve().parents[2].parent / "shared" / "crds" / "serving.kserve.io_inferenceservices.yaml"

@@ -19,7 +19,8 @@ from mistere.predictor.errors import RequestError
 from mistere.predictor.model import EmotionPredictor
 from mistere.predictor.server import main
 from mistere.predictor.settings import MIB, Limits, ServerSettings, parse_arguments
-from mistere.serving.kserve.inference_service import check_cluster_support, inference_service, revision_of
+from mistere.serving.kserve.inference_service import inference_service, revision_of
+from mistere.serving.kserve.supported_settings import check_cluster_support
 from pipelines.profiles import load_profile
 from tests.serving.conftest import ROOT
 from tests.unit.repository.test_docs import command_of, reference

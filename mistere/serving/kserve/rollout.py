@@ -24,13 +24,7 @@ from mistere.kubernetes.managed_fields import applied_by
 from mistere.serving.client import EndpointError
 from mistere.serving.deployment import Deployment, RollbackError
 from mistere.serving.example_check import ExampleCheck
-from mistere.serving.kserve.inference_service import (
-    candidate_name,
-    candidate_of,
-    check_support,
-    inference_service,
-    revision_of,
-)
+from mistere.serving.kserve.inference_service import candidate_name, candidate_of, inference_service, revision_of
 from mistere.serving.kserve.live_service import (
     address,
     is_rolled_out,
@@ -42,6 +36,7 @@ from mistere.serving.kserve.live_service import (
     workload_path,
 )
 from mistere.serving.kserve.revision import Revision, has_failed, is_ready, restarts
+from mistere.serving.kserve.supported_settings import check_support
 
 _WATCH_SECONDS: Final = 5.0
 _LEAVING_SECONDS: Final = 90.0

@@ -30,7 +30,7 @@ from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, new_run_id
 from mistere.runs.outcome import read_outcome
 from mistere.runs.run_info import RunOrigin, write_run_info
-from mistere.serving.kserve.inference_service import check_support
+from mistere.serving.kserve.supported_settings import check_support
 from pipelines.cli.drift import DriftGuard, drift_guard
 from pipelines.cli.output.release_notice import release_notice
 from pipelines.cli.output.run_display import Display, summary

@@ -12,7 +12,7 @@ from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.digests.git_problems import missing_commit
 from mistere.common.paths import LOCK_FILE, cache_directory, require_cache
 from mistere.kubernetes.images import IMAGES_LOCK
-from mistere.serving.kserve.inference_service import check_cluster_support
+from mistere.serving.kserve.supported_settings import check_cluster_support
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
 from pipelines.cli.output.release_notice import release_notice
