@@ -68,6 +68,11 @@ STREAMS_CLOSED = Counter(
     "Streams of live audio that ended, by close code; 1006 if the client left without end.",
     ["code"],
 )
+INTERIM = Counter(
+    "mistere_stream_interim",
+    "Interim answers to open turns of streams: answered, dropped because the server had other work or the turn ended, or failed.",
+    ["outcome"],
+)
 MODEL = Gauge("mistere_model_info", "The served model.", ["name", "version"])
 
 

@@ -126,8 +126,8 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             self._transcribe_slice, Pace(_TRANSCRIPTION_PACE), limits.waiting_seconds
         )
         self._explanations = ExplanationQueue(lambda: self.loaded, limits.waiting_seconds)
-        queues = (self.batcher, self._slices, self._transcripts, self._explanations)
-        metrics.QUEUE_DEPTH.set_function(lambda: sum(queue.depth for queue in queues))
+        self._queues = (self.batcher, self._slices, self._transcripts, self._explanations)
+        metrics.QUEUE_DEPTH.set_function(lambda: sum(queue.depth for queue in self._queues))
 
     @property
     def limits(self) -> Limits:
@@ -138,6 +138,11 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
     def settings(self) -> ServerSettings:
         """The settings of its server."""
         return self._settings
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits or is computed."""
+        return not any(queue.depth for queue in self._queues)
 
     @property
     def loaded(self) -> EmotionModel:
@@ -233,6 +238,8 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             note_sizes(dialogues)
             dialogues = await self._transcribed(dialogues)
             plan = None if dialogues[0].embeddings else await self._planned(dialogues, light)
+            if plan is not None:
+                plan.is_transient = dialogues[0].is_interim
             if dialogues[0].explain:
                 self._explanations.check(dialogues, plan)
         price = 0.0 if plan is None else plan.price
@@ -265,6 +272,8 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
                 response = encode_response(payload, identity, predictions[0], model, detail, parameters, further[0])
             else:
                 response = encode_v1(predictions, identity, model, detail, parameters, further)
+        if dialogues[0].is_interim:
+            return response
         seconds = time.perf_counter() - start
         if self._observers is not None:
             answered = AnsweredRequest(identity, asked, dialogues, predictions, plan, seconds)
@@ -378,7 +387,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
                 embedded.append([dialogue.embeddings for dialogue in request.dialogues])
                 continue
             embedded.append(encoder.embeddings(request.plan))
-            if not isinstance(embedded[-1], Exception):
+            if not isinstance(embedded[-1], Exception) and not request.plan.is_transient:
                 self._remember(request.dialogues)
         readable = [
             dialogue for embeddings in embedded if not isinstance(embeddings, Exception) for dialogue in embeddings

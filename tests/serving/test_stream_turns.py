@@ -18,6 +18,7 @@ from mistere.predictor.settings import Limits
 from mistere.predictor.stream import session
 from mistere.predictor.stream.conversation import Conversation
 from mistere.predictor.stream.messages import StreamError
+from mistere.predictor.stream.origin import ORIGIN, StreamOrigin
 from mistere.predictor.stream.session import StreamSession
 from mistere.predictor.stream.turns import RATE, Cut
 from tests.serving.test_stream import silence, voice
@@ -34,6 +35,7 @@ class Plane:
 
     def __init__(self) -> None:
         self.requests: list[list[dict[str, Any]]] = []
+        self.origins: list[StreamOrigin | None] = []
         self.may_answer = asyncio.Event()
         self.further: dict[str, Any] = {}
         self.parameters: dict[str, str] = {}
@@ -52,6 +54,7 @@ class Plane:
     async def infer(self, name: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[dict[str, Any], None]:
         (instance,) = body["instances"]
         self.requests.append(instance["utterances"])
+        self.origins.append(ORIGIN.get())
         await self.may_answer.wait()
         size = len(instance["utterances"])
         columns: dict[str, Any] = {"label": ["joy"] * size, **self.further}
@@ -87,6 +90,23 @@ def test_the_context_of_a_turn_does_not_depend_on_later_turns() -> None:
         return [len(request) for request in plane.requests]
 
     assert run(work()) == [1, 2, 3, 3, 3, 3, 3, 3, 3]
+
+
+def test_requests_name_their_stream_and_place() -> None:
+    async def work() -> list[StreamOrigin | None]:
+        plane = Plane()
+        plane.may_answer.set()
+        for _ in range(2):
+            conversation = Conversation(as_plane(plane), "mistere", FEW, {})
+            for number in [conversation.add(cut(number), "") for number in range(5)]:
+                await conversation.answer(number)
+            await conversation.interim(cut(5), "")
+        return plane.origins
+
+    origins = [origin for origin in run(work()) if origin is not None]
+    assert [origin.first for origin in origins] == [0, 0, 0, 1, 2, 3] * 2
+    assert [origin.interim for origin in origins] == [False, False, False, False, False, True] * 2
+    assert len({origin.stream for origin in origins[:6]}) == 1 and origins[0].stream != origins[6].stream
 
 
 def test_an_explanation_names_turns_of_the_stream_and_its_columns() -> None:

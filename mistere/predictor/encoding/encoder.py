@@ -137,6 +137,10 @@ class CachedEncoder:
         encoded = self._encode(missing, vectors, failures)
         self._pace.observe(encoded, time.perf_counter() - start)
         metrics.labelled(metrics.CACHED, "miss").inc(len(missing))
+        for key in (task.key for task in missing):
+            if key in vectors and not all(task.plan.is_transient for task in by_key[key]):
+                # A copy, because the vector may be a view that keeps a whole batch in memory.
+                self._store.put(key, vectors[key].copy(), vectors[key].nbytes + len(key))
         for key, equal in by_key.items():
             for task in equal:
                 if key in vectors:
@@ -221,8 +225,6 @@ class CachedEncoder:
             computed = self._model.vectors(modality, [features for _, features in pairs])
             for (key, _), vector in zip(pairs, computed, strict=True):
                 vectors[key] = vector
-                # A copy, because the vector may be a view that keeps a whole batch in memory.
-                self._store.put(key, vector.copy(), vector.nbytes + len(key))
         return encoded
 
     def _prepare(self, task: Task) -> Features | Exception | None:

@@ -59,12 +59,14 @@ class EncodingPlan:
         vectors: key → vector, those from the cache and those computed so far.
         tasks: the utterances to encode.
         failures: key → why an utterance cannot be encoded.
+        is_transient: whether its vectors are not worth caching, because the request holds a turn that is still open.
     """
 
     keys: list[dict[str, list[bytes | None]]] = field(default_factory=list)
     vectors: dict[bytes, np.ndarray] = field(default_factory=dict)
     tasks: dict[bytes, Task] = field(default_factory=dict)
     failures: dict[bytes, Exception] = field(default_factory=dict)
+    is_transient: bool = False
 
     @property
     def price(self) -> float:

@@ -22,6 +22,7 @@ from mistere.predictor.protocol.parameters import read_consent, read_detail, rea
 from mistere.predictor.protocol.tensors import bytes_elements, check_length, is_shape, tensor_data
 from mistere.predictor.protocol.vectors import decode_embeddings, embedding_modalities, takes_vectors
 from mistere.predictor.settings import Limits
+from mistere.predictor.stream.origin import StreamOrigin
 from mistere.serving import protocol
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class DialogueRequest:
         transcribe: whether the server may transcribe utterances that have audio and no text.
         dialogue_id: the client's name of the dialogue; empty for none.
         consent: whether the dialogue may be kept for labelling.
+        origin: the stream that it is a part of; None for a request that came as a whole.
     """
 
     turns: list[RequestTurn] = field(default_factory=list)
@@ -89,6 +91,12 @@ class DialogueRequest:
     transcribe: bool = True
     dialogue_id: str = ""
     consent: bool = False
+    origin: StreamOrigin | None = None
+
+    @property
+    def is_interim(self) -> bool:
+        """Whether its last turn is still open, so that the answer is counted nowhere."""
+        return self.origin is not None and self.origin.interim
 
     def __len__(self) -> int:
         """The number of utterances."""

@@ -17,6 +17,7 @@ from mistere.predictor.protocol.codec import (
 from mistere.predictor.protocol.parameters import read_consent, read_detail, read_parameters
 from mistere.predictor.protocol.tensors import check_length, decode_base64
 from mistere.predictor.settings import Limits
+from mistere.predictor.stream.origin import ORIGIN
 from mistere.serving import protocol
 
 if TYPE_CHECKING:
@@ -54,7 +55,13 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
         )
         dialogues.append(
             DialogueRequest(
-                turns=turns, detail=detail, explain=explain, context=context, transcribe=transcribe, **keeping
+                turns=turns,
+                detail=detail,
+                explain=explain,
+                context=context,
+                transcribe=transcribe,
+                origin=ORIGIN.get(),
+                **keeping,
             )
         )
     return dialogues

@@ -278,7 +278,7 @@ class ShadowCopier:
         more = ShadowCounts(self._labels, identity.labels)
         more.outcomes["compared"] = 1
         add_seconds(more, copy.seconds, seconds)
-        comparison.count(more, tally, copy.probabilities, answer, request_hash(copy.identity))
+        comparison.count(more, tally, copy.probabilities, answer, request_hash(copy.identity), copy.first)
 
         def change(counts: ShadowCounts) -> None:
             if more.dialogues:

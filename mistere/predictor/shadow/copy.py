@@ -113,11 +113,19 @@ class DialogueCopy:
             protocol.AUDIO: [turn.audio or b"" for turn in turns],
         }
 
+    @property
+    def first(self) -> int:
+        """Turns of the conversation before the dialogue's first one."""
+        return 0 if self.dialogue.origin is None else self.dialogue.origin.first
+
     def chain(self) -> tuple[list[bytes], bool]:
         """For each turn a digest of its content and everything before it, and whether no other dialogue begins alike.
 
-        A recording is known by its digest alone, because a client may add its transcript later.
+        A recording is known by its digest alone, because a client may add its transcript later. A stream is known by its name, because a
+        request holds only its latest turns.
         """
+        if self.dialogue.origin is not None:
+            return [self.dialogue.origin.stream], True
         contents, unique = self._contents()
         digest, digests = b"", []
         for content in contents:

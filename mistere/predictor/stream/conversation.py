@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,11 +13,13 @@ import pybase64
 from mistere.predictor.errors import RequestError
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.settings import Limits
+from mistere.predictor.stream.origin import ORIGIN, StreamOrigin
 from mistere.predictor.stream.turns import RATE, SAMPLE_BYTES, WAV_HEAD_BYTES, Cut
 from mistere.serving import protocol
 
 _UNKNOWN_DIGEST: Final = 409
 _BYTES_PER_TOKEN: Final = 4
+_NAME_BYTES: Final = 16
 _TURN_PARAMETERS: Final = (protocol.MODALITIES, protocol.WEIGHTS_MEANING)
 """Parameters of an answer that ``ready`` does not have."""
 
@@ -68,6 +71,9 @@ class Conversation:
     ) -> None:
         self._data_plane, self._model_name, self._limits = data_plane, model_name, limits
         self._parameters = dict(parameters)
+        detail = self._parameters.get(protocol.DETAIL) is True
+        self._interim_parameters = {**self._parameters, protocol.DETAIL: detail, protocol.TRANSCRIBE: False}
+        self._name = os.urandom(_NAME_BYTES)
         self._turns: list[Turn] = []
         self._count = 0
         self._unanswered: list[int] = []
@@ -89,6 +95,11 @@ class Conversation:
         self._unanswered.append(number)
         return True
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether no turn waits for its answer."""
+        return not self._unanswered
+
     async def answer(self, number: int) -> dict[str, Any]:
         """Predict a turn from its audio and text and the turns before it.
 
@@ -103,25 +114,39 @@ class Conversation:
         """
         turns = self._window(number)
         try:
-            try:  # turns answered before are in the server's store, so their audio need not be read again
-                prediction = await self._ask(turns, resend=False)
-            except RequestError as error:
-                if error.code != _UNKNOWN_DIGEST:
-                    raise
-                prediction = await self._ask(turns, resend=True)
+            prediction = await self._predicted(turns)
         finally:
             self._unanswered.remove(number)
             self._forget()
-        turn = turns[-1]
-        return {"turn": number, "channel": turn.channel, "start": turn.start, "end": turn.end, **prediction}
+        return {"turn": number, **prediction}
+
+    async def interim(self, cut: Cut, text: str) -> dict[str, Any]:
+        """Predict an open turn from its audio so far and the turns before it. It is kept neither here nor in the caches of the server.
+
+        Args:
+            cut: the turn as if it ended now.
+            text: its transcript so far; the model adds none.
+
+        Returns:
+            Channel and times, and the fields of a V1 prediction, without an explanation.
+
+        Raises:
+            Exception: as :meth:`PredictorDataPlane.infer`.
+        """
+        turn = Turn(self._count, cut.channel, *cut.seconds, cut.wav(), text)
+        return await self._predicted(self._fitting([*self._turns, turn]), interim=True)
 
     def _window(self, number: int) -> list[Turn]:
         """A turn, and before it as many of the held ones as fit into a request with it."""
+        return self._fitting(self._turns[: number + 1 - self._turns[0].number])
+
+    def _fitting(self, turns: Sequence[Turn]) -> list[Turn]:
+        """The last turn, and before it as many of the others as fit into a request with it."""
         limits = self._limits
-        last = number - self._turns[0].number
+        last = len(turns) - 1
         first, size, seconds, text = last + 1, 0, 0.0, 0
         for index in range(last, -1, -1):
-            turn = self._turns[index]
+            turn = turns[index]
             size += len(turn.clip)
             seconds += turn.audio_seconds
             text += len(turn.text.encode())
@@ -134,14 +159,28 @@ class Conversation:
             if index < last and not fits:
                 break
             first = index
-        return self._turns[first : last + 1]
+        return list(turns[first:])
 
     def _forget(self) -> None:
         """Drop the turns before the context of the oldest unanswered turn, or of the last one."""
         oldest = min(self._unanswered, default=self._turns[-1].number)
         del self._turns[: self._window(oldest)[0].number - self._turns[0].number]
 
-    async def _ask(self, turns: list[Turn], resend: bool) -> dict[str, Any]:
+    async def _predicted(self, turns: list[Turn], interim: bool = False) -> dict[str, Any]:
+        """Channel and times of the last of some turns, and the fields of its prediction."""
+        turn, parameters = turns[-1], self._interim_parameters if interim else self._parameters
+        token = ORIGIN.set(StreamOrigin(self._name, turns[0].number, interim))
+        try:  # turns answered before are in the server's store, so their audio need not be read again
+            prediction = await self._ask(turns, parameters, resend=False)
+        except RequestError as error:
+            if error.code != _UNKNOWN_DIGEST:
+                raise
+            prediction = await self._ask(turns, parameters, resend=True)
+        finally:
+            ORIGIN.reset(token)
+        return {"channel": turn.channel, "start": turn.start, "end": turn.end, **prediction}
+
+    async def _ask(self, turns: list[Turn], parameters: Mapping[str, Any], resend: bool) -> dict[str, Any]:
         utterances = []
         for turn in turns:
             last = turn is turns[-1]
@@ -155,7 +194,7 @@ class Conversation:
         await self._data_plane.admit(self._model_name, "")
         response, _ = await self._data_plane.infer(
             self._model_name,
-            {"instances": [{"utterances": utterances}], "parameters": self._parameters},
+            {"instances": [{"utterances": utterances}], "parameters": parameters},
             {protocol.SIZE_HEADER: str(size)},
         )
         fields = {name: column[-1] for name, column in response["predictions"][0].items()}
@@ -163,11 +202,11 @@ class Conversation:
             fields[protocol.INFLUENTIAL_TURNS] = [
                 turns[index].number if index >= 0 else index for index in fields[protocol.INFLUENTIAL_TURNS]
             ]
-        parameters = {name: response["parameters"][name] for name in _TURN_PARAMETERS if name in response["parameters"]}
+        further = {name: response["parameters"][name] for name in _TURN_PARAMETERS if name in response["parameters"]}
         scripts = _scripts_of(response["parameters"].get(protocol.UNKNOWN_SCRIPT, ""), len(turns) - 1)
         if scripts:
-            parameters[protocol.UNKNOWN_SCRIPT] = scripts
-        return {**fields, "parameters": parameters} if parameters else fields
+            further[protocol.UNKNOWN_SCRIPT] = scripts
+        return {**fields, "parameters": further} if further else fields
 
 
 def _scripts_of(listed: str, index: int) -> str:

@@ -58,11 +58,13 @@ class Start:
         model: the model's name; empty for the only one.
         channels: speakers, one a channel.
         parameters: those of a V1 request: ``detail``, ``transcribe``, ``consent``, ``dialogue_id``.
+        interim: whether open turns are answered, too, about once a second.
     """
 
     model: str = ""
     channels: int = 1
     parameters: dict[str, Any] = field(default_factory=dict)
+    interim: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class End:
 
 Message = Start | Transcript | EndTurn | End
 _FIELDS: Final = {
-    "start": {"model", "channels", "rate", "encoding", "parameters"},
+    "start": {"model", "channels", "rate", "encoding", "parameters", "interim"},
     "transcript": {"text", "channel", "turn"},
     "end_turn": {"channel"},
     "end": set[str](),
@@ -143,7 +145,10 @@ def _start(content: dict[str, Any]) -> Start:
         parameters = read_parameters(content.get("parameters"), "a stream")
     except RequestError as error:
         raise StreamError(CloseCode.POLICY, error.message) from error
-    return Start(model, _number(content, "channels", 1, 1, MAX_CHANNELS), dict(parameters))
+    interim = content.get("interim", False)
+    if not isinstance(interim, bool):
+        raise StreamError(CloseCode.POLICY, "The field interim must be true or false.")
+    return Start(model, _number(content, "channels", 1, 1, MAX_CHANNELS), dict(parameters), interim)
 
 
 def _number(content: dict[str, Any], name: str, default: int, least: int, most: int) -> int:

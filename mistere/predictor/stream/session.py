@@ -15,6 +15,7 @@ from mistere.predictor.protocol.codec import response_parameters
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.settings import Limits
 from mistere.predictor.stream.conversation import Conversation
+from mistere.predictor.stream.interim import InterimAnswers
 from mistere.predictor.stream.messages import (
     MAX_MESSAGE_BYTES,
     CloseCode,
@@ -67,6 +68,7 @@ class StreamSession:
         self._texts: dict[int, str] = {}
         self._splitter: ChannelSplitter
         self._conversation: Conversation
+        self._interim: InterimAnswers | None = None
         self._ended: deque[Cut | int] = deque()
         self._waiting: asyncio.Queue[int | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(_WAITING_TURNS)
@@ -102,6 +104,8 @@ class StreamSession:
         finally:
             for task in tasks:
                 task.cancel()
+            if self._interim is not None:
+                self._interim.close()
 
     async def _begin(self) -> None:
         first = await self._next()
@@ -120,11 +124,17 @@ class StreamSession:
         transcribes = message.parameters.get(protocol.TRANSCRIBE, True) and model.loaded.transcriber is not None
         if "speech" not in model.loaded.encoder_digests and not transcribes:
             raise StreamError(CloseCode.POLICY, "This model reads no audio, so it cannot answer a stream.")
+        if message.interim and "speech" not in model.loaded.encoder_digests:
+            raise StreamError(CloseCode.POLICY, "This model reads transcripts only, so it gives no interim answers.")
         self._channels = message.channels
         self._splitter = ChannelSplitter(
             message.channels, self._limits.stream_silence_seconds, _longest_turn(self._limits)
         )
         self._conversation = Conversation(self._data_plane, name, self._limits, message.parameters)
+        if message.interim:
+            self._interim = InterimAnswers(
+                self._splitter, self._conversation, self._texts, lambda: model.is_idle, self._send
+            )
         await self._send({"type": "ready", "model": name, "rate": RATE, **response_parameters(model.loaded)})
 
     async def _next(self) -> bytes | str:
@@ -182,6 +192,8 @@ class StreamSession:
         What has no room yet stays in a list: a stop may cancel the wait for room, and queues the rest itself.
         """
         self._ended.extend(turns)
+        if self._interim is not None:
+            self._interim.update()
         while self._ended:
             await self._room.acquire()
             turn = self._ended.popleft()

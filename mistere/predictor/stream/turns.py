@@ -92,10 +92,13 @@ class TurnCutter:
         self._speech = self._quiet = 0
         self._frames = 0
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a turn has begun and not ended."""
-        return bool(self._turn)
+    def so_far(self) -> Cut | None:
+        """The open turn as it would be if it ended now; None if there is none, or hardly any speech in it."""
+        if self._speech < _LEAST_SPEECH:
+            return None
+        first = self._frames - len(self._turn)
+        kept = len(self._turn) - max(0, self._quiet - _TAIL)
+        return Cut(self._channel, first * _FRAME, b"".join(self._turn[:kept]))
 
     def add(self, frame: bytes) -> Cut | None:
         """Take the next frame.
@@ -129,16 +132,12 @@ class TurnCutter:
         Returns:
             The turn; None if there is none, or hardly any speech in it.
         """
-        frames, speech = self._turn, self._speech
-        first = self._frames - len(frames)
-        kept = len(frames) - max(0, self._quiet - _TAIL)
+        cut = self.so_far()
         self._turn = []
         self._speech = self._quiet = 0
         self._before.clear()
         self._recent.clear()
-        if speech < _LEAST_SPEECH:
-            return None
-        return Cut(self._channel, first * _FRAME, b"".join(frames[:kept]))
+        return cut
 
 
 class ChannelSplitter:
@@ -154,9 +153,11 @@ class ChannelSplitter:
         self._cutters = [TurnCutter(channel, silence_seconds, max_seconds) for channel in range(channels)]
         self._pending = b""
 
-    def is_open(self, channel: int) -> bool:
-        """Whether a channel has an open turn."""
-        return self._cutters[channel].is_open
+    def open_turns(self) -> Iterator[tuple[int, Cut]]:
+        """The open turns as they would be if they ended now, by channel."""
+        for channel, cutter in enumerate(self._cutters):
+            if (cut := cutter.so_far()) is not None:
+                yield channel, cut
 
     def add(self, pcm: bytes) -> Iterator[Cut]:
         """Take the next samples, interleaved; returns the turns that end in them, in the order of their ends."""

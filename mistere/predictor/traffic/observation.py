@@ -18,7 +18,7 @@ from mistere.predictor.protocol.codec import expert_names
 from mistere.predictor.settings import ServerSettings
 from mistere.predictor.traffic.prometheus import TRAFFIC
 from mistere.predictor.traffic.recorder import TrafficRecorder
-from mistere.predictor.traffic.turn_memory import TurnMemory
+from mistere.predictor.traffic.turn_memory import TurnMemory, chained
 from mistere.serving.traffic.figures import OTHER, Figures, pair_counts, prediction_positions
 
 if TYPE_CHECKING:
@@ -76,15 +76,15 @@ class TrafficObserver:
         try:
             for number, (sent, dialogue, prediction) in enumerate(zip(asked, read, predictions, strict=True)):
                 keys = {} if plan is None else plan.keys[number]
-                contents, unique = _contents(sent, keys)
+                turns, unique = _names(sent, keys)
                 sounds = {} if plan is None else _sounds(plan, keys.get(SPEECH, ()))
-                self._observe(contents, unique, dialogue, prediction, sounds, first=not number)
+                self._observe(turns, unique, dialogue, prediction, sounds, first=not number)
         except Exception:
             logger.exception("the traffic of a request was not counted")
 
     def _observe(
         self,
-        contents: Sequence[bytes],
+        turns: Sequence[bytes],
         unique: bool,
         dialogue: DialogueRequest,
         prediction: DialoguePrediction,
@@ -94,7 +94,7 @@ class TrafficObserver:
         figures = self.recorder.figures
         probabilities = prediction.probabilities
         predicted = probabilities.max(axis=1) > 0
-        flags, begins = self._memory.new_turns(contents, predicted.tolist(), unique)
+        flags, begins = self._memory.new_turns(turns, predicted.tolist(), unique)
         new = np.asarray(flags)
         chosen = np.flatnonzero(new)
         known = int(predicted.sum()) - len(chosen)
@@ -147,6 +147,19 @@ def _sounds(plan: EncodingPlan, keys: Sequence[bytes | None]) -> dict[int, tuple
     """
     tasks = {index: plan.tasks[key] for index, key in enumerate(keys) if key is not None and key in plan.tasks}
     return {index: task.sound for index, task in tasks.items() if task.sound is not None}
+
+
+def _names(dialogue: DialogueRequest, keys: Mapping[str, Sequence[bytes | None]]) -> tuple[list[bytes], bool]:
+    """Names of the turns of a request, and whether no other dialogue begins alike: a stream, one with a recording, or of vectors.
+
+    Args:
+        dialogue: as the client sent it.
+        keys: digests of the contents of further modalities, by modality and turn.
+    """
+    if dialogue.origin is not None:  # a part of a conversation: what came before it is not there
+        return dialogue.origin.turns(len(dialogue)), True
+    contents, unique = _contents(dialogue, keys)
+    return chained(contents), unique
 
 
 def _contents(dialogue: DialogueRequest, keys: Mapping[str, Sequence[bytes | None]]) -> tuple[list[bytes], bool]:

@@ -1,7 +1,7 @@
 """Which turns of a dialogue are new: in a live conversation a client sends the dialogue again as it grows.
 
-A turn is recognised by a digest of its content and of everything before it, which includes its position. The memory holds digests
-only, and a limited number of them.
+A turn is recognised by a digest of its content and of everything before it, which includes its position; one of a stream by its number
+in it. The memory holds digests only, and a limited number of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,19 @@ _DIGEST_BYTES: Final = 12
 _COUNTED, _CONTINUED = 1, 2
 
 
+def chained(contents: Sequence[bytes]) -> list[bytes]:
+    """Names of the turns of a dialogue: digests of the content of each, and of everything before it.
+
+    Args:
+        contents: the content of each turn, of any length.
+    """
+    digest, names = b"", []
+    for content in contents:
+        digest = blake2b(digest + content, digest_size=_DIGEST_BYTES).digest()
+        names.append(digest)
+    return names
+
+
 class TurnMemory:
     """Remembers the turns that were counted; the least recently used are forgotten first.
 
@@ -30,33 +43,32 @@ class TurnMemory:
         self._turns: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def new_turns(self, contents: Sequence[bytes], predicted: Sequence[bool], unique: bool) -> tuple[list[bool], bool]:
+    def new_turns(self, turns: Sequence[bytes], predicted: Sequence[bool], unique: bool) -> tuple[list[bool], bool]:
         """Which turns of a dialogue are predicted and were not counted before, and whether the dialogue is new.
 
         The turns count as counted from now on.
 
         Args:
-            contents: the content of each turn, of any length.
+            turns: names each turn, as :func:`chained` does.
             predicted: whether each turn is predicted; others are context.
             unique: whether no two dialogues begin with equal contents, as is true of recordings. Otherwise a dialogue whose turns
                 are all known is taken for another one that begins alike if the known one has gone on since.
         """
         new: list[bool] = []
-        digest, begins = b"", False
-        last = len(contents) - 1
+        begins = False
+        last = len(turns) - 1
         with self._lock:
-            turns = self._turns
-            for index, content in enumerate(contents):
-                digest = blake2b(digest + content, digest_size=_DIGEST_BYTES).digest()
-                state = turns.get(digest, 0)
+            known = self._turns
+            for index, name in enumerate(turns):
+                state = known.get(name, 0)
                 again = not unique and index == last and state == _COUNTED | _CONTINUED
                 begins = begins or (not index and (not state or again))
                 new.append(predicted[index] and (not state & _COUNTED or again))
-                turns[digest] = state | (_COUNTED if predicted[index] else 0) | (_CONTINUED if index < last else 0)
+                known[name] = state | (_COUNTED if predicted[index] else 0) | (_CONTINUED if index < last else 0)
                 if state:
-                    turns.move_to_end(digest)
-            while len(turns) > self._capacity:
-                turns.popitem(last=False)
+                    known.move_to_end(name)
+            while len(known) > self._capacity:
+                known.popitem(last=False)
         return new, begins
 
     def __len__(self) -> int:

@@ -178,7 +178,13 @@ class Comparison:
         return DialogueTally(0, np.zeros(size, np.int64), np.zeros(size, np.int64))
 
     def count(
-        self, counts: ShadowCounts, tally: DialogueTally, front: np.ndarray, shadow: np.ndarray, identity: str
+        self,
+        counts: ShadowCounts,
+        tally: DialogueTally,
+        front: np.ndarray,
+        shadow: np.ndarray,
+        identity: str,
+        first: int = 0,
     ) -> None:
         """Count the new turns of a dialogue, those after ``tally.counted``.
 
@@ -188,10 +194,11 @@ class Comparison:
             front: probabilities of all its turns ``[n, C]``; rows of zeros are turns that are context only.
             shadow: those of the shadow ``[n, D]``.
             identity: names the request.
+            first: turns of the dialogue before the first of these.
         """
-        chosen = np.arange(tally.counted, len(front))
+        chosen = np.arange(max(0, tally.counted - first), len(front))
         chosen = chosen[front[chosen].max(axis=1, initial=0) > 0]
-        tally.counted = len(front)
+        tally.counted = max(tally.counted, first + len(front))
         if not len(chosen):
             return
         ours, theirs = front[chosen], shadow[chosen]

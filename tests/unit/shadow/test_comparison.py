@@ -16,6 +16,7 @@ from mistere.common.parsing.documents import ParseError
 from mistere.predictor.protocol.codec import DialogueRequest, RequestTurn
 from mistere.predictor.shadow.conversations import Conversations
 from mistere.predictor.shadow.copy import DialogueCopy
+from mistere.predictor.stream.origin import StreamOrigin
 from mistere.serving.shadow.figures import (
     MOST_DIALOGUES,
     OUTCOMES,
@@ -92,6 +93,27 @@ def test_a_conversation_is_recognised_by_all_its_turns() -> None:
     assert conversations.tally(*longer.chain()) is first
     text = conversations.tally(*copy_of("Hello").chain())
     assert conversations.tally(*copy_of("Hello").chain()) is not text, "texts alone may be equal by chance"
+
+
+def test_a_stream_is_one_conversation_while_its_window_slides() -> None:
+    comparison, counts = Comparison(LABELS, LABELS), ShadowCounts(LABELS, LABELS)
+    conversations = Conversations(comparison.tally)
+    labels, others = [0, 1, 2, 0, 1, 2], [0, 2, 2, 0, 0, 2]
+
+    def answer(first: int, last: int) -> None:
+        turns = [RequestTurn(audio=bytes([number])) for number in range(first, last + 1)]
+        copy = DialogueCopy("id", DialogueRequest(turns=turns, origin=StreamOrigin(b"one", first)), np.zeros(0), 0.0)
+        front = rows(labels[first : last + 1])
+        front[:-1] = 0  # context
+        comparison.count(
+            counts, conversations.tally(*copy.chain()), front, rows(others[first : last + 1]), "id", copy.first
+        )
+
+    for last in range(6):
+        answer(max(0, last - 2), last)
+    answer(2, 4)  # again, with a transcript
+    whole = counts_of([(labels, others)])
+    assert (counts.sums == whole.sums).all() and (counts.pairs == whole.pairs).all()
 
 
 def test_interval_allows_for_dialogues_that_differ() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from mistere.common.parsing.documents import ParseError
 from mistere.model.mixture.prediction import DialoguePrediction
 from mistere.predictor.encoding.plan import EncodingPlan, Task
 from mistere.predictor.protocol.codec import DialogueRequest, RequestTurn
+from mistere.predictor.stream.origin import StreamOrigin
 from mistere.predictor.traffic.observation import TrafficObserver
 from mistere.predictor.traffic.recorder import MOST_HOURS, TrafficRecorder
 from mistere.predictor.traffic.turn_memory import TurnMemory
@@ -89,6 +91,27 @@ def test_each_turn_of_a_live_conversation_is_counted_once() -> None:
     assert (total.total("pairs"), total.total("equal_pairs")) == (6, 1)
     assert total.by_key("modality") == {"speech": 0, "text": 4, "none": 0}
     assert {key: count for key, count in total.by_key("script").items() if count} == {"Latin": 4}
+
+
+def test_each_turn_of_a_stream_is_counted_once_while_its_window_slides() -> None:
+    counted = observer()
+
+    def answer(first: int, last: int, stream: bytes = b"one") -> Counts:
+        dialogue = texts(*["Yes."] * (last + 1 - first))  # equal words: only the numbers tell the turns apart
+        return observe(
+            counted, replace(dialogue, origin=StreamOrigin(stream, first)), prediction([-1] * (last - first) + [1])
+        )
+
+    for last in range(20):
+        answer(max(0, last - 3), last)
+    answer(16, 19)  # again, with a transcript
+    total = answer(0, 0, b"another")
+    assert {key: total.total(key) for key in ("dialogues", "turns", "resent", "context")} == {
+        "dialogues": 2,
+        "turns": 21,
+        "resent": 1,
+        "context": 1 + 2 + 17 * 3 + 3,
+    }
 
 
 def test_an_absent_expert_has_no_weight() -> None:
