@@ -31,7 +31,8 @@ from mistere.predictor.protocol.grpc_service import PredictorGRPCServer
 from mistere.predictor.protocol.rest import build_application
 from mistere.predictor.settings import ServerSettings
 from mistere.predictor.stream.messages import MAX_MESSAGE_BYTES
-from mistere.predictor.stream.websocket import Streams
+from mistere.predictor.stream.streams import Streams
+from mistere.predictor.stream.websocket import WebSocketStreams
 
 _FIRST_PAUSE, _MAX_PAUSE = 1.0, 30.0  # seconds
 
@@ -90,14 +91,13 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
         self.dataplane = PredictorDataPlane(self.registered_models, self._is_ready)
         limits = settings.limits
         most = connection_limit(limits.connections)
-        self._grpc = PredictorGRPCServer(self.dataplane, settings, most)
-        self._streams = (
-            Streams(self.dataplane, limits, settings.options.stream_origins) if settings.options.max_streams else None
-        )
+        self._streams = Streams(self.dataplane, limits) if limits.streams else None
+        self._grpc = PredictorGRPCServer(self.dataplane, settings, most, self._streams)
+        sockets = None if self._streams is None else WebSocketStreams(self._streams, settings.options.stream_origins)
         connections = Connections(most)
         self._rest = _RestServer(
             uvicorn.Config(
-                build_application(self.dataplane, limits, self._streams),
+                build_application(self.dataplane, limits, sockets),
                 http=partial(LimitedHttpProtocol, connections, limits),  # type: ignore[arg-type]  # called as a class is
                 ws=partial(LimitedStreamProtocol, connections, limits) if self._streams else "none",  # type: ignore[arg-type]
                 ws_max_size=2 * MAX_MESSAGE_BYTES,  # up to it, the session answers with a sentence

@@ -285,7 +285,7 @@ def test_a_server_without_streams_ignores_the_offer(faulty: Server) -> None:
 
 def test_the_client_of_the_guide_prints_labels(server: Server, tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "guides" / "streaming.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    (program,) = [each for each in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "ws://" in each]
     (tmp_path / "call.wav").write_bytes(encoded(call(), RATE, "PCM_16"))
     result = subprocess.run(
         [sys.executable, "-c", program.replace("localhost:8080", f"127.0.0.1:{server.http_port}")],

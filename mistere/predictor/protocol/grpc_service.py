@@ -19,6 +19,8 @@ from mistere.predictor.errors import as_request_error, invalid, slow_body
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.protocol.wire import INLINE_BYTES, read_grpc, size_header, write_grpc
 from mistere.predictor.settings import ServerSettings
+from mistere.predictor.stream.grpc_stream import GrpcStreams
+from mistere.predictor.stream.streams import Streams
 from mistere.predictor.tracing.request_trace import TRACEPARENT, TRACING
 
 SERVICE = "inference.GRPCInferenceService"
@@ -26,6 +28,8 @@ _MAX_CALLS = 64
 """Concurrent calls besides those in the queue; each may hold a message of the largest size."""
 _AGE_SECONDS = 600
 """Age at which a connection ends once its calls are answered; clients open a new one by themselves."""
+_STREAM_SECONDS = 4 * 3600
+"""Time that a stream of live audio has after that."""
 _PING_SECONDS, _PING_TIMEOUT_SECONDS = 30, 10
 """A client that is silent for this long is pinged, and must answer in the second time. Clients may ping at half the first."""
 
@@ -71,10 +75,18 @@ class PredictorGRPCServer:
         data_plane: shared with REST.
         settings: address, port and limits.
         connections: the most connections.
+        streams: serves streams; None serves none.
     """
 
-    def __init__(self, data_plane: PredictorDataPlane, settings: ServerSettings, connections: int) -> None:
+    def __init__(
+        self,
+        data_plane: PredictorDataPlane,
+        settings: ServerSettings,
+        connections: int,
+        streams: Streams | None = None,
+    ) -> None:
         self._settings = settings
+        self._streams = None if streams is None else GrpcStreams(streams, settings.limits)
         self._connections = connections
         self._servicer = PredictorServicer(data_plane)
         self._server: Any = None
@@ -86,25 +98,29 @@ class PredictorGRPCServer:
             MistereError: the port is in use.
         """
         limits = self._settings.limits
+        calls = _MAX_CALLS + limits.waiting_requests + limits.streams
+        grace = max(self._settings.options.grace_seconds, _STREAM_SECONDS if self._streams else 0)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limits.request_bytes),
                 ("grpc.max_send_message_length", limits.request_bytes),
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_allowed_incoming_connections", self._connections),
-                ("grpc.max_concurrent_streams", _MAX_CALLS + limits.waiting_requests),
+                ("grpc.max_concurrent_streams", calls),
                 ("grpc.server_handshake_timeout_ms", int(1000 * limits.head_seconds)),
                 ("grpc.max_connection_idle_ms", int(1000 * limits.idle_seconds)),
                 ("grpc.max_connection_age_ms", _AGE_SECONDS * 1000),
-                ("grpc.max_connection_age_grace_ms", self._settings.options.grace_seconds * 1000),
+                ("grpc.max_connection_age_grace_ms", grace * 1000),
                 ("grpc.keepalive_time_ms", _PING_SECONDS * 1000),
                 ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_SECONDS * 1000),
                 ("grpc.http2.min_ping_interval_without_data_ms", _PING_SECONDS * 1000 // 2),
                 ("grpc.http2.max_ping_strikes", 2),
             ],
-            maximum_concurrent_rpcs=_MAX_CALLS + limits.waiting_requests,
+            maximum_concurrent_rpcs=calls,
         )
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._methods()),))
+        if self._streams is not None:
+            self._server.add_generic_rpc_handlers((self._streams.handler(),))
         host = self._settings.host
         address = "[::]" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104  (compared, not listened on)
         try:

@@ -32,7 +32,7 @@ from mistere.predictor.protocol.document_page import PAGE_HEADERS, PAGE_PATH, do
 from mistere.predictor.protocol.openapi import OPENAPI_PATH, build_document
 from mistere.predictor.protocol.wire import INLINE_BYTES, checked_id, parse_json, read_rest, size_header, write_rest
 from mistere.predictor.settings import Limits
-from mistere.predictor.stream.websocket import STREAM_PATH, Streams
+from mistere.predictor.stream.websocket import STREAM_PATH, WebSocketStreams
 from mistere.predictor.tracing.request_trace import TRACEPARENT, TRACING
 from mistere.serving import protocol
 
@@ -242,7 +242,9 @@ def _version(request: Request) -> str:
     return str(request.path_params.get("version", ""))
 
 
-def build_application(data_plane: PredictorDataPlane, limits: Limits, streams: Streams | None = None) -> FastAPI:
+def build_application(
+    data_plane: PredictorDataPlane, limits: Limits, streams: WebSocketStreams | None = None
+) -> FastAPI:
     """Build the REST application, without kserve's paths for loading and unloading models.
 
     Args:
