@@ -101,13 +101,20 @@ class Tab:
 
 
 @contextmanager
-def browser(folder: Path) -> Iterator[Tab]:
-    """A headless browser with a temporary profile, closed at the end."""
+def browser(folder: Path, microphone: Path | None = None) -> Iterator[Tab]:
+    """A headless browser with a temporary profile, closed at the end.
+
+    Args:
+        folder: for the profile and the log.
+        microphone: the WAV file that its microphone hears, again and again; None for beeps.
+    """
     assert CHROMIUM is not None
     profile = folder / "profile"
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     command += ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--remote-debugging-port=0"]
+    if microphone is not None:
+        command.append(f"--use-file-for-fake-audio-capture={microphone}")
     command += [f"--user-data-dir={profile}", "about:blank"]
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(

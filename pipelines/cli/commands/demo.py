@@ -20,6 +20,7 @@ from mistere.serving.client import DialogueClient, EndpointError, EndpointPredic
 from mistere.serving.protocol import MODALITY_CONTRIBUTIONS
 from pipelines.cli.demo.conversation import ConversationTurn
 from pipelines.cli.demo.images import image_modalities
+from pipelines.cli.demo.live import live_audio
 from pipelines.cli.demo.origin import AllowedHosts, check_public_url
 
 _EXPLAINED_TURNS = 32
@@ -106,9 +107,16 @@ def _serve(
 
         metadata = client.metadata()
         explains = any(output["name"] == MODALITY_CONTRIBUTIONS for output in metadata.get("outputs", ()))
-        page = build_page(partial(_ask, client, explains=explains), destination, example, image_modalities(metadata))
+        live = live_audio(client.url, metadata)
+        page = build_page(
+            partial(_ask, client, explains=explains), destination, example, image_modalities(metadata), live
+        )
         serve_page(
-            page, listener, hosts, lambda address: print(f"the page is at {address}  stop with Ctrl-C", flush=True)
+            page,
+            listener,
+            hosts,
+            lambda address: print(f"the page is at {address}  stop with Ctrl-C", flush=True),
+            live,
         )
 
 

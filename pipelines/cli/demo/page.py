@@ -13,6 +13,7 @@ from mistere.serving.protocol import MAX_UTTERANCE_SECONDS
 from pipelines.cli.demo import rendering
 from pipelines.cli.demo.conversation import Ask, Conversation, ConversationTurn, judged, played, troubled
 from pipelines.cli.demo.images import take_images
+from pipelines.cli.demo.live import LiveAudio
 from pipelines.cli.demo.sound import take_recording
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ _INTERNAL_ERROR = "Internal error: see the terminal of mistere demo for the trac
 
 
 def build_page(
-    ask: Ask, destination: str, example: Sequence[ConversationTurn] = (), images: Sequence[str] = ()
+    ask: Ask,
+    destination: str,
+    example: Sequence[ConversationTurn] = (),
+    images: Sequence[str] = (),
+    live: LiveAudio | None = None,
 ) -> gradio.Blocks:
     """Build the page without serving it.
 
@@ -37,6 +42,7 @@ def build_page(
         destination: where the page sends its input, in words.
         example: a conversation to try; without one the button is hidden.
         images: the modalities of the model that take images, each of which gets a field.
+        live: what answers the microphone; None for a page without one.
     """
     import gradio as gr
 
@@ -84,6 +90,8 @@ def build_page(
                     try_it = gr.Button(
                         "Try an example", size="sm", min_width=90, elem_id="example", visible=bool(example)
                     )
+                if live is not None:
+                    gr.HTML(rendering.show_live(destination, live.has_interim), apply_default_css=False)
                 last = gr.HTML(rendering.show_last(Conversation()), apply_default_css=False, elem_id="last")
             with gr.Column(scale=6, min_width=320):
                 timeline = gr.HTML(rendering.show_timeline(Conversation()), apply_default_css=False, elem_id="timeline")

@@ -183,6 +183,16 @@ def _earlier(change: LabelChange | None, label: str) -> str:
     return f"predicted until turn {change.by + 1}" if change is not None and change.before == label else ""
 
 
+def show_live(destination: str, has_interim: bool) -> str:
+    """Render the microphone's button; ``live.js`` fills in the turns.
+
+    Args:
+        destination: where the sound is sent, in words.
+        has_interim: whether open turns are answered, too.
+    """
+    return _render("live.html", destination=destination, interim=str(has_interim).lower())
+
+
 def show_trouble(conversation: Conversation) -> str:
     """Render the last error; empty if there is none."""
     return _render("trouble.html", sentence=conversation.trouble)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mistere.common.errors import UsageError
 from pipelines.cli.demo import page as pages
+from pipelines.cli.demo.live import SCRIPT_TAG, SOCKET_PATH, LiveAudio, relay, script
 from pipelines.cli.demo.origin import AllowedHosts
 from pipelines.cli.demo.rendering import style
 
@@ -49,10 +50,16 @@ _ALLOWED_PATHS: Final = re.compile(
 _OTHER_PATH: Final = (404, b"Not part of the page.\n")
 _OTHER_HOSTS: Final = re.compile(rb"<meta\s[^>]*content=\"https?://[^>]*>\s*")
 _MAX_UPLOAD: Final = "8mb"
+_MAX_SOUND: Final = 1 << 16
+"""Bytes of a message of the page's microphone: 2 s."""
 
 
 def serve_page(
-    page: gradio.Blocks, listener: socket.socket, hosts: AllowedHosts, on_ready: Callable[[str], object]
+    page: gradio.Blocks,
+    listener: socket.socket,
+    hosts: AllowedHosts,
+    on_ready: Callable[[str], object],
+    live: LiveAudio | None = None,
 ) -> None:
     """Serve until interrupted.
 
@@ -61,6 +68,7 @@ def serve_page(
         listener: result of :func:`listen`; closed at the end.
         hosts: the names of the page.
         on_ready: called with the page's address.
+        live: what answers the page's microphone; None for a page without one.
     """
     import fastapi
     import gradio as gr
@@ -72,7 +80,7 @@ def serve_page(
             page,
             path="/",
             theme=pages.theme(),
-            head=style(),
+            head=style() + (SCRIPT_TAG if live else ""),
             max_file_size=_MAX_UPLOAD,
             footer_links=[],
             run_history=False,
@@ -86,26 +94,41 @@ def serve_page(
         named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104  (compared, not listened on)
         on_ready(f"http://{named}:{port}")
         config = uvicorn.Config(
-            closed_page(outer, hosts), log_level="warning", access_log=False, timeout_graceful_shutdown=2
+            closed_page(outer, hosts, live),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=2,
+            ws_max_size=_MAX_SOUND,
+            ws_per_message_deflate=False,
         )
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def closed_page(inner: Application, hosts: AllowedHosts) -> Application:
+def closed_page(inner: Application, hosts: AllowedHosts, live: LiveAudio | None = None) -> Application:
     """Restrict Gradio's server to the page, and add a content security policy that allows only this server.
 
     Gradio's API, proxy and monitoring return 404; tags that name other hosts are removed. Requests for other hosts and from
-    other pages are refused, and so is every WebSocket: the page opens none.
+    other pages are refused, and so is every WebSocket but that of the microphone.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
+            if live is None or scope["path"] != SOCKET_PATH or hosts.refusal(scope["headers"]) is not None:
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            from starlette.websockets import WebSocket
+
+            await relay(WebSocket(scope, receive, send), live.url)
             return
         if scope["type"] != "http":
             await inner(scope, receive, send)
             return
         refusal = hosts.refusal(scope["headers"])
+        if refusal is None and live is not None and (content := script(scope["path"])) is not None:
+            kind = [(b"content-type", b"text/javascript; charset=utf-8"), *_HEADERS]
+            await send({"type": "http.response.start", "status": 200, "headers": kind})
+            await send({"type": "http.response.body", "body": content})
+            return
         if refusal is None and not _ALLOWED_PATHS.fullmatch(scope["path"]):
             refusal = _OTHER_PATH
         if refusal is not None:
