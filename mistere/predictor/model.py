@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from kserve.model import InferenceVerb
 
 from mistere.predictor import metrics
 from mistere.predictor.answer_observers import AnsweredRequest, AnswerObservers, answer_observers
-from mistere.predictor.audio.sources import AudioReader
-from mistere.predictor.errors import internal, invalid, log_value, not_ready, unknown_digests
+from mistere.predictor.audio.clip_store import ClipStore
+from mistere.predictor.encoding.transcription_queue import TranscriptionQueue
+from mistere.predictor.errors import internal, invalid, log_value, not_ready
 from mistere.predictor.explanation.queue import ExplanationQueue
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
@@ -43,17 +44,14 @@ from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.scheduling.slices import SliceQueue
 from mistere.predictor.settings import Limits, ServerSettings
 from mistere.predictor.shadow.request_hash import request_hash
-from mistere.predictor.sized_cache import SizedCache
 from mistere.predictor.tracing.request_trace import TRACES, TRACING, RequestTrace, note_sizes, working_for
 from mistere.predictor.tracing.span_sender import start_tracing
-from mistere.predictor.warm_up import one_second, predict_once
+from mistere.predictor.warm_up import predict_once
 
 if TYPE_CHECKING:
     from mistere.model.inference import DialoguePrediction, EmotionModel
-    from mistere.model.transcription.transcriber import Transcriber
     from mistere.predictor.encoding.encoder import CachedEncoder, Embedded
     from mistere.predictor.encoding.plan import EncodingPlan, Task
-    from mistere.predictor.encoding.transcription import CachedTranscriber, TranscriptTask
     from mistere.serving.explanation import Explanation
 
 logger = logging.getLogger("kserve.predictor")
@@ -61,8 +59,6 @@ logger = logging.getLogger("kserve.predictor")
 _LONG_SECONDS, _LONG_PRICE = 0.08, 8.0
 """A request is long, and encoded in slices, if its encoding takes more time than the first and costs more seconds of audio than the
 second: a turn of a live conversation never is."""
-_TRANSCRIPTION_PACE = 0.03
-"""Assumed seconds of computing per second of a window of the transcription; a tiny Whisper on two cores."""
 _INLINE_CLIPS = 4
 """The most recordings of a small request that are inspected on the event loop; each takes 0.1 ms, MP3 up to 3 ms."""
 
@@ -74,22 +70,6 @@ class _Request:
     dialogues: list[DialogueRequest]
     plan: EncodingPlan | None
     traces: Sequence[RequestTrace]
-
-
-def _with_clips(dialogue: DialogueRequest, clips: dict[int, bytes]) -> DialogueRequest:
-    """Add recordings to turns of a dialogue.
-
-    Args:
-        dialogue: the dialogue.
-        clips: turn → encoded audio.
-    """
-    if not clips:
-        return dialogue
-    turns = [
-        replace(turn, audio=clips[index], audio_uri=None) if index in clips else turn
-        for index, turn in enumerate(dialogue.turns)
-    ]
-    return replace(dialogue, turns=turns)
 
 
 class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type information
@@ -106,8 +86,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         limits = self._limits = settings.limits
         self._load_bundle = load_bundle
         self._loaded: EmotionModel | None = None
-        self._audio_store: SizedCache[str, bytes] = SizedCache(limits.audio_store_bytes)
-        self._audio_reader = AudioReader(settings.options.audio_uri_prefixes, limits.request_bytes)
+        self._clips = ClipStore(limits.audio_store_bytes, settings.options.audio_uri_prefixes, limits.request_bytes)
         self._encoder: CachedEncoder | None = None
         self._pace = Pace()
         self.batcher: Batcher[_Request, list[DialoguePrediction]] = Batcher(
@@ -121,10 +100,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         )
         self._slices: SliceQueue[Task] = SliceQueue(self._encode_slice, self._pace, limits.waiting_seconds)
         self._observers: AnswerObservers | None = None
-        self._transcriber: CachedTranscriber | None = None
-        self._transcripts: SliceQueue[TranscriptTask] = SliceQueue(
-            self._transcribe_slice, Pace(_TRANSCRIPTION_PACE), limits.waiting_seconds
-        )
+        self._transcripts = TranscriptionQueue(limits)
         self._explanations = ExplanationQueue(lambda: self.loaded, limits.waiting_seconds)
         self._queues = (self.batcher, self._slices, self._transcripts, self._explanations)
         metrics.QUEUE_DEPTH.set_function(lambda: sum(queue.depth for queue in self._queues))
@@ -169,7 +145,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
 
         self._encoder = CachedEncoder(model, self._limits, self._pace)
         if model.transcriber is not None:
-            self._add_transcriber(model.transcriber)
+            self._transcripts.add(model.transcriber)
         self._observers = answer_observers(model, self._settings)
         start_tracing(model, self._settings.options)
         self._loaded = model
@@ -184,13 +160,6 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             time.perf_counter() - start,
         )
         return True
-
-    def _add_transcriber(self, transcriber: Transcriber) -> None:
-        from mistere.model.inference import transcript
-        from mistere.predictor.encoding.transcription import CachedTranscriber
-
-        self._transcripts.warm_up(lambda: transcript(transcriber, one_second()))
-        self._transcriber = CachedTranscriber(transcriber, self._limits)
 
     def start(self) -> None:
         """Do nothing: kserve calls this at registration, but the model is ready only when it is loaded."""
@@ -233,10 +202,10 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             light = is_light(headers)
             dialogues = self._decode(payload, model) if light else await asyncio.to_thread(self._decode, payload, model)
             if any(turn.audio_uri is not None for dialogue in dialogues for turn in dialogue.turns):
-                dialogues = await asyncio.to_thread(lambda: [self._with_read_audio(dialogue) for dialogue in dialogues])
+                dialogues = await asyncio.to_thread(lambda: [self._clips.with_read(dialogue) for dialogue in dialogues])
             asked = dialogues
             note_sizes(dialogues)
-            dialogues = await self._transcribed(dialogues)
+            dialogues = await self._transcripts.completed(dialogues)
             plan = None if dialogues[0].embeddings else await self._planned(dialogues, light)
             if plan is not None:
                 plan.is_transient = dialogues[0].is_interim
@@ -286,45 +255,10 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             dialogues = [decode_request(payload, model, self._limits)]
         else:
             dialogues = decode_v1(payload, model, self._limits)
-        return [self._with_audio(dialogue) for dialogue in dialogues]
+        return [self._clips.with_held(dialogue, self._is_encoded) for dialogue in dialogues]
 
-    def _with_audio(self, dialogue: DialogueRequest) -> DialogueRequest:
-        """Replace audio digests by the clips that this server holds."""
-        clips: dict[int, bytes] = {}
-        missing: dict[int, str] = {}
-        for index, turn in enumerate(dialogue.turns):
-            if turn.audio_digest is None:
-                continue
-            clip = self._audio_store.get(turn.audio_digest)
-            if clip is not None:
-                clips[index] = clip
-            elif self._encoder is None or not self._encoder.holds_speech(turn.audio_digest):
-                missing[index] = turn.audio_digest
-        if missing:
-            raise unknown_digests(missing)
-        return _with_clips(dialogue, clips)
-
-    def _with_read_audio(self, dialogue: DialogueRequest) -> DialogueRequest:
-        """Replace audio locations by the clips at them."""
-        uris = {index: turn.audio_uri for index, turn in enumerate(dialogue.turns) if turn.audio_uri is not None}
-        return _with_clips(dialogue, self._audio_reader.read(uris)) if uris else dialogue
-
-    async def _transcribed(self, dialogues: list[DialogueRequest]) -> list[DialogueRequest]:
-        """Add the transcripts of utterances that have audio and no text, if the model transcribes and the client wants it.
-
-        Raises:
-            RequestError: as :meth:`CachedTranscriber.plan`, or too much waits already.
-        """
-        transcriber = self._transcriber
-        if transcriber is None or not dialogues[0].transcribe or dialogues[0].embeddings:
-            return dialogues
-        from mistere.predictor.encoding.transcription import completed
-
-        tasks = await asyncio.to_thread(transcriber.plan, dialogues)
-        if missing := [task for task in tasks.values() if task.text is None]:
-            with metrics.phase("transcribe"):
-                await self._transcripts.run(missing)
-        return completed(dialogues, tasks) if tasks else dialogues
+    def _is_encoded(self, audio_digest: str) -> bool:
+        return self._encoder is not None and self._encoder.holds_speech(audio_digest)
 
     async def _planned(self, dialogues: Sequence[DialogueRequest], light: bool) -> EncodingPlan:
         """Look up and price what a request needs.
@@ -363,10 +297,6 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         with metrics.phase("encode"):
             self._encoder.compute(tasks)
 
-    def _transcribe_slice(self, tasks: Sequence[TranscriptTask]) -> None:
-        assert self._transcriber is not None
-        self._transcriber.compute(tasks)
-
     def _infer(self, requests: Sequence[_Request]) -> list[list[DialoguePrediction] | Exception]:
         """Compute a batch of requests, with embeddings or raw inputs; called by the batcher."""
         with working_for(request.traces for request in requests):
@@ -388,7 +318,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
                 continue
             embedded.append(encoder.embeddings(request.plan))
             if not isinstance(embedded[-1], Exception) and not request.plan.is_transient:
-                self._remember(request.dialogues)
+                self._clips.remember(request.dialogues)
         readable = [
             dialogue for embeddings in embedded if not isinstance(embeddings, Exception) for dialogue in embeddings
         ]
@@ -410,12 +340,6 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         TRACING.close()
         if self._observers is not None:
             self._observers.close()
-
-    def _remember(self, dialogues: Sequence[DialogueRequest]) -> None:
-        for dialogue in dialogues:
-            for turn in dialogue.turns:
-                if turn.audio is not None and turn.audio_digest is None:
-                    self._audio_store.put(turn.clip_digest, turn.audio, len(turn.audio))
 
     @staticmethod
     def _check_finite(
