@@ -230,20 +230,19 @@ def mismatched() -> pb.ModelInferRequest:
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (b"\xff\xff\xff", "INVALID_ARGUMENT"),
-        (message([]), "INVALID_ARGUMENT"),
-        (message([b"x"], name="video"), "INVALID_ARGUMENT"),
-        (message([b"x"], datatype="INT8"), "INVALID_ARGUMENT"),
-        (message([b"\xff"]), "INVALID_ARGUMENT"),
-        (mismatched(), "INVALID_ARGUMENT"),
-        (message([b"junk"], name="audio"), "INVALID_ARGUMENT"),
-        (message([b"x"], model="other"), "NOT_FOUND"),
-        (message([b"a" * 64], name="audio_digest"), "FAILED_PRECONDITION"),
-        (message([b"x"] * 129), "RESOURCE_EXHAUSTED"),
-        (message([clip(5.2)], name="audio"), "RESOURCE_EXHAUSTED"),
-        (message([b"x" * (9 << 20)]), "RESOURCE_EXHAUSTED"),
+        pytest.param(b"\xff\xff\xff", "INVALID_ARGUMENT", id="no message"),
+        pytest.param(message([]), "INVALID_ARGUMENT", id="no texts"),
+        pytest.param(message([b"x"], name="video"), "INVALID_ARGUMENT", id="unknown tensor"),
+        pytest.param(message([b"x"], datatype="INT8"), "INVALID_ARGUMENT", id="unknown datatype"),
+        pytest.param(message([b"\xff"]), "INVALID_ARGUMENT", id="text that is no UTF-8"),
+        pytest.param(mismatched(), "INVALID_ARGUMENT", id="contents twice"),
+        pytest.param(message([b"junk"], name="audio"), "INVALID_ARGUMENT", id="audio that is none"),
+        pytest.param(message([b"x"], model="other"), "NOT_FOUND", id="another model"),
+        pytest.param(message([b"a" * 64], name="audio_digest"), "FAILED_PRECONDITION", id="unknown digest"),
+        pytest.param(message([b"x"] * 129), "RESOURCE_EXHAUSTED", id="too many utterances"),
+        pytest.param(message([clip(5.2)], name="audio"), "RESOURCE_EXHAUSTED", id="too much audio"),
+        pytest.param(message([b"x" * (9 << 20)]), "RESOURCE_EXHAUSTED", id="too many bytes"),
     ],
-    ids=str,
 )
 def test_grpc_statuses(server: Server, request_: pb.ModelInferRequest | bytes, status: str) -> None:
     assert call(server, request_).code().name == status
