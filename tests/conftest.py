@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import signal
@@ -61,6 +62,19 @@ def pytest_configure() -> None:
     """React to SIGINT. A shell starts a job in the background with SIGINT ignored, and processes inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection() -> None:
+    """Collect no garbage while modules are imported: nothing of them is freed."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector skip what was imported, and look seldom: a whole collection of what the tests import takes 0.5 s."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -172,6 +172,40 @@ def test_clean_dataset_is_accepted(tmp_path: Path) -> None:
     assert facts.utterances["rms_dbfs"].median() == pytest.approx(20 * np.log10(0.3 / np.sqrt(2)), abs=0.5)
 
 
+def test_damage_of_all_kinds_in_one_dataset_is_named_at_once(tmp_path: Path) -> None:
+    changes: dict[tuple[str, int], dict[str, object]] = {
+        ("dev-1", 3): {"label": "hapy"},
+        ("test-0", 1): {"audio": OGG[:200]},
+        ("dev-0", 0): {"audio": b""},
+        ("dev-0", 1): {"audio": LOW_RATE},
+        ("dev-0", 2): {"audio": SHORT},
+        ("test-1", 0): {"speaker": "train-speaker-0"},
+    }
+    rows = [
+        (split, dataclasses.replace(row, **changes.get((row.dialogue_id, row.turn), {})))  # type: ignore[arg-type]
+        for split, row in with_repeated_row()
+        if not at("train-2", 2)(split, row)
+    ]
+    rows[1], rows[2] = rows[2], rows[1]
+    validation = validate_rows(tmp_path / "damaged", rows)
+    assert validation.verdict == "reject"
+    assert {outcome.rule.name for outcome in validation.outcomes if outcome.status == "fail"} == {
+        "audio_decodes",
+        "audio_duration",
+        "audio_not_empty",
+        "audio_rate",
+        "label_declared",
+        "rows_in_order",
+        "speaker_in_one_split",
+        "turns_complete",
+        "turns_unique",
+    }
+    sentences = "\n".join(validation.failed)
+    for place in ("dev/dev-1/turn 3", "train/train-2: turns 0 to 5", "test/test-0/turn 1", "dev/dev-0/turn 1: 4000 Hz"):
+        assert place in sentences
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rows", "rule", "message"),
     [

@@ -52,6 +52,12 @@ def report(recorded: runs.RecordedRun, *, log: bool = False) -> tuple[str, dict[
     return (folder / "run_report.html").read_text(), json.loads((folder / "run_report.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """The report of a deployed run."""
+    return report(runs.deployed(tmp_path_factory.mktemp("deployed")))
+
+
 class Loading(HTMLParser):
     """Collects the resources and scripts that a browser would load, and the visible text."""
 
@@ -119,8 +125,8 @@ def test_report_of_each_outcome_is_readable_and_self_contained(ending: str, tmp_
     ) == (ending in {"deployed", "reused", "waiting", "held", "rejected"})
 
 
-def test_report_has_the_plots_of_an_evaluated_run(tmp_path: Path) -> None:
-    html, data = report(runs.deployed(tmp_path))
+def test_report_has_the_plots_of_an_evaluated_run(deployed: tuple[str, dict[str, Any]]) -> None:
+    html, data = deployed
     for caption in (
         "The mixture and each expert alone",
         "Gate weights",
@@ -144,8 +150,8 @@ def test_report_has_the_plots_of_an_evaluated_run(tmp_path: Path) -> None:
     assert [stage["task"] for stage in data["stages"]] == list(TASKS)
 
 
-def test_report_sections_are_complete_and_ordered(tmp_path: Path) -> None:
-    html, _ = report(runs.deployed(tmp_path))
+def test_report_sections_are_complete_and_ordered(deployed: tuple[str, dict[str, Any]]) -> None:
+    html, _ = deployed
     seen = re.sub(r"\s+", " ", read(html).text)
     sections = [
         "The new model passed the gate and was released",
