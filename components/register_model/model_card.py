@@ -116,6 +116,7 @@ def model_card(
         report_utterances=report.utterances,
         context=report.context,
         digests=bundle.digests,
+        teacher=bundle.teacher.bundle_digest if bundle.teacher else "",
         example=example,
     )
 

@@ -102,6 +102,20 @@ class RunIdentity(BaseModel):
     schedule: RelativeName = ""
 
 
+class Teacher(BaseModel):
+    """The model that a student was distilled from.
+
+    Attributes:
+        bundle_digest: its bundle.
+        settings: the section ``distillation`` with the seed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle_digest: Segment
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
 _FLAT_ENCODERS: Final = frozenset({"encoder_digests", "encoder_sources", "precisions"})
 RUN_FIELDS: Final = {name: name for name in RunIdentity.model_fields}
 """The fields of a run's identity where an earlier release wrote them side by side with others."""

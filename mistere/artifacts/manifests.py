@@ -12,6 +12,7 @@ from mistere.artifacts.identities import (
     EncoderDescription,
     EncoderIdentity,
     RunIdentity,
+    Teacher,
     TranscriptionModel,
     gather_encoders,
     gather_fields,
@@ -323,6 +324,11 @@ class ModelBundle(Manifest):
         default=None,
         exclude_if=lambda value: value is None,  # bundles without it keep their digests
         description="Transcribes utterances that have audio and no text.",
+    )
+    teacher: Teacher | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,  # likewise
+        description="The model that it was distilled from.",
     )
     provenance: Provenance | None = None
 

@@ -22,6 +22,7 @@ from mistere.config.cluster import ClusterConfig
 from mistere.config.data import DataConfig
 from mistere.config.deployment import DeploymentConfig
 from mistere.config.description import full_names, names_of
+from mistere.config.distillation import DistillationConfig
 from mistere.config.encoder import EncoderConfig, SpeechConfig, TextConfig
 from mistere.config.evaluation import EvaluationConfig
 from mistere.config.gate import RuleThresholds
@@ -57,6 +58,7 @@ class Config(Section):
     deployment: DeploymentConfig = DeploymentConfig()
     scoring: ScoringConfig = ScoringConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
+    distillation: DistillationConfig = DistillationConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     def section(self, name: str) -> dict[str, Any]:
@@ -66,7 +68,7 @@ class Config(Section):
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """The names of the sections that are parameters of the retraining pipeline; ``cluster`` is compiled into it, and ``scoring`` and ``monitoring`` are other pipelines'."""
+        """The names of the sections that are parameters of the retraining pipeline; ``cluster`` is compiled into it, and ``scoring``, ``monitoring`` and ``distillation`` are not its own."""
         return sections_with(self.modalities)
 
     def parameters(self) -> dict[str, dict[str, Any]]:
@@ -234,7 +236,7 @@ def load_config(
         _merge(values, node)
         where = f"profile {profile} with {origin}"
     config = _validated(values, schema, where, sections)
-    for name in config.sections:
+    for name in (*config.sections, "distillation"):
         section = getattr(config, name)
         if isinstance(section, SeededSection) and "seed" not in section.model_fields_set:
             config = config.model_copy(update={name: section.model_copy(update={"seed": config.seed})})

@@ -20,7 +20,19 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _TAKEN: Final = frozenset(
     {
         *COMMON_SECTIONS,
-        *("seed", "cluster", "scoring", "monitoring", "modalities", "run", "job", "compiled", "cross_modal", "none"),
+        *(
+            "seed",
+            "cluster",
+            "scoring",
+            "monitoring",
+            "distillation",
+            "modalities",
+            "run",
+            "job",
+            "compiled",
+            "cross_modal",
+            "none",
+        ),
         *("dialogue_id", "turn", "label", "speaker", "split", "role", "language", "path"),  # columns of a dataset
         *("audio", "audio_uri", "audio_digest", "predict"),  # tensors of the endpoint
     }

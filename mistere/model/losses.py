@@ -32,6 +32,21 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float, class_weights: Tens
     return losses.mean()
 
 
+def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Mean KL divergence of a student's softened probabilities from a teacher's (Hinton et al., arXiv 1503.02531).
+
+    The square of the temperature keeps the size of the gradients.
+
+    Args:
+        logits: the student's, ``[N, C]``.
+        teacher: the teacher's logits, or the logarithms of its probabilities, ``[N, C]``.
+        temperature: divides both.
+    """
+    log_q = functional.log_softmax(logits / temperature, dim=-1)
+    log_p = functional.log_softmax(teacher / temperature, dim=-1)
+    return temperature**2 * functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+
+
 def balanced_weights(counts: Sequence[int]) -> list[float]:
     """Class weights inverse to the counts, with mean 1 over a set with these counts; 0 for a class without examples."""
     present = sum(1 for count in counts if count)

@@ -1,4 +1,4 @@
-"""The commands that train the mixture alone, on embeddings that exist already."""
+"""The commands that train the mixture alone, on embeddings that exist already, and the one that makes a student."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.command_group import command_group
-from pipelines.cli.options import Profile, Settings
+from pipelines.cli.options import Output, Profile, Settings
 
 experiment_app = command_group()
 
@@ -88,3 +88,29 @@ def tune(
     from pipelines.cli.commands.tune import tune as command
 
     command(embeddings, profile, settings or [], trials, seeds, folds, timeout, output)
+
+
+@experiment_app.command()
+def distill(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(help="Directory or s3:// URI of a bundle; by default the deployed one of the output directory."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="A dataset directory, a .dvc file, a Git revision or a DVC digest; by default what the bundle was trained on.",
+        ),
+    ] = None,
+    profile: Profile = "sample",
+    settings: Settings = None,
+    output: Output = Path("output"),
+) -> None:
+    """Make a small student of a released model, trained on its answers, and report size, time and weighted F1 of both.
+
+    Exit codes: 0 within the margin of the teacher, 3 not shown to be, 4 data does not suit the model, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.distill import distill as command
+
+    raise typer.Exit(command(bundle, data, profile, settings or [], output))

@@ -29,6 +29,7 @@ from mistere.model.mixture.automatic_settings import TrainSize, parameter_groups
 from mistere.model.mixture.fitting.batches import dialogue_batches, drop_modalities
 from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
 from mistere.model.mixture.fitting.moving_average import MovingAverage
+from mistere.model.mixture.fitting.teacher import MixtureTeacher
 from mistere.model.mixture.gate_fit import fit_gate
 from mistere.model.mixture.input_scaling import InputScaling
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
@@ -54,6 +55,7 @@ def train_mixture(
     progress: Progress,
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    teacher: MixtureTeacher | None = None,
 ) -> TrainedMixture:
     """Train on the train split; select the epoch and the temperature on dev.
 
@@ -63,6 +65,7 @@ def train_mixture(
         progress: reporter.
         checkpoints: stores checkpoints after epochs, as often as they cost at most 2 % of the time; None stores none.
         on_epoch: called after each epoch with its number and its entry of the history; an exception ends the training.
+        teacher: a model whose answers are learnt besides the labels; None for the labels alone.
 
     Raises:
         DataError: train or dev has no dialogue, or no turn with a label.
@@ -78,7 +81,7 @@ def train_mixture(
         if not any(dialogue.labelled.any() for dialogue in data.split(split)):  # type: ignore[arg-type]
             raise DataError(f"no turn of the {split} split has a label: the mixture needs labels in train and dev.")
     torch.manual_seed(config.seed)
-    fitting = MixtureTraining(config, data)
+    fitting = MixtureTraining(config, data, teacher)
     with threads(threads_for(fitting.step_work(), TRAINING_WORK)):
         return _train(fitting, progress, checkpoints, on_epoch)
 
@@ -118,11 +121,14 @@ def _train(
 class MixtureTraining:
     """The state of one training run: model, optimiser, best weights so far."""
 
-    def __init__(self, config: MixtureConfig, data: EmbeddedDialogues) -> None:
+    def __init__(self, config: MixtureConfig, data: EmbeddedDialogues, teacher: MixtureTeacher | None = None) -> None:
         config = resolve(config, TrainSize.of(data))
+        self.teacher = teacher
         self.config, self.data, self.rate = config, data, known(config.learning_rate)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = MixtureOfExperts(config, data.dimensions, len(data.labels))
+        if teacher is not None:
+            teacher.start(self.model)
         self.notes = self._fit_scaling()
         self.model.to(self.device)
         self.average = MovingAverage(self.model, config.average_epochs) if config.average_epochs else None
@@ -199,6 +205,8 @@ class MixtureTraining:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.model(batch)
         loss = self.model.loss(batch, output, self.class_weights)
+        if self.teacher is not None:
+            loss = self.teacher.loss(loss, dialogues, output)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)

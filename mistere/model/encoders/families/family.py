@@ -42,6 +42,8 @@ class Family(ABC):
     """Units of ``length`` in a second of audio; of another kind, ``length`` counts tokens or other positions."""
     unit: ClassVar[int] = 1
     """``length`` is a multiple of this."""
+    shortens: ClassVar[bool] = False
+    """Whether :meth:`write_shortened` can leave out layers of a backbone."""
     variants: ClassVar[tuple[str, ...]] = ("",)
     """Kinds of backbone that :meth:`write_random` can make; the conformance tests cover each."""
 
@@ -72,6 +74,17 @@ class Family(ABC):
         Args:
             target: the folder.
             inputs: what :meth:`prepare` would get of every utterance of train.
+        """
+        raise NotImplementedError
+
+    def write_shortened(self, backbone: nn.Module, kept: Sequence[int], pooled: int, target: Path) -> None:
+        """Write a base with some layers of a backbone and their weights in half precision, which halves its size.
+
+        Args:
+            backbone: the fine-tuned backbone; it is changed.
+            kept: numbers of the layers, ascending.
+            pooled: of speech, positions that are averaged into one before the layers.
+            target: the folder.
         """
         raise NotImplementedError
 
@@ -126,6 +139,10 @@ class Family(ABC):
         start = self.unit * draw.randrange((length - wanted) // self.unit + 1)
         return {name: array[start : start + wanted] for name, array in over_time.items()} | {"length": wanted}
 
+    def altered(self, features: Features, draw: random.Random) -> Features:
+        """Features that mean the same and look otherwise, as a student sees them in training; by default the same."""
+        return features
+
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
         """Pad prepared utterances into a batch."""
@@ -173,6 +190,14 @@ def copy_model_files(source: Path, target: Path, *, weights: bool = True) -> Non
         of_weights = file.suffix == ".safetensors" or file.name == "model.safetensors.index.json"
         if file.name in _MODEL_FILES or (weights and of_weights):
             shutil.copyfile(file, target / file.name)
+
+
+def save_half(backbone: nn.Module, target: Path) -> None:
+    """Write the weights of a backbone in half precision, beside its configuration."""
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.half().contiguous() for name, tensor in backbone.state_dict().items()}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
 
 def pad_stack(arrays: Sequence[Any], value: float = 0) -> tuple[Tensor, Tensor]:

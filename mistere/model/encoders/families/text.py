@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mistere.data.kinds.text import Transcript
-from mistere.model.encoders.families.family import Family, Features, pad_stack
+from mistere.model.encoders.families.family import Family, Features, copy_model_files, pad_stack, save_half
 from mistere.model.encoders.fused import MOST_POSITIONS, FusedLayer, LayerParts, fused_states
 from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
 
@@ -29,6 +29,7 @@ class BidirectionalText(Family):
     name = "bidirectional_text"
     kind = "text"
     lora_targets = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj")
+    shortens = True
     variants = ("bert", "roberta", "distilbert")
     _TYPES = frozenset(
         {"bert", "roberta", "xlm-roberta", "distilbert", "deberta", "deberta-v2", "electra", "camembert", "mpnet"}
@@ -85,6 +86,15 @@ class BidirectionalText(Family):
 
     def hidden_size(self, backbone: nn.Module) -> int:
         return int(backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    def write_shortened(self, backbone: nn.Module, kept: Sequence[int], pooled: int, target: Path) -> None:
+        model: Any = backbone
+        every, encoder = self.layers(backbone), getattr(model, "encoder", None) or model.transformer
+        encoder.layer = nn.ModuleList([every[number] for number in kept])
+        model.config.num_hidden_layers = len(kept)
+        copy_model_files(self.directory, target, weights=False)
+        model.config.save_pretrained(str(target))
+        save_half(model, target)
 
     def prepare(self, utterance: Transcript) -> Features:
         tokenizer = self._tokenizer()

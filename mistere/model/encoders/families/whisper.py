@@ -17,13 +17,21 @@ from torch import Tensor, nn
 
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
-from mistere.model.encoders.families.family import Family, Features, attention_bias, pad_stack
+from mistere.model.encoders.families.family import (
+    Family,
+    Features,
+    attention_bias,
+    copy_model_files,
+    pad_stack,
+    save_half,
+)
 from mistere.model.encoders.fused import MOST_POSITIONS, FusedConvolution, FusedLayer, LayerParts, fused_states
 from mistere.model.encoders.pretrained import load_pretrained
 
 _MARGIN = 400
 """Samples of silence appended to each utterance: more than half an analysis window, so the last frames do not depend on padding."""
 _FRAME_SAMPLES = 160
+_MOST_POOLED = 32
 
 
 class Whisper(Family):
@@ -34,6 +42,7 @@ class Whisper(Family):
     lora_targets = ("q_proj", "v_proj")
     rate = 100.0
     unit = 2
+    shortens = True
 
     @classmethod
     def handles(cls, model_type: str) -> bool:
@@ -100,6 +109,15 @@ class Whisper(Family):
         encoder.embed_positions.requires_grad_(False)
         return encoder.to(self.dtype).eval()
 
+    def write_shortened(self, backbone: nn.Module, kept: Sequence[int], pooled: int, target: Path) -> None:
+        encoder: Any = backbone
+        encoder.layers = nn.ModuleList([encoder.layers[number] for number in kept])
+        encoder.config.encoder_layers = len(kept)
+        encoder.config.pooled_positions = pooled * self._pooled()
+        copy_model_files(self.directory, target, weights=False)
+        encoder.config.save_pretrained(str(target))
+        save_half(encoder, target)
+
     def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
         return list(backbone.layers)  # type: ignore[arg-type]
 
@@ -107,8 +125,10 @@ class Whisper(Family):
         return int(backbone.config.d_model)  # type: ignore[union-attr, arg-type]
 
     def prepare(self, utterance: np.ndarray) -> Features:
-        """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is even."""
-        frames = log_mel(self._extractor(), utterance, 2 * _FRAME_SAMPLES)[: 2 * self._positions()]
+        """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is a multiple of 2, and of a shortened encoder's pooled positions."""
+        multiple = 2 * self._pooled()
+        longest = 2 * self._positions() // multiple * multiple
+        frames = log_mel(self._extractor(), utterance, multiple * _FRAME_SAMPLES)[:longest]
         return {"frames": frames, "length": len(frames)}
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
@@ -126,11 +146,13 @@ class Whisper(Family):
 
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         encoder: Any = backbone
-        mask = batch["frame_mask"][:, ::2]
+        mask, pooled = batch["frame_mask"][:, ::2], self._pooled()
         if self.fused and mask.shape[1] <= MOST_POSITIONS:
-            every = fused_states(self.fused, self._fused_input(encoder, batch["frames"], batch["frame_mask"]), mask)
+            states = self._fused_input(encoder, batch["frames"], batch["frame_mask"])
+            states, mask = pooled_positions(states, mask, pooled)
+            every = fused_states(self.fused, states, mask)
         else:
-            every, mask = tower_states(encoder, batch["frames"], batch["frame_mask"])
+            every, mask = tower_states(encoder, batch["frames"], batch["frame_mask"], pooled)
         every[-1] = encoder.layer_norm(every[-1])
         return every, mask
 
@@ -145,6 +167,21 @@ class Whisper(Family):
         """Number of positions of the encoder (1500: 30 s)."""
         config = read_json(self.directory / "config.json")
         return int(config["max_source_positions"])
+
+    def _pooled(self) -> int:
+        """Positions that a shortened encoder averages into one before its layers; 1 for any other.
+
+        Raises:
+            UsageError: the configuration does not say a usable number.
+        """
+        if not hasattr(self, "_read_pooled"):
+            pooled = read_json(self.directory / "config.json").get("pooled_positions", 1)
+            if not isinstance(pooled, int) or isinstance(pooled, bool) or not 1 <= pooled <= _MOST_POOLED:
+                raise UsageError(
+                    f"encoder {self.settings.source}: pooled_positions of its config.json is no number from 1 to {_MOST_POOLED}."
+                )
+            self._read_pooled = pooled
+        return self._read_pooled
 
     def _extractor(self) -> Any:
         if not hasattr(self, "_loaded_extractor"):
@@ -168,19 +205,28 @@ def log_mel(extractor: Any, wave: np.ndarray, multiple: int) -> np.ndarray:
     return np.ascontiguousarray(mel["input_features"][0].T, dtype=np.float32)
 
 
-def tower_states(encoder: Any, frames: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
+def pooled_positions(states: Tensor, mask: Tensor, pooled: int) -> tuple[Tensor, Tensor]:
+    """States ``[B, T, D]`` and their mask with each ``pooled`` positions averaged into one; lengths are multiples of it."""
+    if pooled == 1:
+        return states, mask
+    return states.unflatten(1, (-1, pooled)).mean(2), mask[:, ::pooled]
+
+
+def tower_states(encoder: Any, frames: Tensor, mask: Tensor, pooled: int = 1) -> tuple[list[Tensor], Tensor]:
     """States ``[B, T/2, D]`` of every layer of a Whisper encoder, before the last LayerNorm, and their mask.
 
     Args:
         encoder: module with the convolutions, positions and layers of Whisper's encoder.
         frames: ``[B, T, mel]``.
         mask: real frames ``[B, T]``.
+        pooled: positions that are averaged into one before the layers.
     """
     inputs = frames.to(encoder.conv1.weight.dtype).transpose(1, 2)
     states = nn.functional.gelu(encoder.conv1(inputs)) * mask[:, None, :]
     states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2).contiguous()  # otherwise every layer copies it
     mask = mask[:, ::2]
     states = states + encoder.embed_positions.weight[: states.shape[1]]
+    states, mask = pooled_positions(states, mask, pooled)
     bias = attention_bias(mask, states.dtype)
     every = [states]
     for layer in encoder.layers:

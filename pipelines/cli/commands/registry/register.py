@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +12,15 @@ from rich.console import Console
 from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact, publish
 from mistere.artifacts.manifest import MadeBy
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, ModelBundle, MoEModel, Provenance, UtteranceSet
-from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.common.counting import counted
 from mistere.common.errors import ExitCode
 from mistere.common.processes.command_line import command_line
-from mistere.common.processes.run_locks import only_run
 from mistere.common.progress import Progress
-from mistere.engine.execution import scratch_directory
 from mistere.reports.evaluated_model import bounds_text
 from mistere.reports.rule_rows import rule_rows
 from mistere.runs.outcome import EXAMPLE, Estimate
 from pipelines.cli.output.tables import Column, output_console, print_table
+from pipelines.cli.store_session import locked, scratch_folder
 
 if TYPE_CHECKING:
     from components.register_model.model_card import TrainingData
@@ -73,7 +70,7 @@ def register(
     with task_progress("reading the embeddings"):
         source = training.source(embeddings)
     check_tracking(location.tracking_uri)
-    with _locked(location.store), _scratch(location.store) as scratch:
+    with locked(location.store), scratch_folder(location.store) as scratch:
         return _Registering(training, source, config, location, scratch).run()
 
 
@@ -334,19 +331,3 @@ class _Registering:
             lines.append(("reject", command_line("mistere", "reject", version, *decide)))
         for name, text in lines:
             self._console.print(f"{name:<9}{text}", markup=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _locked(store: ObjectStore) -> Iterator[None]:
-    """Keep runs of the same output directory from starting, which delete unfinished files of others."""
-    with only_run(store.root.parent) if isinstance(store, LocalStore) else contextlib.nullcontext():
-        yield
-
-
-@contextlib.contextmanager
-def _scratch(store: ObjectStore) -> Iterator[Path]:
-    folder = scratch_directory(store)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

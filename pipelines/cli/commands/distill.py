@@ -1,0 +1,228 @@
+"""``mistere distill``: makes a small student of a released model and says what it costs beside its teacher."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact
+from mistere.artifacts.locations import split_bundle_location
+from mistere.artifacts.manifests import ModelBundle, UtteranceSet
+from mistere.artifacts.object_store import MissingObjectError, ObjectStore, open_store
+from mistere.artifacts.s3.probe import use_data_endpoint
+from mistere.artifacts.signing import verify_bundle
+from mistere.common.digests.code import git_state
+from mistere.common.errors import ArtifactError, DataError, ExitCode, UsageError
+from mistere.common.paths import check_folder
+from mistere.common.processes.command_line import command_line
+from mistere.common.progress import EVENTS_VARIABLE
+from mistere.engine.stage import RunContext, new_run_id
+from mistere.serving.deployment import service_and_bundle
+from pipelines.cli.output.tables import output_console
+from pipelines.cli.output.task_progress import task_progress
+from pipelines.cli.store_session import locked, scratch_folder
+
+if TYPE_CHECKING:
+    from mistere.config.loader import Config
+    from pipelines.cli.distillation.figures import ModelFigures
+    from pipelines.cli.distillation.steps import StudentSteps
+
+SECTIONS: Final = ("distillation", "evaluation")
+"""What `--set` may change here; everything else is the teacher's."""
+
+
+def distill(bundle: str | None, data: str | None, profile: str, settings: Sequence[str], output: Path) -> int:
+    """Make the student, measure both models and write the report.
+
+    The student's artifacts go to the store of the teacher, which holds what they share.
+
+    Args:
+        bundle: location of the teacher; None for the bundle deployed in ``output``.
+        data: a dataset folder, a ``.dvc`` file, a Git revision or a DVC digest; None for the data that the teacher was made with.
+        profile: settings to start from.
+        settings: ``--set`` on top.
+        output: the output directory of ``mistere run``; the report is written below it.
+
+    Returns:
+        0 if the student is shown to be within the margin of the teacher's weighted F1, else 3.
+
+    Raises:
+        UsageError: there is no such bundle, dataset or setting, or the bundle takes vectors only.
+        DataError: the dataset has other labels than the teacher, or none of its modalities.
+    """
+    from pipelines.profiles import load_profile
+
+    config = load_profile(profile, settings, sections=SECTIONS)
+    _, location = service_and_bundle(output, bundle)
+    root, digest = split_bundle_location(location, ", or leave it out to distil the deployed one")
+    store = open_store(root)
+    teacher = open_artifact(store, ModelBundle, digest)
+    verify_bundle(store, teacher)
+    if not teacher.manifest.encoders:
+        raise UsageError(
+            f"the bundle {location} takes vectors and has no encoders, so there is nothing to make smaller: name another bundle."
+        )
+    if teacher.manifest.transcription is not None:
+        raise UsageError(
+            f"the bundle {location} transcribes utterances without text, which no student does: name another bundle."
+        )
+    folder = output.resolve() / "distill" / digest[:12]
+    check_folder(folder, "--output")
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(store), scratch_folder(store) as scratch, _events(folder / "events.jsonl"):
+        return _Distillation(config, store, location, teacher, data, folder, scratch).run()
+
+
+class _Distillation:
+    """One distillation.
+
+    Args:
+        config: sections ``distillation`` and ``evaluation``.
+        store: of the teacher, and of the student.
+        location: of the teacher.
+        teacher: the bundle.
+        data: source of the data; None for the teacher's own.
+        folder: of the report.
+        scratch: for files that are being written.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: ObjectStore,
+        location: str,
+        teacher: ArtifactHandle[ModelBundle],
+        data: str | None,
+        folder: Path,
+        scratch: Path,
+    ) -> None:
+        self._config, self._store, self._location, self._teacher = config, store, location, teacher
+        self._data, self._folder, self._scratch = data, folder, scratch
+        self._console = output_console()
+
+    def run(self) -> int:
+        """Run the steps, publish the bundle, measure and report; returns the exit code."""
+        from pipelines.cli.distillation.bundle import publish_student
+        from pipelines.cli.distillation.figures import as_json, judge, show, write_json
+        from pipelines.cli.distillation.steps import StudentSteps
+
+        settings = self._config.distillation
+        context = self._context()
+        references, files = self._new("references"), self._new("bundle")
+        steps = StudentSteps(self._store, context, self._config, self._teacher, references)
+        utterances = self._utterances(steps)
+        self._check(utterances.manifest)
+        names = steps.modalities
+        taught = {name: steps.teacher_encoder(name) for name in names}
+        taught_vectors = {name: steps.vectors(utterances, taught[name], "teacher") for name in names}
+        encoders = {name: steps.encoder(utterances, taught[name], taught_vectors[name]) for name in names}
+        vectors = {name: steps.vectors(utterances, encoders[name], "student") for name in names}
+        model = steps.mixture(steps.teacher_mixture(), taught_vectors, vectors)
+        report = steps.evaluation(utterances, vectors, encoders, model)
+        result = judge(report.manifest, self._teacher.manifest.digest, settings.margin)
+        student = publish_student(
+            self._store,
+            context,
+            self._teacher,
+            settings,
+            utterances,
+            encoders,
+            model,
+            report,
+            result.outcome,
+            files,
+        )
+        place = self._store.location(artifact_key(ModelBundle.__name__, student.manifest.digest))
+        columns = [
+            self._figures(one, where, report.manifest.metrics, prefix, utterances.manifest.digest)
+            for one, where, prefix in (
+                (self._teacher.manifest, self._location, "champion"),
+                (student.manifest, place, "test"),
+            )
+        ]
+        content = as_json(columns[0], columns[1], report.manifest, result, settings)
+        file = write_json(self._folder, content)
+        show(self._console, columns[0], columns[1], content, result)
+        for name, text in (
+            ("student", place),
+            ("serve", command_line("mistere", "serve", place)),
+            ("report", str(file)),
+        ):
+            self._console.print(f"{name:<9}{text}", markup=False, soft_wrap=True)
+        return 0 if result.outcome == "promote" else int(ExitCode.NOT_PROMOTED)
+
+    def _context(self) -> RunContext:
+        from mistere.data.versions import pin
+
+        commit, dirty = git_state()
+        context = RunContext(run_id=new_run_id(), store=self._store.uri, tracking_uri="", commit=commit, dirty=dirty)
+        if self._data is None:
+            return context
+        pinned = pin(self._data, self._store.location("data-remote"))
+        use_data_endpoint(pinned.endpoint)
+        return context.model_copy(update={"data_remote": pinned.remote, "data_digest": pinned.digest})
+
+    def _utterances(self, steps: StudentSteps) -> ArtifactHandle[UtteranceSet]:
+        if self._data is not None:
+            return steps.pull()
+        digest = self._teacher.manifest.inputs.get("utterances", "")
+        try:
+            if not digest:
+                raise ArtifactError("no record")
+            return open_artifact(self._store, UtteranceSet, digest)
+        except (ArtifactError, MissingObjectError) as error:
+            raise UsageError(
+                f"the store {self._store.uri} does not say what data {self._location} was made with: name it with --data."
+            ) from error
+
+    def _check(self, data: UtteranceSet) -> None:
+        """Check that the data suits the teacher.
+
+        Raises:
+            DataError: it has other labels, or lacks a modality.
+        """
+        teacher = self._teacher.manifest
+        if data.labels != teacher.labels:
+            raise DataError(
+                f"{data.name} has the labels {', '.join(data.labels)}, the teacher {', '.join(teacher.labels)}: name the data that "
+                "it was trained on, or data with the same labels, with --data."
+            )
+        if missing := [name for name in teacher.encoders if name not in data.modalities]:
+            raise DataError(f"{data.name} has no {missing[0]}, which the teacher reads: name other data with --data.")
+
+    def _figures(
+        self, bundle: ModelBundle, location: str, metrics: dict[str, float], prefix: str, utterances: str
+    ) -> ModelFigures:
+        from mistere.evaluation.footprint import footprint
+        from mistere.runs.outcome import Estimate
+        from pipelines.cli.distillation.figures import ModelFigures
+        from pipelines.cli.distillation.steps import weights_mb
+
+        whose = "student" if prefix == "test" else "teacher"
+        with task_progress(f"timing the {whose} on one core"):
+            cost = footprint(location, self._store.uri, utterances, self._config.distillation.timed_dialogues)
+        estimate = Estimate.of(metrics, f"{prefix}.weighted_f1")
+        if estimate is None:
+            raise DataError(f"the {whose} was not evaluated on test, which has no comparable labels: name other data.")
+        return ModelFigures(location, weights_mb(self._store, bundle), cost, estimate)
+
+    def _new(self, name: str) -> Path:
+        folder = self._scratch / name
+        folder.mkdir()
+        return folder
+
+
+@contextlib.contextmanager
+def _events(file: Path) -> Iterator[None]:
+    """Write the steps' events to a file instead of standard output, which the result has for itself."""
+    before = os.environ.get(EVENTS_VARIABLE)
+    os.environ[EVENTS_VARIABLE] = str(file)
+    try:
+        yield
+    finally:
+        os.environ.pop(EVENTS_VARIABLE)
+        if before is not None:
+            os.environ[EVENTS_VARIABLE] = before

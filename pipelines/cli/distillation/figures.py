@@ -1,0 +1,126 @@
+"""The student's figures beside the teacher's, as ``distill.json`` and a table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.gate_model.candidate import Candidate
+from components.gate_model.paired_comparison import PairedComparison
+from components.gate_model.rules.champion_comparison import DIFFERENCE
+from mistere.artifacts.manifests import EvaluationReport, RuleResult
+from mistere.config.distillation import DistillationConfig
+from mistere.evaluation.footprint import Footprint
+from mistere.reports.evaluated_model import estimate_text
+from mistere.runs.outcome import Estimate
+from pipelines.cli.output.tables import Column, print_table
+
+JSON_FILE = "distill.json"
+_COMPARISON = PairedComparison("teacher_comparison", "teacher", DIFFERENCE, rejects="beyond_margin")
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """One model's column.
+
+    Attributes:
+        location: of its bundle.
+        size_mb: its weights with those of the bases, in MiB.
+        cost: time and memory on one core.
+        weighted_f1: on test.
+    """
+
+    location: str
+    size_mb: float
+    cost: Footprint
+    weighted_f1: Estimate
+
+
+def judge(report: EvaluationReport, teacher: str, margin: float) -> RuleResult:
+    """Whether the student is at most ``margin`` of weighted F1 below the teacher, by the gate's paired comparison.
+
+    Args:
+        report: the student's evaluation, with the teacher's as the champion's.
+        teacher: digest of the teacher's bundle.
+        margin: by how much the student may be worse.
+    """
+    candidate = Candidate(metrics=report.metrics, labels=report.labels, test_digest=report.test_digest)
+    return _COMPARISON.evaluate(candidate, teacher, report.champion, margin, superior=False)
+
+
+def as_json(
+    teacher: ModelFigures,
+    student: ModelFigures,
+    report: EvaluationReport,
+    result: RuleResult,
+    config: DistillationConfig,
+) -> dict[str, Any]:
+    """The content of ``distill.json``."""
+    speedup = teacher.cost.turn_ms / max(student.cost.turn_ms, 1e-9)
+    difference = Estimate.of(report.metrics, DIFFERENCE)
+    return {
+        "verdict": result.outcome,
+        "sentence": result.sentence,
+        "margin": config.margin,
+        "teacher": _model(teacher),
+        "student": _model(student),
+        "difference": None if difference is None else difference.model_dump(),
+        "speedup": round(speedup, 2),
+        "goals": {
+            "size_mb": {"at_most": config.max_mb, "met": student.size_mb <= config.max_mb},
+            "speedup": {"at_least": config.min_speedup, "met": speedup >= config.min_speedup},
+        },
+        "test_utterances": report.utterances,
+        "timed_turns": student.cost.turns,
+        "settings": config.model_dump(mode="json"),
+    }
+
+
+def write_json(folder: Path, content: dict[str, Any]) -> Path:
+    """Write ``distill.json`` and return its path."""
+    path = folder / JSON_FILE
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def show(
+    console: Console, teacher: ModelFigures, student: ModelFigures, content: dict[str, Any], result: RuleResult
+) -> None:
+    """Print the table and what it means."""
+    columns = (Column(""), Column("teacher", right=True), Column("student", right=True))
+    models = (teacher, student)
+    rows = [
+        ("size with base weights (MiB)", *(f"{one.size_mb:.1f}" for one in models)),
+        ("a turn on one core (ms)", *(f"{one.cost.turn_ms:.1f}" for one in models)),
+        ("peak memory of the process (MiB)", *(f"{one.cost.peak_mb:.0f}" for one in models)),
+        ("weighted F1 on test", *(estimate_text(one.weighted_f1) for one in models)),
+    ]
+    print_table(console, columns, rows)
+    goals = content["goals"]
+    lines = [
+        result.sentence,
+        f"{content['speedup']:.1f} times as fast (goal: {goals['speedup']['at_least']:g}, {_met(goals['speedup'])}), "
+        f"{student.size_mb:.1f} MiB (goal: at most {goals['size_mb']['at_most']:g}, {_met(goals['size_mb'])}).",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _met(goal: dict[str, Any]) -> str:
+    return "met" if goal["met"] else "not met"
+
+
+def _model(one: ModelFigures) -> dict[str, Any]:
+    return {
+        "bundle": one.location,
+        "size_mb": one.size_mb,
+        "turn_ms": one.cost.turn_ms,
+        "peak_mb": one.cost.peak_mb,
+        "weighted_f1": one.weighted_f1.model_dump(),
+    }

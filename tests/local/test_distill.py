@@ -1,0 +1,108 @@
+"""``mistere distill``: a bundle's student is a bundle in the same form, which is served, and the same each time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistere.artifacts.io import open_artifact
+from mistere.artifacts.locations import split_bundle_location
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.splits import Split
+from mistere.data.dataset import Utterance
+from mistere.model.inference import UtteranceInput, load_bundle
+from tests.local.workshop import make_dataset, mistere_in_process, rows
+from tests.serving.conftest import LABELS, clip, make_bundle, make_vectors_bundle
+
+QUICK = ("--set", "distillation.epochs=1", "--set", "distillation.timed_dialogues=1", "--set", "distillation.layers=1")
+NAMES = dict(zip(("calm", "glad", "cross"), LABELS, strict=False))
+
+
+def labelled() -> Iterator[tuple[Split, Utterance]]:
+    """The rows of the workshop with labels that the serving tests' bundle has."""
+    for split, row in rows():
+        yield split, Utterance(row.dialogue_id, row.turn, NAMES[str(row.label)], row.text, row.audio, row.speaker)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data") / "tones", labelled(), labels=LABELS)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_bundle(tmp_path_factory.mktemp("teacher"))
+
+
+def distilled(teacher: str, data: Path, output: Path, *options: str) -> dict[str, Any]:
+    done = mistere_in_process(
+        *("distill", teacher, "--data", str(data), "--profile", "tiny", "--output", str(output), *QUICK, *options)
+    )
+    assert done.returncode in (0, 3), done.stderr
+    assert "weighted F1 on test" in done.stdout and "Weighted F1 differs from the teacher's by" in done.stdout
+    report: dict[str, Any] = json.loads(next(output.glob("distill/*/distill.json")).read_text())
+    assert (done.returncode == 0) == (report["verdict"] == "promote")
+    return report
+
+
+@pytest.mark.long
+def test_a_student_is_an_ordinary_bundle_with_its_teacher_in_its_lineage(
+    teacher: str, data: Path, tmp_path: Path
+) -> None:
+    report = distilled(teacher, data, tmp_path)
+    root, digest = split_bundle_location(report["student"]["bundle"])
+    bundle = open_artifact(LocalStore(Path(root)), ModelBundle, digest).manifest
+    taught = split_bundle_location(teacher)[1]
+    assert bundle.teacher is not None and bundle.teacher.bundle_digest == taught
+    assert bundle.teacher.settings["seed"] == 0 and bundle.teacher.settings["layers"] == 1
+    assert {name: made.family for name, made in bundle.encoders.items()} == {
+        "speech": "whisper",
+        "text": "bidirectional_text",
+    }
+    model = load_bundle(report["student"]["bundle"])
+    (answer,) = model.predict(
+        [[UtteranceInput("it is fine", clip()), UtteranceInput(None, clip()), UtteranceInput("no")]]
+    )
+    assert answer.probabilities.shape == (3, len(LABELS)) and answer.modalities == ["speech+text", "speech", "text"]
+    assert taught in (Path(report["student"]["bundle"]) / "README.md").read_text(encoding="utf-8")
+    for one in (report["teacher"], report["student"]):
+        assert one["size_mb"] > 0 and one["turn_ms"] > 0 and one["peak_mb"] > 50
+    assert report["difference"]["low"] <= report["difference"]["value"] <= report["difference"]["high"]
+    again = distilled(teacher, data, tmp_path)
+    timed = ("speedup", "goals", "teacher", "student")
+    assert {k: v for k, v in again.items() if k not in timed} == {k: v for k, v in report.items() if k not in timed}
+    assert again["student"]["bundle"] == report["student"]["bundle"]
+
+
+@pytest.mark.long
+def test_a_new_store_gives_the_same_student(data: Path, tmp_path: Path) -> None:
+    digests = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        convolutional = ("--set", "distillation.audio_encoder=convolutional", "--set", "distillation.new_epochs=1")
+        report = distilled(make_bundle(tmp_path / name), data, tmp_path / name / "output", *convolutional)
+        digests.append(split_bundle_location(report["student"]["bundle"])[1])
+    assert digests[0] == digests[1]
+
+
+def test_what_cannot_be_distilled_is_one_sentence(teacher: str, tmp_path: Path) -> None:
+    (tmp_path / "vectors").mkdir()
+    vectors = make_vectors_bundle(tmp_path / "vectors", {"text": 8}, {})
+    others = make_dataset(tmp_path / "others")
+    output = ("--output", str(tmp_path / "output"))
+    for arguments, code, words in (
+        ((vectors, *output), 2, "takes vectors and has no encoders"),
+        ((teacher, *output), 2, "does not say what data"),
+        ((teacher, *output, "--data", str(others)), 4, "tones has the labels calm, glad, cross, the teacher anger"),
+        ((str(tmp_path), *output), 2, "there is no bundle at"),
+        (output, 2, "nothing is deployed"),
+        ((teacher, *output, "--set", "distillation.layers=0"), 2, "distillation.layers"),
+        ((teacher, *output, "--set", "mixture.hidden=8"), 2, "this command uses only distillation, evaluation"),
+    ):
+        done = mistere_in_process("distill", *arguments)
+        assert done.returncode == code and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
