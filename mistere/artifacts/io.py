@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar
 from pydantic import ValidationError
 
 from mistere.artifacts.manifest import FileEntry, Manifest, canonical_digest
-from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
+from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, files_below
 from mistere.common.digests.files import digest_of, digest_once
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.common.names import path_below, problem, shown
@@ -221,7 +221,7 @@ def _read_manifest(path: Path, cls: type[M], name: str) -> M:
 
 
 def _files_below(directory: Path) -> list[str]:
-    return [path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*")) if path.is_file()]
+    return [path.relative_to(directory).as_posix() for path in sorted(files_below(directory)) if path.is_file()]
 
 
 def verify_directory(path: Path, cls: type[M], name: str = "", stored: str = "") -> ArtifactHandle[M]:
@@ -243,14 +243,17 @@ def verify_directory(path: Path, cls: type[M], name: str = "", stored: str = "")
         raise ArtifactError(f"{name} is damaged: {path / extra} is not in its manifest", remedy)
     for file, entry in manifest.files.items():
         location = path_below(path, file, f"{name}: {path / MANIFEST}", ArtifactError, remedy)
-        if not location.is_file():
-            raise ArtifactError(f"{name} is damaged: {location} is missing", remedy)
-        size = location.stat().st_size
+        try:
+            if not location.is_file():
+                raise FileNotFoundError
+            size = location.stat().st_size
+            digest = digest_once(location) if size == entry.size else ""
+        except FileNotFoundError as error:  # perhaps another process deletes the artifact
+            raise ArtifactError(f"{name} is damaged: {location} is missing", remedy) from error
         if size != entry.size:
             raise ArtifactError(
                 f"{name} is damaged: {location} has {size} bytes, its manifest says {entry.size}", remedy
             )
-        digest = digest_once(location)
         if digest != entry.sha256:
             raise ArtifactError(
                 f"{name} is damaged: {location} has SHA-256 {digest[:12]}…, its manifest says {entry.sha256[:12]}…",

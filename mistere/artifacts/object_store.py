@@ -10,10 +10,11 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -129,8 +130,18 @@ _LOCK: Final = ".lock"
 """The file in a folder of a :class:`LocalStore` that conditional writes lock."""
 
 
+_ATTEMPTS: Final = 20
+"""How often a folder is made again that another process deletes between its making and the writing of a file into it."""
+
+
 def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def files_below(base: Path) -> Iterator[Path]:
+    """The files below a folder, in no order; what another process deletes meanwhile is in it or not. Links to folders are not followed."""
+    for folder, _, names in os.walk(base):
+        yield from (Path(folder) / name for name in names)
 
 
 def checked_key(key: str) -> str:
@@ -161,41 +172,53 @@ class LocalStore(ObjectStore):
         return data, _version(data)
 
     def write(self, key: str, data: bytes, expected: str | None = None) -> str:
-        path = self._target(key)
-        if expected is None:
-            self._replace(path, data)
-            return _version(data)
-        with open(path.with_name(_LOCK), "w", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            current = _version(path.read_bytes()) if path.is_file() else ABSENT
-            if current != expected:
-                raise self._conflict(key)
-            self._replace(path, data)
+        def write_to(path: Path) -> None:
+            if expected is None:
+                self._replace(path, data)
+                return
+            with open(path.with_name(_LOCK), "w", encoding="ascii") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                try:
+                    current = _version(path.read_bytes())
+                except (FileNotFoundError, IsADirectoryError):
+                    current = ABSENT
+                if current != expected:
+                    raise self._conflict(key)
+                self._replace(path, data)
+
+        self._write_below(key, write_to)
         return _version(data)
 
     def exists(self, key: str) -> bool:
         return self.local_path(key).is_file()
 
     def upload(self, path: Path, key: str) -> None:
-        target = self._target(key)
-        self._copy(path, target)
-        MOVED.add(written=target.stat().st_size)
+        size = path.stat().st_size
+        self._write_below(key, lambda target: self._copy(path, target))
+        MOVED.add(written=size)
 
     def download(self, key: str, path: Path) -> None:
         source = self.local_path(key)
         if not source.is_file():
             raise MissingObjectError(f"{self.location(key)} does not exist.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._copy(source, path)
+        try:
+            self._copy(source, path)
+        except FileNotFoundError as error:
+            if source.is_file():
+                raise
+            raise MissingObjectError(f"{self.location(key)} does not exist.") from error  # deleted meanwhile
         MOVED.add(read=path.stat().st_size)
 
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         base = self.local_path(prefix)
-        for path in sorted(base.rglob("*")) if base.is_dir() else []:
-            hidden = any(part.startswith(".") for part in path.relative_to(base).parts)  # locks, unfinished writes
-            if path.is_file() and not hidden:
+        for path in sorted(files_below(base)):
+            if any(part.startswith(".") for part in path.relative_to(base).parts):  # locks, unfinished writes
+                continue
+            with suppress(FileNotFoundError, NotADirectoryError):  # deleted meanwhile
                 status = path.stat()
-                yield path.relative_to(self.root).as_posix(), f"{status.st_size}-{status.st_mtime_ns}"
+                if stat.S_ISREG(status.st_mode):
+                    yield path.relative_to(self.root).as_posix(), f"{status.st_size}-{status.st_mtime_ns}"
 
     def delete(self, prefix: str) -> None:
         shutil.rmtree(self._deletable(prefix), ignore_errors=True)
@@ -212,10 +235,26 @@ class LocalStore(ObjectStore):
     def sweep(self, prefix: str, seconds: float) -> None:
         """Delete what killed processes left of unfinished writes under ``prefix/`` longer ago than ``seconds``."""
         limit = time.time() - seconds
-        for path in self.local_path(prefix).rglob(".*"):
+        for path in files_below(self.local_path(prefix)):
             with suppress(OSError):  # another process sweeps as well
-                if path.name != _LOCK and path.is_file() and path.stat().st_mtime < limit:
+                if path.name.startswith(".") and path.name != _LOCK and path.stat().st_mtime < limit:
                     path.unlink()
+
+    def _write_below(self, key: str, write: Callable[[Path], object]) -> None:
+        """Write a file below a folder that another process may delete at the same time, which is then made again.
+
+        Args:
+            key: of the object.
+            write: receives the path.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                write(self._target(key))
+                return
+            except (FileNotFoundError, MistereError) as error:
+                deleted = isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError)
+                if not deleted or attempt == _ATTEMPTS:
+                    raise
 
     def _target(self, key: str) -> Path:
         path = self.local_path(key)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -272,3 +275,48 @@ def test_incomplete_checkpoint_is_ignored(s3_store: S3Store) -> None:
     checkpoints = Checkpoints(s3_store, "stage", key)
     checkpoints.restore()
     assert list(checkpoints.directory.iterdir()) == []
+
+
+def test_a_folder_works_beside_a_process_that_deletes(tmp_path: Path) -> None:
+    """A listing, a copy or a write meets files and folders that are gone between two of its steps."""
+    store, source, stop = LocalStore(tmp_path / "store"), tmp_path / "source", threading.Event()
+    source.write_bytes(b"source")
+
+    def delete() -> None:
+        while not stop.wait(0.01):
+            store.delete("sample/1")
+            store.delete_object("sample/1/deep/2")
+
+    deleting = threading.Thread(target=delete)
+    deleting.start()
+    try:
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            for name in range(20):
+                store.upload(source, f"sample/1/deep/{name}")
+            store.write("sample/1/deep/one", b"x")
+            with suppress(ConflictError):
+                store.write("sample/1/deep/two", b"x", expected=ABSENT)
+            for key in store.keys("sample"):
+                assert key.startswith("sample/1/deep/")
+                with suppress(MissingObjectError):
+                    store.download(key, tmp_path / "copy")
+            store.sweep("sample", 3600)
+    finally:
+        stop.set()
+        deleting.join()
+
+
+def test_a_listing_leaves_out_what_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    for name in "abc":
+        store.write(f"one/{name}", b"x")
+    stat = Path.stat
+
+    def deleting(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "b":
+            path.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", deleting)
+    assert list(store.keys("one")) == ["one/a", "one/c"]
