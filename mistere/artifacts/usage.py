@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final
@@ -44,3 +45,28 @@ class _MovedBytes:
 
 
 MOVED: Final = _MovedBytes()
+
+
+def total_usage(parts: Iterable[Usage]) -> Usage:
+    """The sum. Energy counts as measured only if it was for each part."""
+    usages = list(parts)
+    names = ("cpu_seconds", "gpu_seconds", "memory_gib_seconds", "read_bytes", "written_bytes")
+    measured = [one.measured_kwh for one in usages if one.measured_kwh is not None]
+    return Usage(
+        **{name: sum(getattr(one, name) for one in usages) for name in names},
+        measured_kwh=sum(measured) if usages and len(measured) == len(usages) else None,
+    )
+
+
+@dataclass
+class _FurtherUsage:
+    """What other processes and machines used for the task of this process, as far as its own counters do not have it."""
+
+    parts: list[Usage] = field(default_factory=list)
+
+    def add(self, usage: Usage) -> None:
+        """Count it."""
+        self.parts.append(usage)
+
+
+FURTHER: Final = _FurtherUsage()

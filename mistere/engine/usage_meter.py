@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from mistere.artifacts.usage import MOVED, Usage
+from mistere.artifacts.usage import FURTHER, MOVED, Usage, total_usage
 
 AFFECTS_RESULTS = False
 
@@ -24,13 +24,19 @@ _GIB: Final = 1024.0
 
 
 class UsageMeter:
-    """Runs from its creation; :meth:`usage` reads it."""
+    """Runs from its creation; :meth:`usage` reads it.
 
-    def __init__(self, rapl: Path = _RAPL) -> None:
+    Args:
+        rapl: folder of the kernel's counters of energy.
+        energy: whether to measure the machine's energy, which one process of a machine does.
+    """
+
+    def __init__(self, rapl: Path = _RAPL, *, energy: bool = True) -> None:
         self._clock = time.perf_counter()
         self._cpu = _cpu_seconds()
         self._read, self._written = MOVED.read, MOVED.written
-        self._tracker = _energy_tracker(rapl)
+        self._further = len(FURTHER.parts)
+        self._tracker = _energy_tracker(rapl) if energy else None
         self._kwh: float | None = None
 
     def usage(self) -> Usage:
@@ -38,7 +44,7 @@ class UsageMeter:
         if self._tracker is not None:
             self._kwh, self._tracker = _measured_kwh(self._tracker), None
         seconds = time.perf_counter() - self._clock
-        return Usage(
+        own = Usage(
             cpu_seconds=round(_cpu_seconds() - self._cpu, 3),
             gpu_seconds=round(seconds * _gpus_in_use(), 3),
             memory_gib_seconds=round(peak_memory_mb() / _GIB * seconds, 3),
@@ -46,6 +52,8 @@ class UsageMeter:
             written_bytes=MOVED.written - self._written,
             measured_kwh=self._kwh,
         )
+        further = FURTHER.parts[self._further :]
+        return total_usage([own, *further]) if further else own
 
 
 def peak_memory_mb() -> float:

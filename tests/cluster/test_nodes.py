@@ -18,14 +18,17 @@ import mistere.kubernetes.api as kubernetes_api
 from components.finetune_encoder.nodes import launch as nodes
 from components.finetune_encoder.nodes import pods as node_pods
 from components.finetune_encoder.nodes.launch import check_nodes, train_on_nodes
+from components.finetune_encoder.nodes.node import USAGES
 from components.finetune_encoder.nodes.train_job import train_job
 from components.finetune_encoder.training.checkpointing import PreemptedError
 from components.report_run.cleanup import clean_up
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3.store import S3Store
+from mistere.artifacts.usage import Usage
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.config.encoder import TextConfig
+from mistere.engine.usage_meter import UsageMeter
 from mistere.kubernetes.api import connect
 from mistere.kubernetes.images import image
 from tests.cluster.trainer import NAME, STEP_POD, TrainerCluster, step_inside, until, use_token
@@ -115,6 +118,22 @@ def test_one_node_trains_in_a_train_job_where_the_configuration_says_so(cluster:
     assert train_on_nodes(job, "base", cluster.step()) == CURVE
     assert cluster.calls("POST") == 1 and nothing_is_left(cluster)
     assert cluster.progress.notes == [f"TrainJob {NAME} in namespace mistere: 1 node with 1 process."]
+
+
+def test_what_the_nodes_used_counts_as_used_by_the_step(cluster: TrainerCluster) -> None:
+    def work(node: int, _say: Any, _stopped: Any, prefix: str) -> int:
+        used = Usage(cpu_seconds=1000.0 + node, gpu_seconds=500.0, read_bytes=7)
+        cluster.store.write(f"{prefix}/{USAGES}/{node}.json", used.model_dump_json().encode())
+        cluster.store.write(f"{prefix}/{USAGES}/killed.json", b"{")
+        return finish(cluster, prefix, node)
+
+    cluster.run_containers(work)
+    meter = UsageMeter(energy=False)
+    assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
+    usage = meter.usage()
+    assert 2001 < usage.cpu_seconds < 2101 and usage.gpu_seconds == 1000 and usage.read_bytes >= 14
+    assert UsageMeter(energy=False).usage().gpu_seconds == 0, "a later task counts them again"
+    assert nothing_is_left(cluster)
 
 
 def test_a_batch_that_does_not_fit_is_halved_on_all_nodes(cluster: TrainerCluster) -> None:

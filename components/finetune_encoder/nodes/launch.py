@@ -12,7 +12,9 @@ import time
 from contextlib import suppress
 from typing import Any, Final
 
-from components.finetune_encoder.nodes.node import FAILURES, JOB, SPOOLS, WEIGHTS
+from pydantic import ValidationError
+
+from components.finetune_encoder.nodes.node import FAILURES, JOB, SPOOLS, USAGES, WEIGHTS
 from components.finetune_encoder.nodes.pods import NodePods
 from components.finetune_encoder.nodes.train_job import train_job, train_job_name
 from components.finetune_encoder.processes.local import train_in_halves
@@ -22,6 +24,7 @@ from components.finetune_encoder.training.batches import share_step
 from components.finetune_encoder.training.checkpointing import PreemptedError
 from components.finetune_encoder.training.trainer import Curve, TrainingJob
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, UnreachableError
+from mistere.artifacts.usage import FURTHER, Usage
 from mistere.common.counting import counted
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.parsing.documents import load_json
@@ -226,9 +229,16 @@ class _Nodes:
         """Delete the TrainJob and its files; a failure here does not hide another error."""
         try:
             self._api.delete(self._path, dependents_first=True)
+            self._count_usage()
             self._store.delete(self._prefix)
         except MistereError as error:
             self._progress.note(f"TrainJob {self._name} may still exist: {error}")
+
+    def _count_usage(self) -> None:
+        """Count what the nodes used as used by this task; a node that was killed has not said it."""
+        for key in sorted(self._store.keys(f"{self._prefix}/{USAGES}")):
+            with suppress(MissingObjectError, ValidationError):
+                FURTHER.add(Usage.model_validate_json(self._store.read(key)[0]))
 
     def _pause(self) -> None:
         """Wait a little.

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from components.finetune_encoder.processes.torchrun import Failure, run_torchrun
@@ -25,6 +27,7 @@ from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.common.names import path_below
 from mistere.common.parsing.documents import load_json
 from mistere.common.processes.standard_streams import guard_streams
+from mistere.engine.usage_meter import UsageMeter
 from mistere.kubernetes.secret_keys import use_storage_variables
 
 JOB = "job.json"
@@ -35,6 +38,8 @@ SPOOLS = ("train", "dev")
 WEIGHTS = "tuned.safetensors"
 FAILURES = "failures"
 """Under the prefix: a file for each node that failed."""
+USAGES = "usage"
+"""Under the prefix: a file for each start of a node that ended, with what it used."""
 
 _RANK = "PET_NODE_RANK"
 _OPTIONS = ("--rdzv-conf=timeout=3600",)
@@ -44,6 +49,7 @@ _PATIENCE = (10.0, 60.0, 300.0)
 
 def main(uri: str, prefix: str) -> int:
     """Train as one of several nodes; returns the exit code."""
+    meter = UsageMeter()
     use_storage_variables()
     guard_streams()
     store = open_store(uri)
@@ -63,6 +69,8 @@ def main(uri: str, prefix: str) -> int:
     lasting = [failure for failure in failures if not failure.get("passing") and not failure.get("terminated")]
     if lasting:
         store.write(f"{prefix}/{FAILURES}/{os.environ.get(_RANK, '0')}.json", json.dumps(lasting).encode())
+    with suppress(MistereError):  # the costs of a run are no reason to lose it
+        store.write(f"{prefix}/{USAGES}/{secrets.token_hex(8)}.json", meter.usage().model_dump_json().encode())
     return ExitCode.ERROR if failures else 0
 
 

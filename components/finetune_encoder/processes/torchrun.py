@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.finetune_encoder.processes.usage import processes_usage
 from components.finetune_encoder.processes.worker import FAILURE
+from mistere.artifacts.usage import FURTHER
 from mistere.common.parsing.documents import read_json
 from mistere.common.processes.child_environment import child_environment
 from mistere.common.processes.parent_death import die_with_parent
@@ -60,6 +62,7 @@ def run_torchrun(job: Path, options: Sequence[str]) -> list[Failure]:
         if process.poll() is None:
             process.terminate()
             process.wait(_GRACE_SECONDS)
+    FURTHER.add(processes_usage(job.parent))
     files = sorted(job.parent.glob(FAILURE.format("*")))
     failures: list[Failure] = [read_json(file) for file in files]
     if code and not failures:

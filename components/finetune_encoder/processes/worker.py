@@ -11,10 +11,12 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from components.finetune_encoder.processes.usage import note_usage
 from mistere.common.errors import ExitCode, MistereError
 from mistere.common.processes.parent_death import die_with_parent
 from mistere.common.processes.run_locks import end_with_runner
 from mistere.common.processes.standard_streams import guard_streams
+from mistere.engine.usage_meter import UsageMeter
 
 CURVE = "curve.json"
 FAILURE = "failure-{}.json"
@@ -26,6 +28,7 @@ def main(path: Path) -> None:
     die_with_parent()
     end_with_runner()
     guard_streams()
+    meter = UsageMeter(energy=False)
     import torch
 
     from components.finetune_encoder.training.checkpointing import PreemptedError
@@ -55,6 +58,7 @@ def main(path: Path) -> None:
         failure.write_text(json.dumps(description), encoding="utf-8")
         sys.exit(error.exit_code)
     finally:
+        note_usage(path.parent, rank, meter)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from components.finetune_encoder.processes.usage import note_usage, processes_usage
 from components.report_run.cost_view import RunCosts
 from mistere.artifacts.object_store import LocalStore
-from mistere.artifacts.usage import Usage
+from mistere.artifacts.usage import FURTHER, Usage, total_usage
 from mistere.config.costs import CostSettings
 from mistere.engine.usage_meter import UsageMeter
 from mistere.runs.costs import costs_of, total_costs
@@ -77,6 +78,31 @@ def test_the_meter_counts_processor_time_memory_and_bytes(tmp_path: Path) -> Non
     assert usage.cpu_seconds >= 0.09 and usage.memory_gib_seconds > 0 and usage.gpu_seconds == 0
     assert (usage.read_bytes, usage.written_bytes) == (1300, 1300)
     assert usage.measured_kwh is None
+
+
+def test_the_processes_of_a_machine_add_what_their_parent_does_not_count(tmp_path: Path) -> None:
+    for rank, memory in enumerate((30.0, 20.0, 10.0)):
+        meter = types.SimpleNamespace(
+            usage=lambda memory=memory: Usage(
+                cpu_seconds=9, gpu_seconds=5, memory_gib_seconds=memory, read_bytes=1, written_bytes=2
+            )
+        )
+        note_usage(tmp_path, rank, meter)  # type: ignore[arg-type]
+    (tmp_path / "usage-3.json").write_text('{"cpu_')
+    used = processes_usage(tmp_path)
+    assert (used.cpu_seconds, used.gpu_seconds, used.memory_gib_seconds) == (0, 15, 30)
+    assert (used.read_bytes, used.written_bytes, used.measured_kwh) == (3, 6, 0)
+    assert processes_usage(tmp_path / "none").gpu_seconds == 0
+
+
+def test_further_usage_counts_for_the_task_that_it_was_added_in(tmp_path: Path) -> None:
+    earlier = UsageMeter(rapl=tmp_path)
+    FURTHER.add(Usage(gpu_seconds=5, measured_kwh=1.0))
+    later = UsageMeter(rapl=tmp_path)
+    assert earlier.usage().gpu_seconds == 5 and later.usage().gpu_seconds == 0
+    assert earlier.usage().measured_kwh is None, "this machine's energy was not measured"
+    assert total_usage([Usage(measured_kwh=1.0), Usage(measured_kwh=0.5)]).measured_kwh == 1.5
+    assert total_usage([]).measured_kwh is None
 
 
 class Tracker:
