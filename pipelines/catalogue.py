@@ -25,12 +25,14 @@ class Pipeline(ABC):
     Attributes:
         name: in commands, schedules and settings.
         description: shown on Kubeflow Pipelines.
+        reports: whether a run ends with the exit handler, which writes a report and notifies the webhook.
         reads_data: whether its result follows from a version of a dataset. Otherwise it reads what changes by itself, so a run is
             never a repetition of an earlier one.
     """
 
     name: ClassVar[PipelineName]
     description: ClassVar[str]
+    reports: ClassVar[bool] = True
     reads_data: ClassVar[bool] = True
 
     @property
@@ -121,7 +123,7 @@ class Scoring(Pipeline):
     def define(self, config: Config, profile: str) -> GraphComponent:
         from pipelines.scoring import scoring
 
-        return scoring(config.cluster, profile, config.section("scoring"))
+        return scoring(config.cluster, profile, config.section("scoring"), config.section("registry"))
 
     def define_local(self, arguments: dict[str, Any]) -> GraphComponent:
         from pipelines.scoring import scoring
@@ -134,6 +136,7 @@ class Monitoring(Pipeline):
 
     name = "monitoring"
     description = "Compares the traffic of the released model with what it was tested on."
+    reports = False
     reads_data = False
 
     def parameters(self, config: Config) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ from mistere.reports.evaluated_model import COVERAGE, Evaluated, bounds_text
 from mistere.reports.evaluation_view import MACROS, drawn, evaluation_view
 from mistere.reports.html_page import render_page
 from mistere.reports.rule_rows import rule_rows, shown_reasons
-from mistere.reports.wording import NextStep, consequence, headline, pill, status_word
+from mistere.reports.wording import NextStep, consequence, headline, is_scoring, pill, status_word
 from mistere.runs.outcome import Estimate, Outcome, base_task, ordered_tasks
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def render(
         profile=str(info.get("profile") or profile or ""),
         started=_when(info.get("started")),
         headline=headline(outcome),
+        is_scoring=is_scoring(outcome),
         consequence=consequence(outcome, artifacts.champion_now),
         pill=word,
         tone=tone,

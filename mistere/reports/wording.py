@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mistere.common.errors import ExitCode
-from mistere.config.stages import task_title
+from mistere.config.stages import SCORING, task_title
 from mistere.reports.mlflow_page import runs_page
 from mistere.reports.next_commands import (
     DEFAULT_SERVICE,
@@ -17,7 +17,7 @@ from mistere.reports.next_commands import (
     program,
     serve_command,
 )
-from mistere.runs.outcome import Outcome, base_task
+from mistere.runs.outcome import Outcome, base_task, pipeline_of
 from mistere.serving.kserve.live_service import port_forward
 
 _STATUS = {"done": ("ran", ""), "reused": ("reused", "soft"), "failed": ("failed", "bad")}
@@ -61,6 +61,11 @@ def pill(outcome: Outcome) -> tuple[str, str]:
     return ("did not finish", "bad") if was_interrupted(outcome) else _PILLS[outcome.verdict]
 
 
+def is_scoring(outcome: Outcome) -> bool:
+    """Whether it is a run of the scoring pipeline."""
+    return pipeline_of(record.task for record in outcome.stages) == SCORING
+
+
 def headline(outcome: Outcome) -> str:
     """The outcome in one sentence."""
     if outcome.verdict == "deployed":
@@ -79,7 +84,7 @@ def headline(outcome: Outcome) -> str:
         record.task for record in outcome.stages if record.status == "failed" and task_title(base_task(record.task))
     ]
     if outcome.verdict == "data rejected":
-        return "The dataset was rejected, so nothing was trained on it."
+        return f"The dataset was rejected, so nothing was {'scored' if is_scoring(outcome) else 'trained on it'}."
     if failed:
         return f"The run failed while {task_title(base_task(failed[0]))}."
     return "The run did not finish."
@@ -92,6 +97,12 @@ def consequence(outcome: Outcome, champion_now: str) -> str:
         outcome: of the run.
         champion_now: bundle digest of the current champion; empty if there is none or it is unknown.
     """
+    if is_scoring(outcome):
+        return (
+            "The tables of its turns and calls are in the store, and a page shows their trends."
+            if outcome.verdict == "scored"
+            else "There are no scores of this run; the next one finds the shards that were scored."
+        )
     if outcome.verdict == "deployed":
         if not outcome.champion_before:
             return "It is the first champion."
@@ -118,6 +129,8 @@ def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> 
     resume = NextStep(
         "Run again: finished stages are reused, and long ones resume from their last checkpoint.", command
     )
+    if outcome.verdict == "scored":
+        return [NextStep(f"Look at the trends, groups and calls: {outcome.report}.")]
     if outcome.verdict == "deployed":
         return _released(outcome, _service(info), outcome.mlflow or tracking_uri)
     if outcome.verdict in {"waiting", "held", "rejected"}:

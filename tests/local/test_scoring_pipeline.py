@@ -17,12 +17,13 @@ from mistere.common.processes.run_locks import stage_environment
 from mistere.data.versions import pin
 from mistere.registry.release.champion import Champion, move_champion, read_champion
 from mistere.reports.wording import headline
-from mistere.runs.outcome import read_outcome
+from mistere.runs.outcome import read_outcome, report_key
 from pipelines.cli.commands.score import score
 from pipelines.cli.output.gate_table import markdown
 from tests.local.workshop import ROOT
 from tests.serving.conftest import make_bundle
 from tests.serving.test_scoring import archive_rows, close, turns_of, write_archive
+from tests.unit.runs.test_notification import Receiver, receiver, visible_text  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.long
 
@@ -49,7 +50,17 @@ def run_pipeline(folder: Path, context: dict[str, Any], section: dict[str, Any])
     )
 
 
-def test_the_pipeline_gives_the_scores_of_the_command(tmp_path: Path) -> None:
+def reported(store: LocalStore, run_id: str) -> str:
+    """The text of a run's report."""
+    page = store.read(report_key(run_id, "run_report.html"))[0].decode()
+    assert "There are no test metrics" not in page and "previous champion" not in page and "was not written" not in page
+    return page
+
+
+def test_the_pipeline_gives_the_scores_of_the_command(
+    tmp_path: Path,
+    receiver: Receiver,  # noqa: F811  (the fixture)
+) -> None:
     bundle = make_bundle(tmp_path, ("text",))
     store = LocalStore(tmp_path / "store")
     digest = bundle.rpartition("/")[2]
@@ -77,7 +88,7 @@ def test_the_pipeline_gives_the_scores_of_the_command(tmp_path: Path) -> None:
     assert (outcome.verdict, outcome.exit_code) == ("scored", 0)
     assert headline(outcome) == "The archive was scored." and "The archive was scored" in markdown(store, "scores")
     assert [one.task for one in outcome.stages] == [
-        "plan_scoring", "score_shard-1of2", "score_shard-2of2", "summarise_scores",
+        "plan_scoring", "score_shard-1of2", "score_shard-2of2", "summarise_scores", "report_run",
     ]  # fmt: skip
     assert Path(outcome.report).name == "scores.html" and "By <bdi>queue</bdi>" in Path(outcome.report).read_text()
     calls = next((store.root / "artifacts" / "ArchiveScores").glob("*/calls.parquet"))
@@ -88,7 +99,16 @@ def test_the_pipeline_gives_the_scores_of_the_command(tmp_path: Path) -> None:
 
     again = run_pipeline(tmp_path / "again", {**context, "run_id": "again"}, section)
     assert again.returncode == 0
-    assert {one.status for one in read_outcome(store, "again").stages if one.stage != "plan_scoring"} == {"reused"}
+    rerun = read_outcome(store, "again").stages
+    assert {one.status for one in rerun if one.stage not in {"plan_scoring", "report_run"}} == {"reused"}
+    assert "The archive was scored." in reported(store, "scores") and "scores.html" in reported(store, "scores")
+    data = json.loads(store.read(report_key("scores", "run_report.json"))[0])
+    assert data["outcome"]["verdict"] == "scored" and set(data["costs"]["stages"]) == {one.task for one in outcome.stages[:4]}
     wrong = run_pipeline(tmp_path / "wrong", {**context, "run_id": "wrong"}, {**section, "by": ["qeue"]})
     assert wrong.returncode != 0
     assert "no column 'qeue'; did you mean 'queue'" in read_outcome(store, "wrong").reasons[0]
+    assert "did you mean" in reported(store, "wrong") and "There are no scores of this run" in reported(store, "wrong")
+    sent = [visible_text(message) for message in receiver.taken]
+    assert len(sent) == 3 and "The archive was scored." in sent[0] and "scores.html" in sent[0]
+    assert ":rotating_light:" in sent[2] and "did you mean" in sent[2] and "run_report.html" in sent[2]
+    assert not (tmp_path / "none.db").exists(), "a scoring is no run in MLflow"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.config.cluster import StepSettings
 from mistere.config.loader import Config
-from mistere.config.stages import stages
+from mistere.config.stages import every_stage, stages
+from mistere.runs.outcome import EXIT_HANDLER
 from pipelines.catalogue import RETRAINING, Pipeline, find_pipeline
 from pipelines.cli.doctor.groups.clock import Clock
 from pipelines.kubeflow.connection.access import chosen_host
@@ -65,7 +66,10 @@ class Plan:
 
     def steps(self) -> Iterator[tuple[str, StepSettings]]:
         """The settings of each step's pod, by its name in ``cluster.steps``."""
-        for stage, info in stages(pipeline=self.pipeline.name).items():
+        steps = dict(stages(pipeline=self.pipeline.name))
+        if self.pipeline.reports:
+            steps.setdefault(EXIT_HANDLER, every_stage()[EXIT_HANDLER])
+        for stage, info in steps.items():
             if info.optional and not self.config.data.transcription.is_on:
                 continue
             if info.per_modality:
