@@ -81,11 +81,18 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what decided each label: its modalities, and the other turns.")
     ] = False,
+    dialogue_id: Annotated[
+        str, typer.Option(metavar="ID", help="Name of the dialogue, the same whenever it is sent again.")
+    ] = "",
+    consent: Annotated[
+        bool,
+        typer.Option("--consent", help="The people in it consent that it is kept for labelling; needs --dialogue-id."),
+    ] = False,
 ) -> None:
     """Send a dialogue to a predictor and print its predictions."""
     from pipelines.cli.commands.predict import predict as command
 
-    command(dialogue, url, model, as_json, transcribe, explain)
+    command(dialogue, url, model, as_json, transcribe, explain, dialogue_id=dialogue_id, consent=consent)
 
 
 @serving_app.command()

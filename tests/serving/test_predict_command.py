@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import UsageError
 from pipelines.cli.commands.predict import predict
 from tests.serving.conftest import Server, clip
+from tests.serving.test_sample import wait_for_kept
 
 
 def test_the_answer_as_a_table_and_as_json(
@@ -44,3 +48,14 @@ def test_the_answer_as_a_table_and_as_json(
     weights = [f"weight of {expert}" for expert in expected.experts]
     assert columns == ["turn", "emotion", "probability", *weights, "modalities", "transcript"]
     assert "Où? [bold]" in table and f"model version {document['model_version']}" in table
+
+
+def test_a_dialogue_is_named_and_kept_with_consent(server: Server, bundle: str, tmp_path: Path) -> None:
+    (file := tmp_path / "dialogue.json").write_text(json.dumps([{"text": "Keep this."}]))
+    with pytest.raises(UsageError, match="--consent needs --dialogue-id"):
+        predict(str(file), server.url, "mistere", consent=True)
+    identity = f"command-{uuid.uuid4()}"
+    predict(str(file), server.url, "mistere", dialogue_id=identity, consent=True)
+    assert [turn.text for turn in wait_for_kept(LocalStore(Path(bundle).parents[2]), identity, 1)[1].turns] == [
+        "Keep this."
+    ]

@@ -21,7 +21,15 @@ from pipelines.cli.output.tables import Column, output_console, print_table
 
 
 def predict(
-    dialogue: str, url: str, model: str, as_json: bool = False, transcribe: bool = True, explain: bool = False
+    dialogue: str,
+    url: str,
+    model: str,
+    as_json: bool = False,
+    transcribe: bool = True,
+    explain: bool = False,
+    *,
+    dialogue_id: str = "",
+    consent: bool = False,
 ) -> None:
     """Predict a dialogue file and print the answer.
 
@@ -34,10 +42,19 @@ def predict(
         as_json: print JSON instead of a table.
         transcribe: let a model that transcribes add the text of utterances that have audio and no text.
         explain: print what decided each label, too.
+        dialogue_id: name of the dialogue, the same whenever it is sent again; empty for none.
+        consent: let the server keep the dialogue for labelling, if it does so.
+
+    Raises:
+        UsageError: the file is missing or malformed, or there is consent without the name by which the dialogue can be deleted.
     """
+    if consent and not dialogue_id:
+        raise UsageError("--consent needs --dialogue-id, by which the dialogue can be deleted.")
     content = read_dialogue(local_example(dialogue) if dialogue.startswith("s3://") else Path(dialogue))
     detail: Detail = "explain" if explain else False
-    answer = DialogueClient(url, model_name=model).predict_rest(content, detail, transcribe)
+    answer = DialogueClient(url, model_name=model).predict_rest(
+        content, detail, transcribe, dialogue_id, consent
+    )
     turns = [DialogueTurn()] * len(content) if isinstance(content, VectorDialogue) else content
     if as_json:
         print(json.dumps(answer_document(turns, answer), indent=2, ensure_ascii=False))
