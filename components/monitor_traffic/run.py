@@ -46,7 +46,7 @@ def monitor(
 
 
 def run(config: MonitoringConfig, step: Step) -> Result:
-    """Delete kept dialogues whose time is over, and compare.
+    """Delete what was kept of the traffic and whose time is over, also in the stores that the predictors name, and compare.
 
     Args:
         config: the ``monitoring`` section.
@@ -58,7 +58,7 @@ def run(config: MonitoringConfig, step: Step) -> Result:
     from mistere.reports.traffic.page import render_traffic
     from mistere.runs.traffic_monitor import monitor_traffic
     from mistere.runs.webhook import try_to_post
-    from mistere.serving.sample.places import try_to_sweep
+    from mistere.serving.retention import try_to_sweep
 
     try_to_sweep(step.store, time.time(), step.progress.note)
     traffic = monitor_traffic(step.store, config.since)

@@ -15,7 +15,7 @@ from mistere.config.base import Section
 from mistere.config.encoder import Device, Precision
 
 BUNDLE_STORE: Final = "bundle"
-"""A value of ``traffic_store`` and ``sample_store``: the store of the served bundle."""
+"""A value of ``traffic_store``, ``sample_store`` and ``request_log_store``: the store of the served bundle."""
 LOCAL_SHADOW: Final = "local"
 """A value of ``shadow``: a process that the predictor starts."""
 COPY_MIB: Final = 32
@@ -114,11 +114,17 @@ class PredictorConfig(Section):
             identity must be allowed to read, write, list and delete below ``sample/`` there.
         sample_encryption: server-side encryption of kept dialogues in S3: ``AES256``, ``aws:kms``, or ``aws:kms:KEY`` with the id, alias
             or ARN of a key; empty for the bucket's default.
+        request_log_share: share of the requests, refused ones included, of which a line is written to the store: times, sizes, code, labels
+            and probabilities, and no content of a request; 0 writes none.
+        request_log_days: time after which the lines are deleted, days.
+        request_log_store: object store for the log of requests: a folder, ``s3://bucket/prefix``, or ``bundle`` for the bundle's. The
+            predictor's identity must be allowed to read, write, list and delete below ``requests/`` there.
         shadow: the predictor that receives copies of requests, whose answers are compared: ``http://host:port``, or ``local`` for one that
             this process runs while `mistere shadow start` says so; empty for none.
         shadow_share: share of the requests that are copied.
         shadow_queue: copies that may wait for the shadow; further ones are dropped.
         shadow_seconds: time limit of an answer of the shadow, seconds.
+        shadow_days: time after which the comparisons with a shadow are deleted, days.
         shadow_idle: give a shadow that this process runs only the processor time that nothing else on the machine uses.
         copies: be a shadow: count nothing of what is answered as traffic, copy nothing, and take requests of up to 32 MiB with any amount
             of audio and text in all, because a copy holds again what its client sent before.
@@ -162,10 +168,14 @@ class PredictorConfig(Section):
     sample_encryption: Annotated[str, NotStated()] = Field(
         default="", pattern=r"^$|^AES256$|^aws:kms(:[A-Za-z0-9:/_-]{1,2048})?$"
     )
+    request_log_share: float = Field(default=0.0, ge=0, le=1)
+    request_log_days: int = Field(default=30, gt=0, le=3650)
+    request_log_store: Annotated[str, NotStated()] = Field(default=BUNDLE_STORE, min_length=1)
     shadow: Annotated[str, AfterValidator(_shadow), NotStated()] = ""
     shadow_share: Annotated[float, NotStated()] = Field(default=0.1, gt=0, le=1)
     shadow_queue: Annotated[int, NotStated()] = Field(default=64, gt=0, le=100_000)
     shadow_seconds: Annotated[float, NotStated()] = Field(default=10.0, gt=0, le=600)
+    shadow_days: Annotated[int, NotStated()] = Field(default=90, gt=0, le=3650)
     shadow_idle: Annotated[bool, NotStated()] = True
     copies: Annotated[bool, NotStated()] = False
     trace_endpoint: Annotated[str, AfterValidator(_collector), NotStated()] = ""
@@ -183,7 +193,8 @@ class PredictorConfig(Section):
 
     def for_shadow(self) -> PredictorConfig:
         """The options of a shadow of a predictor with these options."""
-        changes = {"copies": True, "shadow": "", "traffic_store": "", "sample_share": 0.0, "sample_store": BUNDLE_STORE}
+        stores = {"traffic_store": "", "sample_store": BUNDLE_STORE, "request_log_store": BUNDLE_STORE}
+        changes = {"copies": True, "shadow": "", "sample_share": 0.0, "request_log_share": 0.0, **stores}
         return self.model_copy(update=changes)
 
     @property

@@ -1,4 +1,4 @@
-"""What happens with an answer after it is on its way: it is counted, compared with a shadow's and, with consent, kept for labelling."""
+"""What happens with an answer after it is on its way: it is counted, compared with a shadow's, logged and, with consent, kept for labelling."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.object_store import open_store
 from mistere.common.errors import MistereError
 from mistere.config.predictor import BUNDLE_STORE
+from mistere.predictor.request_log.log import start_request_log
+from mistere.predictor.request_log.writer import RequestLogWriter
 from mistere.predictor.sample.sampler import Sampler
 from mistere.predictor.sample.writer import SampleWriter
 from mistere.predictor.settings import ServerSettings
 from mistere.predictor.shadow.copier import ShadowCopier, shadow_copier
+from mistere.predictor.sweeper import Sweeper, start_sweeper
 from mistere.predictor.traffic.observation import TrafficObserver, traffic_observer
 from mistere.serving.sample.places import HASHING_KEY
 
@@ -52,7 +55,13 @@ def answer_observers(model: EmotionModel, settings: ServerSettings) -> AnswerObs
     """
     if settings.options.copies:
         return None
-    return AnswerObservers(traffic_observer(model, settings), _sampler(model, settings), shadow_copier(model, settings))
+    return AnswerObservers(
+        traffic_observer(model, settings),
+        _sampler(model, settings),
+        shadow_copier(model, settings),
+        start_request_log(model, settings),
+        start_sweeper(settings),
+    )
 
 
 def _sampler(model: EmotionModel, settings: ServerSettings) -> Sampler | None:
@@ -82,10 +91,20 @@ class AnswerObservers:
         traffic: counts each answer.
         sampler: keeps dialogues for labelling; None to keep none.
         shadow: copies requests to a shadow; None to copy none.
+        request_log: writes what :data:`~mistere.predictor.tracing.request_trace.TRACING` notes of requests; None for no log.
+        sweeper: deletes what is over its time; None for nothing to delete.
     """
 
-    def __init__(self, traffic: TrafficObserver, sampler: Sampler | None, shadow: ShadowCopier | None) -> None:
+    def __init__(
+        self,
+        traffic: TrafficObserver,
+        sampler: Sampler | None,
+        shadow: ShadowCopier | None,
+        request_log: RequestLogWriter | None = None,
+        sweeper: Sweeper | None = None,
+    ) -> None:
         self._traffic, self._sampler, self._shadow = traffic, sampler, shadow
+        self._request_log, self._sweeper = request_log, sweeper
 
     def observe(self, answered: AnsweredRequest) -> None:
         """Observe an answered request; never raises."""
@@ -99,7 +118,11 @@ class AnswerObservers:
     def close(self) -> None:
         """Write what is left to the stores."""
         self._traffic.recorder.close()
+        if self._request_log is not None:
+            self._request_log.close()
         if self._sampler is not None:
             self._sampler.writer.close()
         if self._shadow is not None:
             self._shadow.close()
+        if self._sweeper is not None:
+            self._sweeper.close()

@@ -12,12 +12,14 @@ import re
 import traceback
 from dataclasses import dataclass, field, replace
 
-from mistere.common.counting import plural
+from mistere.common.counting import counted, plural
 from mistere.common.errors import MistereError
 from mistere.data.recordings.formats import names as audio_formats
 
 logger = logging.getLogger("kserve.predictor")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+-]+")
+_QUOTED = re.compile(r"""(?<!\w)'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\b[0-9a-fA-F]{16,}\b""", re.DOTALL)
+"""What a sentence quotes of a request: a Python literal, or a digest."""
 
 
 @dataclass
@@ -29,12 +31,19 @@ class RequestError(Exception):
         code: REST status code.
         status: name of the gRPC status.
         headers: additional REST headers.
+        plain: the sentence without anything of the request, if the message holds such a thing other than in quotes.
     """
 
     message: str
     code: int = 400
     status: str = "INVALID_ARGUMENT"
     headers: dict[str, str] = field(default_factory=dict)
+    plain: str = ""
+
+    @property
+    def without_contents(self) -> str:
+        """The sentence with ``…`` for what it quotes of the request."""
+        return _QUOTED.sub("…", self.plain or self.message)
 
     def __str__(self) -> str:
         return self.message
@@ -96,7 +105,10 @@ def unknown_digests(missing: dict[int, str]) -> RequestError:
     """Audio digests, by utterance, whose clips this server does not hold."""
     named = ", ".join(f"{utterance} ({digest})" for utterance, digest in missing.items())
     return RequestError(
-        f"This server does not hold the audio of these utterances; send it again: {named}.", 409, "FAILED_PRECONDITION"
+        f"This server does not hold the audio of these utterances; send it again: {named}.",
+        409,
+        "FAILED_PRECONDITION",
+        plain=f"This server does not hold the audio of {counted(len(missing), 'utterance')}.",
     )
 
 
@@ -152,7 +164,14 @@ def full() -> RequestError:
 
 def internal(request_id: str) -> RequestError:
     """Any other error."""
-    return RequestError(f"The server could not answer this request; its id is {request_id}.", 500, "INTERNAL")
+    message = f"The server could not answer this request; its id is {request_id}."
+    return RequestError(message, 500, "INTERNAL", plain="The server could not answer this request.")
+
+
+def unreadable(utterance: int, modality: str, problem: str) -> RequestError:
+    """An utterance whose value of a modality cannot be used."""
+    what, reason = f"The {modality} of utterance {utterance} cannot be read", problem.rstrip(".")
+    return RequestError(f"{what}: {reason[:1].lower()}{reason[1:]}.", plain=f"{what}.")
 
 
 def as_request_error(error: BaseException, request_id: str, seconds: float) -> RequestError:
@@ -174,7 +193,7 @@ def as_request_error(error: BaseException, request_id: str, seconds: float) -> R
     if isinstance(error, (ModelNotReady, ServerNotReady)):
         return not_ready()
     if isinstance(error, InvalidInput):
-        return invalid(f"{str(error).rstrip('.')}.")
+        return RequestError(f"{str(error).rstrip('.')}.", plain="The request is invalid.")
     if isinstance(error, MistereError):
         from mistere.model.inference import AudioDecodeError, AudioTooLongError, CellDecodeError
 
@@ -183,8 +202,7 @@ def as_request_error(error: BaseException, request_id: str, seconds: float) -> R
         if isinstance(error, AudioDecodeError):
             return unsupported_audio(error.utterance)
         if isinstance(error, CellDecodeError):
-            reason = error.reason.rstrip(".")
-            return invalid(f"The {error.modality} of utterance {error.utterance} cannot be read: {reason}.")
+            return unreadable(error.utterance, error.modality, error.reason)
     frames = traceback.extract_tb(error.__traceback__)
     where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-6:]))
     logger.error("request=%s failed: %s at %s", log_value(request_id), type(error).__name__, where)

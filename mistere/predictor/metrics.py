@@ -55,6 +55,11 @@ SAMPLE = Counter(
     "Requests whose dialogue is kept for labelling: written to the store, dropped because too much waits, or failed.",
     ["outcome"],
 )
+REQUEST_LOG = Counter(
+    "mistere_request_log_lines",
+    "Lines of the log of requests: written to the store, dropped because too much waits, or failed.",
+    ["outcome"],
+)
 TRACE_SPANS = Counter("mistere_trace_spans", "Spans of traces sent to the collector, or failed.", ["outcome"])
 CONNECTIONS = Gauge("mistere_connections", "Open REST connections.")
 CLOSED = Counter(

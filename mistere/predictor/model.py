@@ -37,14 +37,22 @@ from mistere.predictor.protocol.codec import (
 from mistere.predictor.protocol.further_outputs import explanation_parameters, further_outputs
 from mistere.predictor.protocol.metadata import input_types, output_types
 from mistere.predictor.protocol.v1 import decode_v1, encode_v1
-from mistere.predictor.protocol.wire import is_light, request_id
+from mistere.predictor.protocol.wire import body_bytes, is_light, request_id
 from mistere.predictor.scheduling.after_response import call_after_response
 from mistere.predictor.scheduling.batcher import Batcher
 from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.scheduling.slices import SliceQueue
 from mistere.predictor.settings import Limits, ServerSettings
 from mistere.predictor.shadow.request_hash import request_hash
-from mistere.predictor.tracing.request_trace import TRACES, TRACING, RequestTrace, note_sizes, working_for
+from mistere.predictor.tracing.request_trace import (
+    TRACES,
+    TRACING,
+    RequestTrace,
+    note_answer,
+    note_dialogues,
+    note_request,
+    working_for,
+)
 from mistere.predictor.tracing.span_sender import start_tracing
 from mistere.predictor.warm_up import predict_once
 
@@ -197,6 +205,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         """
         model = self.loaded
         identity = request_id(payload, headers)
+        note_request(identity, body_bytes(headers) or 0)
         start = time.perf_counter()
         with metrics.phase("decode"), self.batcher.reading():
             light = is_light(headers)
@@ -204,7 +213,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             if any(turn.audio_uri is not None for dialogue in dialogues for turn in dialogue.turns):
                 dialogues = await asyncio.to_thread(lambda: [self._clips.with_read(dialogue) for dialogue in dialogues])
             asked = dialogues
-            note_sizes(dialogues)
+            note_dialogues(dialogues)
             dialogues = await self._transcripts.completed(dialogues)
             plan = None if dialogues[0].embeddings else await self._planned(dialogues, light)
             if plan is not None:
@@ -244,6 +253,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         if dialogues[0].is_interim:
             return response
         seconds = time.perf_counter() - start
+        note_answer(predictions)
         if self._observers is not None:
             answered = AnsweredRequest(identity, asked, dialogues, predictions, plan, seconds)
             call_after_response(self._observers.observe, answered)
@@ -332,7 +342,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         ]
 
     def close(self) -> None:
-        """Finish what is being computed, drop what waits, and write what is left of traces, counts and sample."""
+        """Finish what is being computed, drop what waits, and write what is left of traces, log, counts and sample."""
         self.batcher.close()
         self._slices.close()
         self._explanations.close()

@@ -1,4 +1,4 @@
-"""``mistere label`` and ``mistere traffic``: dialogues that were kept of live traffic, for people to label, and their deletion."""
+"""``mistere label`` and ``mistere traffic``: dialogues that were kept of live traffic, for people to label, their deletion, and the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.cli.command_group import command_group
 from pipelines.cli.options import Output, StoreLocation
 
 label_app = command_group("Have people label dialogues of live traffic, and add them to a dataset.")
-traffic_app = command_group("Delete kept dialogues of live traffic.")
+traffic_app = command_group("Show the log of requests, and delete what was kept of live traffic.")
 
 
 @label_app.callback()
@@ -77,7 +77,32 @@ def label_import(
 
 @traffic_app.callback()
 def traffic_() -> None:
-    """Delete kept dialogues of live traffic."""
+    """Show the log of requests, and delete what was kept of live traffic."""
+
+
+@traffic_app.command("log")
+def traffic_log(
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="How far to look back: days or hours, such as 7d or 36h.")
+    ] = "24h",
+    errors: Annotated[bool, typer.Option("--errors", help="Only requests that were refused or failed.")] = False,
+    request: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only the request with this id, as the client sent it.")
+    ] = None,
+    dialogue: Annotated[
+        str | None, typer.Option(metavar="DIALOGUE_ID", help="Only requests with this id of a dialogue.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Number of requests, the latest ones; 0 for all.", min=0)] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the lines of the log as JSON lines.")] = False,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+) -> None:
+    """Show the requests that the predictor logged (--request-log-share), in the order of their times, in UTC."""
+    from pipelines.cli.commands.request_log import Choice, show_log
+    from pipelines.cli.registry_location import store_location
+
+    choice = Choice(since, errors, request, dialogue, limit)
+    show_log(store_location(output, store), choice, as_json=as_json)
 
 
 @traffic_app.command("delete")
@@ -97,7 +122,7 @@ def traffic_delete(
 
 @traffic_app.command("sweep")
 def traffic_sweep(output: Output = Path("output"), store: StoreLocation = None) -> None:
-    """Delete the kept dialogues whose time is over. The predictor and `mistere monitor` do the same."""
+    """Delete the kept dialogues and files of the request log whose time is over, as the predictor and `mistere monitor` do."""
     from pipelines.cli.commands.label.kept_dialogues import sweep
 
     sweep(output, store)

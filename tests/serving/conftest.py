@@ -221,9 +221,8 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     )
     bundle = request.getfixturevalue("bundle")
     traffic = ("--traffic-store", "bundle", "--traffic-seconds", "0.5")
-    real = launch(
-        ["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5", *traffic, *("--sample-share", "1")
-    )
+    kept = ("--sample-share", "1", "--request-log-share", "1")
+    real = launch(["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5", *traffic, *kept)
     started = {"real": real, "faulty": faulty}
     yield started
     for server in started.values():

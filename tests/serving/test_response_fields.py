@@ -96,7 +96,7 @@ def test_the_metadata_names_the_same_tensors(server: Server) -> None:
 
 def test_the_metadata_states_the_options_that_clients_may_know(server: Server) -> None:
     properties = httpx.get(f"{server.url}/v2/models/mistere", timeout=60).json()["properties"]
-    expected = stated(PredictorConfig(max_seconds=5, sample_share=1))
+    expected = stated(PredictorConfig(max_seconds=5, sample_share=1, request_log_share=1))
     assert {name: value for name, value in properties.items() if name.startswith("option.")} == expected
     assert properties["limit.utterance_seconds"] == "5.0"
     assert "option.traffic_store" not in properties and "option.audio_uri_prefixes" not in properties

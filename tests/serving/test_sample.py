@@ -111,7 +111,7 @@ def test_a_live_conversation_is_one_dialogue_with_its_recordings(
     assert not [key for key in store.keys("sample") if folder in key]
     again = mistere_in_process("traffic", "delete", dialogue_id, "--store", str(store.root))
     assert again.returncode == 0 and "nothing is kept" in again.stdout
-    assert "deleted 0 dialogues" in mistere_in_process("traffic", "sweep", "--store", str(store.root)).stdout
+    assert "deleted 0 kept dialogues" in mistere_in_process("traffic", "sweep", "--store", str(store.root)).stdout
 
 
 def test_vectors_are_kept_if_they_were_sent(server: Server, store: LocalStore) -> None:

@@ -34,6 +34,7 @@ OTHER: dict[str, Any] = {
     "traffic_store": "s3://models/traffic",
     "sample_store": "s3://models/kept",
     "sample_encryption": "aws:kms:alias/mistere",
+    "request_log_store": "s3://models/log",
     "shadow": "http://shadow:8080",
     "shadow_share": 0.5,
     "trace_endpoint": "http://collector:4318/v1/traces",

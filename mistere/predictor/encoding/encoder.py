@@ -23,8 +23,14 @@ from mistere.model.inference import AudioTooLongError, CellDecodeError
 from mistere.predictor import metrics
 from mistere.predictor.audio.clip import read_header
 from mistere.predictor.encoding.plan import EncodingPlan, Task, clip_price, text_price
-from mistere.predictor.errors import RequestError, audio_too_long, over_limit, unknown_digests, unsupported_audio
-from mistere.predictor.protocol.cells import unreadable
+from mistere.predictor.errors import (
+    RequestError,
+    audio_too_long,
+    over_limit,
+    unknown_digests,
+    unreadable,
+    unsupported_audio,
+)
 from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling.pace import TOKENS_PER_SECOND, Pace
 from mistere.predictor.settings import Limits

@@ -13,7 +13,7 @@ import numpy as np
 
 from mistere.common.counting import counted
 from mistere.common.modalities import IMPLICIT_KINDS
-from mistere.predictor.errors import RequestError, invalid
+from mistere.predictor.errors import invalid, unreadable
 from mistere.predictor.protocol.tensors import bytes_elements, decode_base64
 from mistere.serving import protocol
 
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 def further_modalities(model: EmotionModel) -> list[str]:
     """The modalities of a model beside speech and text, whose raw tensors have their names."""
     return [name for name in model.encoder_digests if name not in IMPLICIT_KINDS]
-
-
-def unreadable(index: int, modality: str, problem: str) -> RequestError:
-    """An utterance whose value of a modality cannot be used."""
-    reason = problem.rstrip(".")
-    return invalid(f"The {modality} of utterance {index} cannot be read: {reason[:1].lower()}{reason[1:]}.")
 
 
 def cells_of_tensor(name: str, tensor: Any, data: Any, model: EmotionModel) -> list[Any | None]:

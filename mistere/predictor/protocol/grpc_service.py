@@ -15,7 +15,7 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from mistere.common.errors import MistereError
 from mistere.predictor import metrics
-from mistere.predictor.errors import as_request_error, invalid, slow_body
+from mistere.predictor.errors import RequestError, as_request_error, invalid, slow_body
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.protocol.wire import INLINE_BYTES, read_grpc, size_header, write_grpc
 from mistere.predictor.settings import ServerSettings
@@ -167,6 +167,7 @@ class PredictorGRPCServer:
     async def _infer(self, _: Any, context: Any) -> Any:
         identity = str(uuid.uuid4())
         status = "CANCELLED"
+        failure: RequestError | None = None
         trace = TRACING.begin("grpc", lambda: dict(context.invocation_metadata() or ()).get(TRACEPARENT))
         try:
             answer = await self._servicer.infer(await self._message(context), identity)
@@ -180,7 +181,7 @@ class PredictorGRPCServer:
             await context.abort(grpc.StatusCode[failure.status], failure.message)
         finally:
             metrics.labelled(metrics.REQUESTS, "grpc", status).inc()
-            TRACING.end(trace, status, status in _SERVER_FAILURES)
+            TRACING.end(trace, status, status in _SERVER_FAILURES, identity, failure)
 
     def _guarded(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
         method, kind = getattr(self._servicer, name), getattr(pb, f"{name}Request")

@@ -172,6 +172,7 @@ class RestEndpoints:
     ) -> Response:
         identity = printable(request.headers.get(protocol.REQUEST_ID_HEADER, "")) or str(uuid.uuid4())
         trace = TRACING.begin(name, lambda: request.headers.get(TRACEPARENT))
+        failure: RequestError | None = None
         try:
             await self._data_plane.admit(model_name, _version(request))
             async with self._bodies.read(request) as body:
@@ -179,9 +180,10 @@ class RestEndpoints:
         except ClientDisconnect:
             response = Response(status_code=499)
         except Exception as error:
-            response = error_response(as_request_error(error, identity, self._limits.utterance_seconds))
+            failure = as_request_error(error, identity, self._limits.utterance_seconds)
+            response = error_response(failure)
         metrics.labelled(metrics.REQUESTS, name, str(response.status_code)).inc()
-        TRACING.end(trace, str(response.status_code), response.status_code >= 500)
+        TRACING.end(trace, str(response.status_code), response.status_code >= 500, identity, failure)
         return response
 
     @staticmethod

@@ -40,10 +40,16 @@ def size_header(body: bytes) -> dict[str, str]:
     return {protocol.SIZE_HEADER: str(len(body))}
 
 
+def body_bytes(headers: Mapping[str, str] | None) -> int | None:
+    """The size that :func:`size_header` states; None without it."""
+    size = (headers or {}).get(protocol.SIZE_HEADER, "")
+    return int(size) if size.isdigit() else None
+
+
 def is_light(headers: Mapping[str, str] | None) -> bool:
     """Whether a request is small enough to be read on the event loop; see :data:`INLINE_BYTES`."""
-    size = (headers or {}).get(protocol.SIZE_HEADER, "")
-    return size.isdigit() and int(size) <= INLINE_BYTES
+    size = body_bytes(headers)
+    return size is not None and size <= INLINE_BYTES
 
 
 def parse_json(body: bytes) -> dict[str, Any]:

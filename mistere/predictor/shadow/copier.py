@@ -60,7 +60,8 @@ def shadow_copier(model: EmotionModel, settings: ServerSettings) -> ShadowCopier
     target: Target = FixedTarget(options.shadow, store, settings.model_name)
     if options.shadow == LOCAL_SHADOW:
         target = LocalTarget(store, settings.model_name, options)
-    recorder = ShadowRecorder(model.bundle.digest, tuple(model.labels), store, options.traffic_seconds)
+    labels = tuple(model.labels)
+    recorder = ShadowRecorder(model.bundle.digest, labels, store, options.traffic_seconds, options.shadow_days)
     return ShadowCopier(
         model,
         settings.model_name,

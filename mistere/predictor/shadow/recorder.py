@@ -29,6 +29,7 @@ class ShadowRecorder:
         labels: of the bundle in front.
         store: where the hours are written.
         interval: time between two writes, seconds.
+        days: how long an hour is kept in the store, days.
         clock: seconds since 1970.
     """
 
@@ -38,10 +39,11 @@ class ShadowRecorder:
         labels: tuple[str, ...],
         store: ObjectStore,
         interval: float,
+        days: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._digest, self._labels, self._store = digest, labels, store
-        self._interval, self._clock = interval, clock
+        self._interval, self._days, self._clock = interval, days, clock
         self._replica = replica_name()
         self._hours: dict[tuple[int, str], ShadowCounts] = {}
         self._unwritten: set[tuple[int, str]] = set()
@@ -79,7 +81,8 @@ class ShadowRecorder:
         for key, counts in pending.items():
             hour, digest = key
             try:
-                self._store.write(shadow_key(self._digest, digest, hour, self._replica), shadow_file(counts))
+                name = shadow_key(self._digest, digest, hour, self._replica, self._days)
+                self._store.write(name, shadow_file(counts))
             except Exception as error:  # of any library of the store; an endpoint without a comparison still answers
                 reason = str(error) or type(error).__name__
                 logger.warning("the comparison with the shadow was not written to %s (%s)", self._store.uri, reason)

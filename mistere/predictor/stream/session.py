@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from mistere.predictor import metrics
-from mistere.predictor.errors import as_request_error
+from mistere.predictor.errors import RequestError, as_request_error
 from mistere.predictor.protocol.codec import response_parameters
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.settings import Limits
@@ -210,17 +210,18 @@ class StreamSession:
     async def _answer(self, number: int) -> dict[str, Any]:
         """The message that answers a turn, which counts as a request."""
         trace = TRACING.begin("stream", lambda: self._traceparent)
-        code = _CLIENT_LEFT
+        code, identity = _CLIENT_LEFT, str(uuid.uuid4())
+        failure: RequestError | None = None
         try:
             answer = {"type": "turn", **await self._conversation.answer(number)}
             code = _ANSWERED
         except Exception as error:
-            failure = as_request_error(error, str(uuid.uuid4()), self._limits.utterance_seconds)
+            failure = as_request_error(error, identity, self._limits.utterance_seconds)
             answer = {"type": "error", "turn": number, "code": failure.code, "error": failure.message}
             code = failure.code
         finally:
             metrics.labelled(metrics.REQUESTS, "stream", str(code)).inc()
-            TRACING.end(trace, str(code), code >= 500)
+            TRACING.end(trace, str(code), code >= 500, identity, failure)
         return answer
 
 

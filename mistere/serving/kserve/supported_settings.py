@@ -93,7 +93,8 @@ def _check_predictor(config: DeploymentConfig) -> None:
         UsageError: as :func:`check_cluster_support`.
     """
     options = config.predictor
-    for name, store in (("traffic_store", options.traffic_store), ("sample_store", options.sample_store)):
+    for name in ("traffic_store", "sample_store", "request_log_store"):
+        store = getattr(options, name)
         if store not in ("", BUNDLE_STORE) and not store.startswith("s3://"):
             raise UsageError(
                 f"deployment.predictor.{name}={store} is a folder, which ends with its pod: use {BUNDLE_STORE} or s3://bucket/prefix."

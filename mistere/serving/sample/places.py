@@ -14,12 +14,10 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable
 from typing import Final
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
-from mistere.common.counting import counted
-from mistere.common.errors import ArtifactError, MistereError, UsageError
+from mistere.common.errors import ArtifactError, UsageError
 
 PREFIX: Final = "sample"
 DIALOGUES: Final = f"{PREFIX}/dialogues"
@@ -59,30 +57,31 @@ def path(folder: str, name: str) -> str:
     return f"{DIALOGUES}/{folder}/{name}"
 
 
-def hashing_key(store: ObjectStore, *, create: bool = False) -> bytes | None:
+def hashing_key(store: ObjectStore, *, create: bool = False, place: str = HASHING_KEY) -> bytes | None:
     """The key that makes folder names of dialogue ids; None if the store has none yet.
 
     Args:
         store: the object store.
         create: make one if there is none. Of several processes that do so at once, all get the same.
+        place: where it is.
 
     Raises:
         ArtifactError: it is damaged, so dialogues are not found by their ids.
     """
     try:
-        key, _ = store.read(HASHING_KEY)
+        key, _ = store.read(place)
     except MissingObjectError:
         if not create:
             return None
         key = secrets.token_bytes(_KEY_BYTES)
         try:
-            store.write(HASHING_KEY, key, expected=ABSENT)
+            store.write(place, key, expected=ABSENT)
         except ConflictError:
-            key, _ = store.read(HASHING_KEY)
+            key, _ = store.read(place)
     if len(key) != _KEY_BYTES:
         raise ArtifactError(
-            f"{store.location(HASHING_KEY)} has {len(key)} bytes instead of {_KEY_BYTES}",
-            f"restore it from a backup, or delete {store.location(PREFIX)}",
+            f"{store.location(place)} has {len(key)} bytes instead of {_KEY_BYTES}",
+            f"restore it from a backup, or delete {store.location(place.partition('/')[0])}",
         )
     return key
 
@@ -154,20 +153,3 @@ def sweep(store: ObjectStore, now: float) -> int:
         store.delete(place)
         deleted += 1
     return deleted
-
-
-def try_to_sweep(store: ObjectStore, now: float, note: Callable[[str], object]) -> None:
-    """:func:`sweep` beside other work, which a failure must not end.
-
-    Args:
-        store: the object store.
-        now: seconds since 1970.
-        note: receives a sentence on what was deleted, or on the failure.
-    """
-    try:
-        deleted = sweep(store, now)
-    except MistereError as error:
-        note(f"Kept dialogues whose time is over were not deleted: {error}")
-    else:
-        if deleted:
-            note(f"{counted(deleted, 'kept dialogue')} deleted, whose time is over.")

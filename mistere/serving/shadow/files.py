@@ -1,4 +1,7 @@
-"""The files of comparisons in the store: ``shadow/<front's digest>/<shadow's digest>/<hour>/<replica>.parquet``."""
+"""The files of comparisons in the store: ``shadow/FRONT/SHADOW/HOUR/REPLICA.until-DAY.parquet``, with the digests of both bundles.
+
+The day in the name says how long a file is kept, so that a sweep opens none.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import numpy as np
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import read_parquet
+from mistere.serving.sample.places import DAY_SECONDS, day_of
 from mistere.serving.shadow.figures import (
     MOST_DIALOGUES,
     MOST_ID,
@@ -24,10 +28,11 @@ from mistere.serving.shadow.figures import (
     DifferingDialogue,
     ShadowCounts,
 )
-from mistere.serving.traffic.files import hour_name, hour_of
+from mistere.serving.traffic.files import HOUR_SECONDS, hour_name, hour_of
 
 PREFIX: Final = "shadow"
 _KEY: Final = re.compile(r"(?P<hour>\d{4}-\d{2}-\d{2}T\d{2})/[A-Za-z0-9._-]{1,128}\.parquet")
+_EXPIRY: Final = re.compile(rf"{PREFIX}/.+\.until-(?P<day>\d{{4}}-\d{{2}}-\d{{2}})\.parquet")
 _MOST_BYTES: Final = 4 << 20
 _MOST_COUNT: Final = 1 << 48
 _ALL: Final = ""
@@ -40,9 +45,32 @@ def pair_prefix(front: str, shadow: str) -> str:
     return f"{PREFIX}/{front}/{shadow}"
 
 
-def shadow_key(front: str, shadow: str, hour: int, replica: str) -> str:
-    """The key of the file of one hour and replica."""
-    return f"{pair_prefix(front, shadow)}/{hour_name(hour)}/{replica}.parquet"
+def shadow_key(front: str, shadow: str, hour: int, replica: str, days: int) -> str:
+    """The key of the file of one hour and replica.
+
+    Args:
+        front: digest of the bundle in front.
+        shadow: digest of the shadow's bundle.
+        hour: counted since 1970.
+        replica: the process that writes it.
+        days: how long it is kept after the hour, days.
+    """
+    until = day_of((hour + 1) * HOUR_SECONDS + days * DAY_SECONDS)
+    return f"{pair_prefix(front, shadow)}/{hour_name(hour)}/{replica}.until-{until}.parquet"
+
+
+def sweep_comparisons(store: ObjectStore, now: float) -> int:
+    """Delete the files whose last day has passed; returns how many they were.
+
+    Args:
+        store: the object store.
+        now: seconds since 1970.
+    """
+    today = day_of(now)
+    expired = [key for key in store.keys(PREFIX) if (match := _EXPIRY.fullmatch(key)) and match["day"] < today]
+    for key in expired:
+        store.delete_object(key)
+    return len(expired)
 
 
 def _axes(counts: ShadowCounts) -> dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]]:

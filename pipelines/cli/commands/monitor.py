@@ -9,19 +9,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mistere.artifacts.object_store import ObjectStore, open_store
+from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import ExitCode
-from mistere.config.predictor import BUNDLE_STORE
 from mistere.config.predictor_options import VARIABLE_PREFIX
 from mistere.reports.traffic.page import render_traffic
 from mistere.runs.traffic_monitor import MonitoredTraffic, monitor_traffic
 from mistere.runs.webhook import try_to_post
-from mistere.serving.sample.places import try_to_sweep
+from mistere.serving.retention import STORE_OPTIONS, try_to_sweep
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 
 def monitor(store: ObjectStore, since: str, page: Path, *, as_json: bool = False, now: float | None = None) -> int:
-    """Delete kept dialogues whose time is over, compare, print the outcome, and write the page.
+    """Delete what was kept of the traffic and whose time is over, compare, print the outcome, and write the page.
 
     Args:
         store: the object store with the champion and its traffic.
@@ -38,8 +37,8 @@ def monitor(store: ObjectStore, since: str, page: Path, *, as_json: bool = False
     def note(sentence: str) -> None:
         errors.print(sentence, markup=False, soft_wrap=True)
 
-    for swept in (store, *_sample_store()):
-        try_to_sweep(swept, time.time() if now is None else now, note)
+    named = [os.environ.get(f"{VARIABLE_PREFIX}{option.upper()}", "") for option in STORE_OPTIONS]
+    try_to_sweep(store, time.time() if now is None else now, note, named)
     traffic = monitor_traffic(store, since, now)
     page.parent.mkdir(parents=True, exist_ok=True)
     partial = page.with_name(f".{page.name}.partial")
@@ -53,12 +52,6 @@ def monitor(store: ObjectStore, since: str, page: Path, *, as_json: bool = False
     else:
         _show(traffic, page)
     return int(ExitCode.DIFFERENT if verdict == "drifted" else ExitCode.DEPLOYED)
-
-
-def _sample_store() -> list[ObjectStore]:
-    """The store of kept dialogues, if the environment names one to the predictor."""
-    named = os.environ.get(f"{VARIABLE_PREFIX}SAMPLE_STORE", "")
-    return [] if named in ("", BUNDLE_STORE) else [open_store(named)]
 
 
 def _show(traffic: MonitoredTraffic, page: Path) -> None:

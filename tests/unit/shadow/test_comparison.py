@@ -183,8 +183,8 @@ def test_files_are_read_as_written_and_added_over_replicas(tmp_path: Path) -> No
     hostile = "\u202e<b>\x00,\n"
     counts.keep(DifferingDialogue(hostile, 3, 3, 1.0))
     for replica in ("a", "b"):
-        store.write(shadow_key("f" * 64, "e" * 64, 500_000, replica), shadow_file(counts))
-    store.write(shadow_key("f" * 64, "e" * 64, 500_000, "c"), b"no parquet")
+        store.write(shadow_key("f" * 64, "e" * 64, 500_000, replica, 90), shadow_file(counts))
+    store.write(shadow_key("f" * 64, "e" * 64, 500_000, "c", 90), b"no parquet")
     store.write(f"shadow/{'f' * 64}/{'e' * 64}/2026-02-31T00/a.parquet", shadow_file(counts))
     notes: list[str] = []
     window = (499_999, 500_001)

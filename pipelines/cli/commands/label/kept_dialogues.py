@@ -1,4 +1,4 @@
-"""``mistere traffic delete`` and ``sweep``: delete kept dialogues."""
+"""``mistere traffic delete`` and ``sweep``: delete what was kept of the traffic."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from mistere.common.counting import counted
 from mistere.common.errors import MistereError
 from mistere.labelling.removal import remove_dialogue
+from mistere.serving.retention import sweep_all
 from mistere.serving.sample import places
 from pipelines.cli.registry_location import store_location
 
@@ -47,5 +48,5 @@ def delete(output: Path, store: str | None, dialogue_id: str, exports: Sequence[
 
 def sweep(output: Path, store: str | None) -> None:
     """Delete what has been kept long enough."""
-    deleted = places.sweep(store_location(output, store), time.time())
-    print(f"deleted {counted(deleted, 'dialogue')} whose time was over")
+    for _, words in sweep_all(store_location(output, store), time.time()):
+        print(f"deleted {words} whose time was over")

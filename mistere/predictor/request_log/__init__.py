@@ -1,0 +1,1 @@
+"""The log of requests in the store, off by default; see :mod:`mistere.serving.request_log`."""

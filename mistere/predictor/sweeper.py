@@ -1,0 +1,84 @@
+"""Deletes the log of requests and the comparisons with shadows when their time is over, from a thread of its own.
+
+It runs whether or not this predictor still writes any. The writer of kept dialogues deletes those itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from mistere.artifacts.locations import split_bundle_location
+from mistere.artifacts.object_store import ObjectStore, open_store
+from mistere.common.errors import MistereError
+from mistere.config.predictor import BUNDLE_STORE
+from mistere.predictor.settings import ServerSettings
+from mistere.serving.request_log.files import HASHING_KEY, sweep_log
+from mistere.serving.shadow.files import PREFIX as SHADOW
+from mistere.serving.shadow.files import sweep_comparisons
+
+logger = logging.getLogger("kserve.predictor")
+
+_SWEEP_SECONDS: Final = 6 * 3600
+_CLOSE_SECONDS: Final = 2.0
+
+
+def start_sweeper(settings: ServerSettings) -> Sweeper | None:
+    """Start to sweep the stores that the settings name, and the bundle's if anything was ever written there; None for neither.
+
+    Raises:
+        UsageError: a store of the settings cannot be opened.
+    """
+    options = settings.options
+    stores = []
+    if options.request_log_store != BUNDLE_STORE:
+        stores.append(open_store(options.request_log_store))
+    location, _ = split_bundle_location(settings.bundle)
+    if options.request_log_share or options.shadow or _was_used(location):
+        stores.append(open_store(location))
+    return Sweeper(stores) if stores else None
+
+
+def _was_used(location: str) -> bool:
+    """Whether a log or a comparison was ever written; False if that cannot be said, as for a bundle outside of a store."""
+    try:
+        store = open_store(location)
+        return store.exists(HASHING_KEY) or next(iter(store.keys(SHADOW)), None) is not None
+    except (MistereError, OSError):
+        return False
+
+
+class Sweeper:
+    """Sweeps at the start and every six hours.
+
+    Args:
+        stores: to sweep.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, stores: Sequence[ObjectStore], clock: Callable[[], float] = time.time) -> None:
+        self._stores, self._clock = stores, clock
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; what is left is deleted by the next sweep."""
+        self._closing.set()
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            for store in self._stores:
+                try:
+                    deleted = sweep_log(store, self._clock()) + sweep_comparisons(store, self._clock())
+                    if deleted:
+                        logger.info("%d files were deleted from %s after their time", deleted, store.uri)
+                except Exception as error:  # of any library of the store; an endpoint without a sweep still answers
+                    reason = str(error) or type(error).__name__
+                    logger.warning("what is over its time was not deleted from %s (%s)", store.uri, reason)
+            if self._closing.wait(_SWEEP_SECONDS):
+                return
