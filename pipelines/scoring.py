@@ -17,7 +17,6 @@ from components.summarise_scores.component import summarise_scores
 from mistere.config.cluster import ClusterConfig
 from pipelines import pod_settings
 
-
 _REPORT: Final = {"log_report": False}
 """MLflow has the runs that made models; a scoring is not one of them."""
 

@@ -9,11 +9,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.object_store import ObjectStore, open_store
-from mistere.common.errors import MistereError
+from mistere.common.errors import MistereError, UsageError
 from mistere.config.predictor import BUNDLE_STORE
 from mistere.predictor.settings import ServerSettings
 from mistere.serving.request_log.files import HASHING_KEY, sweep_log
@@ -36,16 +37,16 @@ def start_sweeper(settings: ServerSettings) -> Sweeper | None:
     stores = []
     if options.request_log_store != BUNDLE_STORE:
         stores.append(open_store(options.request_log_store))
-    location, _ = split_bundle_location(settings.bundle)
-    if options.request_log_share or options.shadow or _was_used(location):
-        stores.append(open_store(location))
+    with suppress(UsageError):  # a copy of a bundle outside of a store
+        store = open_store(split_bundle_location(settings.bundle)[0])
+        if options.request_log_share or options.shadow or _was_used(store):
+            stores.append(store)
     return Sweeper(stores) if stores else None
 
 
-def _was_used(location: str) -> bool:
-    """Whether a log or a comparison was ever written; False if that cannot be said, as for a bundle outside of a store."""
+def _was_used(store: ObjectStore) -> bool:
+    """Whether a log or a comparison was ever written; False if the store does not say it."""
     try:
-        store = open_store(location)
         return store.exists(HASHING_KEY) or next(iter(store.keys(SHADOW)), None) is not None
     except (MistereError, OSError):
         return False

@@ -49,9 +49,7 @@ def sweep_all(store: ObjectStore, now: float) -> list[tuple[int, str]]:
     return deleted
 
 
-def try_to_sweep(
-    store: ObjectStore, now: float, note: Callable[[str], object], named: Iterable[str] = ()
-) -> None:
+def try_to_sweep(store: ObjectStore, now: float, note: Callable[[str], object], named: Iterable[str] = ()) -> None:
     """:func:`sweep_all` beside other work, which a failure must not end.
 
     The stores that the deployed predictors name for their samples and logs are swept as well: nothing else may run that knows them.

@@ -103,7 +103,9 @@ def test_the_pipeline_gives_the_scores_of_the_command(
     assert {one.status for one in rerun if one.stage not in {"plan_scoring", "report_run"}} == {"reused"}
     assert "The archive was scored." in reported(store, "scores") and "scores.html" in reported(store, "scores")
     data = json.loads(store.read(report_key("scores", "run_report.json"))[0])
-    assert data["outcome"]["verdict"] == "scored" and set(data["costs"]["stages"]) == {one.task for one in outcome.stages[:4]}
+    assert data["outcome"]["verdict"] == "scored" and set(data["costs"]["stages"]) == {
+        one.task for one in outcome.stages[:4]
+    }
     wrong = run_pipeline(tmp_path / "wrong", {**context, "run_id": "wrong"}, {**section, "by": ["qeue"]})
     assert wrong.returncode != 0
     assert "no column 'qeue'; did you mean 'queue'" in read_outcome(store, "wrong").reasons[0]

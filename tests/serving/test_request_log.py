@@ -42,7 +42,9 @@ def wait_for(store: LocalStore, identity: str) -> LoggedRequest:
     return found
 
 
-def infer(server: Server, body: Any, headers: dict[str, str] | None = None, path: str = "v2/models/mistere/infer") -> httpx.Response:
+def infer(
+    server: Server, body: Any, headers: dict[str, str] | None = None, path: str = "v2/models/mistere/infer"
+) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return httpx.post(f"{server.url}/{path}", content=content, headers=headers, timeout=60)
 
@@ -174,11 +176,22 @@ def test_nothing_that_a_client_sends_is_in_the_log(server: Server, store: LocalS
     wait_for(store, last)
     names = list(store.keys("requests"))
     contents = [store.read(name)[0] for name in names]
-    everything = b"".join(gzip.decompress(data) if name.endswith(".gz") else data for name, data in zip(names, contents, strict=True))
+    everything = b"".join(
+        gzip.decompress(data) if name.endswith(".gz") else data for name, data in zip(names, contents, strict=True)
+    )
     assert last.encode() in everything
-    for secret in (SECRET, SECRET.split("-")[-1], digest, "198.51.100", "127.0.0.1", base64.b64encode(SECRET.encode()).decode()):
+    for secret in (
+        SECRET,
+        SECRET.split("-")[-1],
+        digest,
+        "198.51.100",
+        "127.0.0.1",
+        base64.b64encode(SECRET.encode()).decode(),
+    ):
         assert secret.encode() not in everything and not any(secret in name for name in names), secret
-    hashed = mistere_in_process("traffic", "log", "--request", SECRET, "--json", "--limit", "0", "--store", str(store.root))
+    hashed = mistere_in_process(
+        "traffic", "log", "--request", SECRET, "--json", "--limit", "0", "--store", str(store.root)
+    )
     found = [json.loads(line) for line in hashed.stdout.splitlines()]
     assert len(found) >= 20 and {line["id"] for line in found} == {found[0]["id"]} and SECRET not in hashed.stdout
     named = mistere_in_process("traffic", "log", "--dialogue", SECRET, "--store", str(store.root))

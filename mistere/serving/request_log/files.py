@@ -73,9 +73,7 @@ def read_lines(content: bytes) -> list[LoggedRequest]:
         raise ParseError("a line is none of the log") from error
 
 
-def read_log(
-    store: ObjectStore, since: float, until: float, note: Callable[[str], object]
-) -> Iterator[LoggedRequest]:
+def read_log(store: ObjectStore, since: float, until: float, note: Callable[[str], object]) -> Iterator[LoggedRequest]:
     """The requests of a window, hour by hour, those of an hour in no order.
 
     Args:

@@ -52,9 +52,7 @@ def predict(
         raise UsageError("--consent needs --dialogue-id, by which the dialogue can be deleted.")
     content = read_dialogue(local_example(dialogue) if dialogue.startswith("s3://") else Path(dialogue))
     detail: Detail = "explain" if explain else False
-    answer = DialogueClient(url, model_name=model).predict_rest(
-        content, detail, transcribe, dialogue_id, consent
-    )
+    answer = DialogueClient(url, model_name=model).predict_rest(content, detail, transcribe, dialogue_id, consent)
     turns = [DialogueTurn()] * len(content) if isinstance(content, VectorDialogue) else content
     if as_json:
         print(json.dumps(answer_document(turns, answer), indent=2, ensure_ascii=False))

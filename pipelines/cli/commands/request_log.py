@@ -48,9 +48,7 @@ class Choice:
         identity = None if self.request is None else logged_id(key, self.request)
         dialogue = None if self.dialogue is None else logged_hash(key, self.dialogue)
         return lambda line: (
-            (line.failed or not self.errors)
-            and identity in (None, line.id)
-            and dialogue in (None, line.dialogue)
+            (line.failed or not self.errors) and identity in (None, line.id) and dialogue in (None, line.dialogue)
         )
 
 

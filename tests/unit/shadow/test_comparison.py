@@ -189,7 +189,7 @@ def test_files_are_read_as_written_and_added_over_replicas(tmp_path: Path) -> No
     notes: list[str] = []
     window = (499_999, 500_001)
     read = read_comparisons(store, ("f" * 64, "e" * 64), (LABELS, LABELS), window, notes.append)
-    assert list(read) == [500_000] and len(notes) == 1 and "c.parquet is left out" in notes[0]
+    assert list(read) == [500_000] and len(notes) == 1 and ".parquet is left out" in notes[0]
     assert (read[500_000].sums == 2 * counts.sums).all() and read[500_000].outcomes["slow"] == 6
     assert read[500_000].dialogues[0].identity == hostile
     later = read_comparisons(store, ("f" * 64, "e" * 64), (LABELS, LABELS), (500_001, 500_002), notes.append)

@@ -216,7 +216,7 @@ def test_a_sweep_deletes_what_is_over_and_nothing_else(store: ObjectStore) -> No
     assert [words for _, words in sweep_all(store, NOW)] == deleted
     kept = shadow_key("f" * 64, "e" * 64, hour - 48, "host-2", 2)
     assert sorted(store.keys("shadow")) == ["shadow/f/e/2020-01-01T00/host.parquet", kept]
-    assert [key for key in store.keys("requests")] == ["requests/until-2020-01-01", log_key(hour - 48, 2, "host", 2)]
+    assert list(store.keys("requests")) == ["requests/until-2020-01-01", log_key(hour - 48, 2, "host", 2)]
     assert sweep_log(store, NOW) == 0
 
 
@@ -266,13 +266,15 @@ def test_damaged_files_are_left_out_with_a_sentence(tmp_path: Path) -> None:
         store.write(log_key(hour, 30, "host", part), content)
     store.write(log_key(hour, 30, "host", 9).replace("2027-01-15T08", "2027-02-31T08"), whole)
     assert list(read_log(store, NOW, NOW, notes.append)) == [] and len(notes) == 5
-    for note, reason in zip(notes, ("end is missing", "gzip", "none of the log", "end is missing", "more than"), strict=True):
+    for note, reason in zip(
+        notes, ("end is missing", "gzip", "none of the log", "end is missing", "more than"), strict=True
+    ):
         assert reason in note and note.startswith(str(tmp_path))
 
 
 def test_the_command_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = LocalStore(tmp_path)
-    with pytest.raises(UsageError, match="no request was ever logged .*--request-log-share"):
+    with pytest.raises(UsageError, match=r"no request was ever logged .*--request-log-share"):
         show_log(store, Choice("24h"), now=NOW)
     key = hashing_key(store, create=True, place=HASHING_KEY)
     assert key is not None
@@ -323,7 +325,11 @@ def test_the_stores_that_deployed_predictors_name_are_swept_too(tmp_path: Path) 
     """No predictor may run any more, and monitoring knows its own store alone."""
     store, other, notes = LocalStore(tmp_path / "store"), LocalStore(tmp_path / "log"), list[str]()
     options = {"request_log_store": other.uri, "sample_store": "bundle", "traffic_store": "s3://other/traffic"}
-    for service, settings in (("mistere", {"predictor": options}), ("local", {}), ("odd", {"predictor": {"sample_store": "ftp://x"}})):
+    for service, settings in (
+        ("mistere", {"predictor": options}),
+        ("local", {}),
+        ("odd", {"predictor": {"sample_store": "ftp://x"}}),
+    ):
         deployment = Deployment(
             service=service, bundle_location="b", bundle_digest="b" * 64, model_version="1", settings=settings
         )

@@ -29,8 +29,8 @@ from mistere.predictor.sample import writer as sample_writer
 from mistere.predictor.sample.sampler import Sampler, is_sampled
 from mistere.predictor.sample.writer import Answered, SampleWriter
 from mistere.predictor.settings import ServerSettings
-from mistere.serving.sample.dialogue import KeptTurn
 from mistere.serving.retention import try_to_sweep
+from mistere.serving.sample.dialogue import KeptTurn
 from mistere.serving.sample.places import (
     DAY_SECONDS,
     HASHING_KEY,
@@ -184,7 +184,9 @@ def test_a_sweep_beside_other_work_says_what_it_did(tmp_path: Any) -> None:
     try_to_sweep(store, NOW, notes.append)
     assert notes == ["1 kept dialogue deleted, whose time is over."]
     try_to_sweep(S3Store("s3://b/x", endpoint="http://127.0.0.1:1", attempts=1), NOW, notes.append)
-    assert len(notes) == 2 and notes[1].startswith("What was kept of the traffic and whose time is over was not deleted: ")
+    assert len(notes) == 3 and notes[2].startswith(
+        "What was kept of the traffic and whose time is over was not deleted: "
+    )
 
 
 def test_the_writer_sweeps_and_begins_an_old_dialogue_anew(tmp_path: Any) -> None:
