@@ -58,7 +58,7 @@ def run(config: MonitoringConfig, step: Step) -> Result:
     from mistere.reports.traffic.page import render_traffic
     from mistere.runs.traffic_monitor import monitor_traffic
     from mistere.runs.webhook import try_to_post
-    from mistere.serving.retention import try_to_sweep
+    from mistere.serving.traffic.retention import try_to_sweep
 
     try_to_sweep(step.store, time.time(), step.progress.note)
     traffic = monitor_traffic(step.store, config.since)

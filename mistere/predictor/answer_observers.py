@@ -16,8 +16,8 @@ from mistere.predictor.sample.sampler import Sampler
 from mistere.predictor.sample.writer import SampleWriter
 from mistere.predictor.settings import ServerSettings
 from mistere.predictor.shadow.copier import ShadowCopier, shadow_copier
-from mistere.predictor.sweeper import Sweeper, start_sweeper
 from mistere.predictor.traffic.observation import TrafficObserver, traffic_observer
+from mistere.predictor.traffic.sweeper import Sweeper, start_sweeper
 from mistere.serving.sample.places import HASHING_KEY
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from mistere.config.predictor_options import VARIABLE_PREFIX
 from mistere.reports.traffic.page import render_traffic
 from mistere.runs.traffic_monitor import MonitoredTraffic, monitor_traffic
 from mistere.runs.webhook import try_to_post
-from mistere.serving.retention import STORE_OPTIONS, try_to_sweep
+from mistere.serving.traffic.retention import STORE_OPTIONS, try_to_sweep
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 

@@ -26,14 +26,14 @@ from mistere.predictor.errors import RequestError, internal, invalid, printable,
 from mistere.predictor.request_log.log import RequestLog, start_request_log
 from mistere.predictor.request_log.writer import Entry, RequestLogWriter
 from mistere.predictor.settings import ServerSettings
-from mistere.predictor.sweeper import Sweeper, start_sweeper
 from mistere.predictor.tracing.request_trace import TRACING, RequestTrace, TimedPhase
+from mistere.predictor.traffic.sweeper import Sweeper, start_sweeper
 from mistere.serving.deployment import Deployment, deployment_key
 from mistere.serving.request_log.files import HASHING_KEY, log_key, read_log, sweep_log
 from mistere.serving.request_log.line import LoggedRequest, logged_hash, logged_id
-from mistere.serving.retention import sweep_all, try_to_sweep
 from mistere.serving.sample.places import DAY_SECONDS, hashing_key
 from mistere.serving.shadow.files import shadow_key
+from mistere.serving.traffic.retention import sweep_all, try_to_sweep
 from pipelines.cli.commands.request_log import Choice, show_log
 from tests.unit.labelling.kept import LABELS, NOW, keep, kept_turn
 

@@ -29,7 +29,6 @@ from mistere.predictor.sample import writer as sample_writer
 from mistere.predictor.sample.sampler import Sampler, is_sampled
 from mistere.predictor.sample.writer import Answered, SampleWriter
 from mistere.predictor.settings import ServerSettings
-from mistere.serving.retention import try_to_sweep
 from mistere.serving.sample.dialogue import KeptTurn
 from mistere.serving.sample.places import (
     DAY_SECONDS,
@@ -42,6 +41,7 @@ from mistere.serving.sample.places import (
     sweep,
 )
 from mistere.serving.sample.reading import read_dialogues, read_recording, read_vectors
+from mistere.serving.traffic.retention import try_to_sweep
 from tests.unit.labelling.kept import EXPERTS, LABELS, NOW, keep, kept_turn
 
 HOSTILE_IDS = ("../../etc/passwd", "a/b\\c", "x" * 256, "\0\n", "..", "é\U0001f600", "\ud800")

@@ -9,8 +9,8 @@ from pathlib import Path
 from mistere.common.counting import counted
 from mistere.common.errors import MistereError
 from mistere.labelling.removal import remove_dialogue
-from mistere.serving.retention import sweep_all
 from mistere.serving.sample import places
+from mistere.serving.traffic.retention import sweep_all
 from pipelines.cli.registry_location import store_location
 
 
