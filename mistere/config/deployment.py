@@ -11,6 +11,7 @@ from mistere.common.errors import UsageError
 from mistere.common.public_keys import parse_public_keys, pem
 from mistere.common.secrets.redaction import is_secret_name
 from mistere.config.base import AUTO, OBJECT_NAME, AutomaticQuantity, Quantity, Section, Toleration
+from mistere.config.canary import CanaryConfig, GatewayConfig
 from mistere.config.pod_environment import Environment, EnvironmentReference, check_authorities
 from mistere.config.predictor import PredictorConfig
 from mistere.config.predictor_options import check_variables
@@ -55,6 +56,9 @@ class DeploymentConfig(Section):
         tolerations: tolerations of the pods.
         canary_percent: percentage of the requests that the new model gets first (Knative only); 0 disables the canary.
         canary_seconds: duration of the canary, seconds; the pods must not restart during it.
+        gateway: the Gateway that passes requests on (``standard`` only). With its name, a release gives the new model shares of the
+            requests first.
+        canary: these shares, and the live checks between them; only with a Gateway.
         storage_secret: secret whose keys become the pod's environment, like ``cluster.storage_secret`` for the steps; empty if
             the service account's identity can read the store.
         image_pull_secret: secret for the image's registry; empty for none.
@@ -96,6 +100,8 @@ class DeploymentConfig(Section):
     tolerations: list[Toleration] = Field(default_factory=list)
     canary_percent: int = Field(default=0, ge=0, lt=100)
     canary_seconds: float = Field(default=300.0, ge=0)
+    gateway: GatewayConfig = GatewayConfig()
+    canary: CanaryConfig = CanaryConfig()
     storage_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
     image_pull_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
     cache: AutomaticQuantity = AUTO

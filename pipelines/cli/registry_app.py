@@ -74,6 +74,15 @@ def register(
 def promote(
     version: ModelReference,
     reason: Reason = "",
+    canary: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=99,
+            metavar="PERCENT",
+            help="Give the version this share of the requests and stop there; needs a Gateway (deployment.gateway).",
+        ),
+    ] = None,
     model: ModelName = "mistere",
     output: Output = Path("output"),
     store: StoreLocation = None,
@@ -83,7 +92,7 @@ def promote(
     from pipelines.cli.commands.registry.promote import promote as command
     from pipelines.cli.registry_location import registry_location
 
-    command(registry_location(output, store, tracking), version, model, reason)
+    command(registry_location(output, store, tracking), version, model, reason, canary)
 
 
 Decision = Annotated[
@@ -138,7 +147,7 @@ def reject(
 def rollback(
     reason: Reason = "", output: Output = Path("output"), store: StoreLocation = None, tracking: Tracking = None
 ) -> None:
-    """Restore the previous champion and deploy it."""
+    """Take a canary back; without one, restore the previous champion and deploy it."""
     from pipelines.cli.commands.registry.promote import rollback as command
     from pipelines.cli.registry_location import registry_location
 

@@ -25,6 +25,7 @@ COMPONENTS = (
     "dns-node-local",
     "dns-openshift",
     "external-secrets",
+    "gateway",
     "gpu",
     "hub",
     "knative",

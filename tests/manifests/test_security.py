@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mistere.config.deployment import DeploymentConfig
+from mistere.serving.kserve.canary.route import GROUP, ROUTES, route_name
 from mistere.serving.kserve.inference_service import candidate_name, shadow_name
 from tests.manifests.conftest import COMPONENTS, OVERLAYS, Builds, of_kind
 from tests.manifests.pod_security import broken_rules
@@ -44,6 +45,11 @@ PROMOTER = {("", "pods/proxy"): {"get", "create"}}
 SHADOW = {
     ("serving.kserve.io", "inferenceservices", shadow_name(DeploymentConfig().service)): {"get", "patch", "delete"}
 }
+GATEWAY = {
+    (GROUP, ROUTES): {"create", "list", "watch"},
+    (GROUP, ROUTES, route_name(DeploymentConfig().service)): {"get", "patch", "delete"},
+}
+"""What the component ``gateway`` adds to the role of the deployer."""
 ROLES = {
     "mistere-shadow": SHADOW,
     "mistere-pipeline": PIPELINE,
@@ -68,7 +74,8 @@ def verbs_by_resource(role: dict[str, Any]) -> dict[tuple[str, ...], set[str]]:
 def test_roles_grant_the_required_rules_only(builds: Builds) -> None:
     for build, objects in builds.items():
         for name, role in of_kind(objects, "Role").items():
-            assert verbs_by_resource(role) == ROLES[name], (build, name)
+            added = GATEWAY if (build, name) == ("with gateway", "mistere-deployer") else {}
+            assert verbs_by_resource(role) == ROLES[name] | added, (build, name)
         assert set(of_kind(objects, "Role")) == set(ROLES) - (set() if build == "with shadow" else {"mistere-shadow"})
 
 

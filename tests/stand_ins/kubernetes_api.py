@@ -29,6 +29,7 @@ KINDS = {
     "events": ("/api/v1", "Event", ""),
     "workflows": ("/apis/argoproj.io/v1alpha1", "Workflow", "argoproj.io"),
     "trainjobs": ("/apis/trainer.kubeflow.org/v1alpha1", "TrainJob", "trainer.kubeflow.org"),
+    "httproutes": ("/apis/gateway.networking.k8s.io/v1", "HTTPRoute", "gateway.networking.k8s.io"),
 }
 WEBHOOKS = {
     "inferenceservices": "inferenceservice.kserve-webhook-server.validator",

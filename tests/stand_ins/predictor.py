@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -12,12 +12,19 @@ from mistere.serving import protocol
 
 
 class LightPredictor:
-    """Listens on the pod's address, as the real predictor does."""
+    """Listens on the pod's address, as the real predictor does, and says ``metrics`` of its bundle's digest at ``/metrics``."""
 
-    def __init__(self, container: Mapping[str, Any], address: str, answers: Mapping[str, list[list[float]]]) -> None:
+    def __init__(
+        self,
+        container: Mapping[str, Any],
+        address: str,
+        answers: Mapping[str, list[list[float]]],
+        metrics: Callable[[str], str] = lambda _: "",
+    ) -> None:
         arguments = container["args"]
         digest, model = arguments[0].rpartition("/")[2], arguments[arguments.index("--model-name") + 1]
-        self._server = ThreadingHTTPServer((address, protocol.HTTP_PORT), _handler(digest, model, answers[digest]))
+        handler = _handler(digest, model, answers[digest], metrics)
+        self._server = ThreadingHTTPServer((address, protocol.HTTP_PORT), handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -26,7 +33,12 @@ class LightPredictor:
         self._server.server_close()
 
 
-def _handler(digest: str, model: str, probabilities: list[list[float]]) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    digest: str,
+    model: str,
+    probabilities: list[list[float]],
+    metrics: Callable[[str], str],
+) -> type[BaseHTTPRequestHandler]:
     count, labels = len(probabilities), [f"label {i}" for i in range(len(probabilities[0]))]
 
     def tensor(name: str, datatype: str, data: list[Any], *shape: int) -> dict[str, Any]:
@@ -54,6 +66,9 @@ def _handler(digest: str, model: str, probabilities: list[list[float]]) -> type[
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._write(200, metrics(digest).encode())
+                return
             self._send(200 if self.path == protocol.READY_PATH else 404, {"ready": True})
 
         def do_POST(self) -> None:
@@ -62,7 +77,9 @@ def _handler(digest: str, model: str, probabilities: list[list[float]]) -> type[
             self._send(200 if is_served else 404, answer if is_served else {"error": "unknown model"})
 
         def _send(self, code: int, content: Any) -> None:
-            data = json.dumps(content).encode()
+            self._write(code, json.dumps(content).encode())
+
+        def _write(self, code: int, data: bytes) -> None:
             self.send_response(code)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

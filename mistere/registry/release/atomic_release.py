@@ -31,8 +31,9 @@ from mistere.registry.release.journal import HeldJournal, LeaseLostError
 from mistere.registry.release.promotion_log import PromotionEvent, add, complete, now, outcome_of
 from mistere.registry.release.recovery import PATIENCE_SECONDS, Mirror, acquire
 from mistere.serving.deployment import Deployment, RollbackError, deployment_key
+from mistere.serving.kserve.lease import RenewLease
 
-RollOut = Callable[[Callable[[], None]], Callable[[], None]]
+RollOut = Callable[[RenewLease], Callable[[], None]]
 """Makes a cluster serve the bundle, and calls its argument, which renews the lease, while it waits; returns the rollback."""
 
 
@@ -80,7 +81,7 @@ def release(
     try:
         held = acquire(store, mirror, champion, deployment, event)
     except ConflictError as error:
-        add(store, event.model_copy(update={"outcome": "lost", "reason": _why(error)}))
+        add(store, event.model_copy(update={"outcome": "lost", "reason": why(error)}))
         raise
     releasing = _Releasing(held, mirror, event, champion, seen)
     try:
@@ -143,7 +144,7 @@ class _Releasing:
         try:
             complete(self.store, self.event, "done")
             with suppress(LeaseLostError):  # the process that took over finds everything moved as well
-                self.held.update(state="done")
+                self.held.update(state="done", share=0)
         except MistereError as error:
             raise MistereError(
                 f"version {self.champion.model_version} is the champion and deployed, but its release could not be recorded as "
@@ -182,11 +183,11 @@ class _Releasing:
         if self.undo_roll_out is not None:
             self.undo_roll_out()
         restore_pointer(self.held)
-        complete(self.store, self.event, "lost" if isinstance(error, ConflictError) else "undone", _why(error))
+        complete(self.store, self.event, "lost" if isinstance(error, ConflictError) else "undone", why(error))
         incomplete = isinstance(
             error, RollbackError
         )  # the journal stays open, so that recover() completes the rollback
-        self.held.update(**{"since": 0.0} if incomplete else {"state": "done"})
+        self.held.update(**{"since": 0.0} if incomplete else {"state": "done", "share": 0})
 
     def _move_back(self, pointer: ChampionPointer) -> None:
         """Undo the champion's move, unless another process moves it meanwhile."""
@@ -227,7 +228,7 @@ class _Releasing:
         return False
 
 
-def _why(error: BaseException) -> str:
+def why(error: BaseException) -> str:
     """Why a release was not completed, as a sentence for the log."""
     if isinstance(error, MistereError):
         sentence = str(error)

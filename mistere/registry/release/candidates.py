@@ -132,7 +132,7 @@ def standings(store: ObjectStore, bundle_digests: Sequence[str]) -> Mapping[str,
 
 
 def _standing(digest: str, candidate: Candidate | None, events: Sequence[PromotionEvent]) -> Standing:
-    decisions = [event for event in events if event.after == digest and event.outcome == "done"]
+    decisions = [event for event in events if event.after == digest and event.outcome == "done" and event.decides]
     if decisions:
         last, approved = decisions[-1], any(event.action == "approve" for event in decisions)
         return Standing("rejected" if last.action == "reject" else "released", last, candidate, approved)
@@ -194,7 +194,7 @@ def require_no_rejection(store: ObjectStore, bundle_digest: str, version: str, k
     """
     seen = {event.key for event in known}
     for event in read_log(store).events:
-        if event.after != bundle_digest or event.key in seen:
+        if event.after != bundle_digest or event.key in seen or not event.decides:
             continue
         if event.action == "reject" and event.outcome == "pending":
             event = complete(store, event, "lost", _RELEASED_MEANWHILE)

@@ -33,7 +33,8 @@ class Journal(SealedRecord):
     """The release in progress, or the last one.
 
     Attributes:
-        state: ``pending``: the roll-out is in progress; ``deployed``: the bundle is deployed and tested; ``done``: finished.
+        state: ``pending``: the roll-out is in progress; ``deployed``: the bundle is deployed and tested; ``done``: finished; ``canary``: a
+            person has given the bundle a share of the requests, and decides later.
         host: of the process that holds the journal.
         process: its process id.
         since: when it acquired the journal or renewed the lease, in seconds since 1970.
@@ -41,10 +42,11 @@ class Journal(SealedRecord):
         deployment: the new deployment pointer.
         champion: the new champion.
         event: the release's event in the promotion log; None in journals of earlier versions.
+        share: percentage of the live requests that the candidate may have, written before the route gives it; 0 without a canary.
         holder: random text that tells this acquisition from every other one; empty in journals of earlier versions.
     """
 
-    state: Literal["pending", "deployed", "done"]
+    state: Literal["pending", "deployed", "done", "canary"]
     host: str
     process: int
     since: float
@@ -52,7 +54,13 @@ class Journal(SealedRecord):
     deployment: Deployment
     champion: Champion
     event: PromotionEvent | None = None
+    share: int = 0
     holder: str = ""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a process has to finish the release, or roll it back."""
+        return self.state in {"pending", "deployed"}
 
     @property
     def alive(self) -> bool:
@@ -96,9 +104,11 @@ class HeldJournal:
                 "see `mistere models --log`, and run again."
             ) from error
 
-    def renew_lease(self) -> None:
-        """Renew the lease if it is older than half a minute."""
-        if abs(time.time() - self.journal.since) > RENEW_SECONDS:
+    def renew_lease(self, share: int | None = None) -> None:
+        """Renew the lease if it is older than half a minute, or record the candidate's share before it gets it."""
+        if share is not None and share != self.journal.share:
+            self.update(share=share)
+        elif abs(time.time() - self.journal.since) > RENEW_SECONDS:
             self.update()
 
 

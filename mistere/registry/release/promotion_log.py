@@ -31,7 +31,8 @@ class PromotionEvent(SealedRecord):
     Attributes:
         at: seconds since 1970; also the time that the champion is stamped with.
         action: ``deploy`` by a run; ``promote``, ``approve``, ``rollback`` or ``reject`` by a user; ``recover`` only in logs of earlier
-            versions. All but ``reject`` move the champion.
+            versions. ``canary``: a user gave a version a share of the requests, or took it back (``undone``). All but ``reject`` and
+            ``canary`` move the champion.
         outcome: ``pending`` while the release is in progress or after its process was killed; ``done``; ``lost`` if another
             process moved the champion first; ``undone`` if a part failed and everything was rolled back.
         before: digest of the previous champion's bundle, or ``none``.
@@ -42,13 +43,18 @@ class PromotionEvent(SealedRecord):
     """
 
     at: float
-    action: Literal["deploy", "promote", "approve", "rollback", "reject", "recover"]
+    action: Literal["deploy", "promote", "approve", "rollback", "reject", "canary", "recover"]
     outcome: Outcome
     before: str
     after: str
     version: str
     reason: str
     by: str
+
+    @property
+    def decides(self) -> bool:
+        """Whether the event, once it is done, says that the version is released or rejected."""
+        return self.action != "canary"
 
     @property
     def key(self) -> str:

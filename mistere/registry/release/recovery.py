@@ -67,14 +67,14 @@ def _other_release(store: ObjectStore, pointer: ChampionPointer, service: str) -
     for name in services(store):
         with suppress(ArtifactError):  # a damaged journal stops the releases of its own service only
             record = read_journal(store, name) if name != service else None
-            if record is not None and record[0].state != "done" and record[0].moved(pointer):
+            if record is not None and record[0].unfinished and record[0].moved(pointer):
                 return [name]
     return []
 
 
 def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
     record = read_journal(store, service)
-    if record is None or record[0].state == "done":
+    if record is None or not record[0].unfinished:
         return ""
     journal, version = record
     if journal.alive:
@@ -116,7 +116,7 @@ def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
         f"{event.reason} The process was interrupted, and the next one completed the release." if finished else summary
     )
     complete(store, event, "done" if finished else "undone", reason.strip())
-    held.update(state="done")
+    held.update(state="done", share=0)
     return summary
 
 
@@ -128,7 +128,7 @@ def open_release(store: ObjectStore, run_id: str) -> str:
     """
     for service in services(store):
         record = read_journal(store, service)
-        if record is not None and record[0].state != "done" and record[0].champion.run_id == run_id:
+        if record is not None and record[0].unfinished and record[0].champion.run_id == run_id:
             return service
     return ""
 
@@ -146,7 +146,12 @@ def is_released(store: ObjectStore, deployment: Deployment) -> bool:
 def acquire(
     store: ObjectStore, mirror: Mirror, champion: Champion, deployment: Deployment, event: PromotionEvent
 ) -> HeldJournal:
-    """Acquire the service's journal; wait briefly for a release in progress."""
+    """Acquire the service's journal; wait briefly for a release in progress.
+
+    Raises:
+        ConflictError: a release stays in progress.
+        MistereError: another version is a canary by hand.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -154,6 +159,8 @@ def acquire(
             last = read_journal(store, deployment.service)
             if last is None:
                 _complete_abandoned(store)
+            else:
+                _require_no_other_canary(last[0], deployment)
             before = find_deployment(store, deployment.service)
             journal = Journal(
                 state="pending",
@@ -161,6 +168,7 @@ def acquire(
                 deployment=deployment,
                 champion=champion,
                 event=event,
+                share=last[0].share if last else 0,
                 **this_process(),
             )
             held = HeldJournal(store, journal, write_journal(store, journal, last[1] if last else ABSENT))
@@ -171,6 +179,15 @@ def acquire(
         else:
             sweep(store)
             return held
+
+
+def _require_no_other_canary(journal: Journal, deployment: Deployment) -> None:
+    version = journal.deployment.model_version
+    if journal.state == "canary" and journal.deployment.bundle_digest != deployment.bundle_digest:
+        raise MistereError(
+            f"version {version} gets {journal.share} % of the requests of {deployment.service} as a canary: `mistere promote "
+            f"{journal.champion.model_name}/{version}` releases it, `mistere rollback` takes it back; then run again."
+        )
 
 
 def _complete_abandoned(store: ObjectStore) -> None:

@@ -12,7 +12,8 @@ from mistere.kubernetes.api import connect
 from mistere.kubernetes.image_signatures import verify_image
 from mistere.serving.deployment import Deployment
 from mistere.serving.kserve.bundle_needs import BundleNeeds, amounts_for
-from mistere.serving.kserve.rollout import ClusterDeployment, RenewLease
+from mistere.serving.kserve.lease import RenewLease
+from mistere.serving.kserve.rollout import ClusterDeployment
 
 
 @dataclass

@@ -106,9 +106,18 @@ def inference_service(
     }
 
 
-def candidate_of(service: dict[str, Any]) -> dict[str, Any]:
-    """Render the candidate: one pod of the same specification as a separate, cluster-local service, for testing without traffic."""
-    return _beside(service, candidate_name(service["metadata"]["name"]))
+def candidate_of(service: dict[str, Any], *, scaled: bool = False) -> dict[str, Any]:
+    """Render the candidate: one pod of the same specification as a separate, cluster-local service, for testing without traffic.
+
+    Args:
+        service: the manifest of the service.
+        scaled: with as many pods as the service instead of one, for a share of its traffic.
+    """
+    candidate = _beside(service, candidate_name(service["metadata"]["name"]))
+    if scaled:
+        predictor = service["spec"]["predictor"]
+        candidate["spec"]["predictor"] |= {key: predictor[key] for key in _SCALING_FIELDS if key in predictor}
+    return candidate
 
 
 def _beside(service: dict[str, Any], name: str) -> dict[str, Any]:

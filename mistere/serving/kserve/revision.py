@@ -6,6 +6,8 @@ pods, which are selected by the service's name and the revision's label.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,13 +18,19 @@ from mistere.kubernetes.api import KubernetesApi
 from mistere.serving import protocol
 from mistere.serving.client import DialogueClient
 from mistere.serving.kserve.inference_service import REVISION_LABEL
+from mistere.serving.kserve.lease import RenewLease
 
+WATCH_SECONDS: Final = 5.0
+"""Longest time between two looks at the cluster while waiting."""
+_PASSING_REFUSAL: Final = "the object has been modified"
+"""In the refusal of a pod while another pod was counted in the same quota; the ReplicaSet tries again."""
 _SERVICE_LABEL: Final = "serving.kserve.io/inferenceservice"
 _CONTAINER: Final = "kserve-container"
 _FATAL_REASONS: Final = {"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"}
 _RESTARTS: Final = 2
 _OUT_OF_MEMORY: Final = "OOMKilled"
 _ANSWER_SECONDS: Final = 60.0
+_METRICS_PATH, _METRICS_SECONDS = "/metrics", 10.0
 _EVENTS, _LINES, _MAX_LENGTH = 3, 3, 160
 
 
@@ -58,12 +66,35 @@ class Revision:
     def client(self, pod: dict[str, Any], model: str, *, grpc: bool) -> DialogueClient:
         """A client of one pod: at the pod's address inside the cluster, by REST through the API server elsewhere."""
         if self.api.inside:
-            address = pod["status"]["podIP"]
-            host = f"[{address}]" if ":" in address else address
+            host = _host(pod)
             target = f"{host}:{protocol.GRPC_PORT}" if grpc else None
             return DialogueClient(f"http://{host}:{protocol.HTTP_PORT}", target, model, _ANSWER_SECONDS)
-        url, headers, verify = self.api.proxy(f"{self.pods_path}/{pod['metadata']['name']}:{protocol.HTTP_PORT}")
+        url, headers, verify = self.api.proxy(self._port(pod))
         return DialogueClient(url, None, model, _ANSWER_SECONDS, headers, verify)
+
+    def metrics(self, pod: dict[str, Any]) -> str:
+        """The Prometheus metrics of one pod, reached as by :meth:`client`.
+
+        Raises:
+            MistereError: it does not answer, or these credentials may not use the API server's proxy.
+        """
+        if not self.api.inside:
+            return self.api.text(f"{self._port(pod)}/proxy{_METRICS_PATH}")
+        import httpx
+
+        url = f"http://{_host(pod)}:{protocol.HTTP_PORT}{_METRICS_PATH}"
+        try:
+            response = httpx.get(url, timeout=_METRICS_SECONDS, trust_env=False)
+            response.raise_for_status()
+        except httpx.HTTPError as error:
+            raise MistereError(
+                f"the metrics of pod {pod['metadata']['name']} cannot be read ({type(error).__name__})."
+            ) from error
+        return response.text
+
+    def _port(self, pod: dict[str, Any]) -> str:
+        """The API path of a pod's REST port."""
+        return f"{self.pods_path}/{pod['metadata']['name']}:{protocol.HTTP_PORT}"
 
     def explain(self, pods: list[dict[str, Any]]) -> str:
         """Explain why the pods are not ready: state, last events and last lines of the log, as part of a sentence."""
@@ -96,6 +127,57 @@ class Revision:
             for event in owned
         }
 
+    def refusal(self, known: dict[str, str], workload: str = "") -> str:
+        """Why the cluster creates no pods of a revision (a quota, a policy); empty if it does, or has not tried.
+
+        Args:
+            known: events of earlier attempts, as :meth:`rejected_pods` returned them.
+            workload: the API path of the Deployment that creates them; empty for none.
+        """
+        messages: list[str] = []
+        if workload:
+            deployment = self.api.get(workload) or {}
+            messages += [
+                str(condition.get("message", ""))
+                for condition in deployment.get("status", {}).get("conditions") or []
+                if condition["type"] == "ReplicaFailure" and condition["status"] == "True"
+            ]
+        if not messages:
+            events = self.rejected_pods()
+            messages += [message for event, message in events.items() if event not in known]
+        messages = [message for message in messages if _PASSING_REFUSAL not in message]
+        return f"the cluster rejects its pods ({' '.join(messages[-1].split())[:300]})" if messages else ""
+
+    def watch(
+        self,
+        seconds: float,
+        renew_lease: RenewLease,
+        look: Callable[[], object] = lambda: None,
+        restarted: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Watch the pods for a while.
+
+        Args:
+            seconds: how long.
+            renew_lease: called at every look.
+            look: called at every look, at least every few seconds; an exception ends the watch.
+            restarted: how often its pods had restarted; None to count from now.
+
+        Returns:
+            The pods, as soon as one restarts or fails; empty if none does.
+        """
+        pods, version = self.pods()
+        before = restarts(pods) if restarted is None else restarted
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            renew_lease()
+            self.wait(version, min(WATCH_SECONDS, left))
+            pods, version = self.pods()
+            if restarts(pods) > before or any(has_failed(pod) for pod in pods):
+                return pods
+            look()
+        return []
+
     @property
     def _events_path(self) -> str:
         return f"/api/v1/namespaces/{self.namespace}/events"
@@ -123,6 +205,12 @@ class Revision:
                 if log.strip():
                     return [_short(line) for line in log.strip().splitlines()[-_LINES:]]
         return []
+
+
+def _host(pod: dict[str, Any]) -> str:
+    """A pod's address as a host of a URL."""
+    address = str(pod["status"]["podIP"])
+    return f"[{address}]" if ":" in address else address
 
 
 def is_ready(pod: dict[str, Any]) -> bool:

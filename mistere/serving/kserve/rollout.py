@@ -1,7 +1,8 @@
 """Roll a bundle out on a cluster: test it as a candidate, update the service, test it again, and undo the update on a failure.
 
 If the service already has a model, the new one first runs as a candidate: a separate InferenceService with one pod, which must
-answer the example dialogue. A candidate is necessary because no mode of KServe keeps traffic from a new revision that is ready
+answer the example dialogue. With a Gateway, it has as many pods as the service, and gets shares of the live requests next
+(:mod:`mistere.serving.kserve.canary.steps`). A candidate is necessary because no mode of KServe keeps traffic from a new revision that is ready
 but untested: Standard mode cannot hold traffic back, and a Knative share of 0 % sends it to the revision before the last while
 the new one loads. Then the service itself is updated, and a pod of its new revision must answer the example dialogue.
 """
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import ConflictError
 from mistere.common.errors import MistereError
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import FIELD_MANAGER, KubernetesApi, KubernetesError
@@ -24,7 +26,10 @@ from mistere.kubernetes.managed_fields import applied_by
 from mistere.serving.client import EndpointError
 from mistere.serving.deployment import Deployment, RollbackError
 from mistere.serving.example_check import ExampleCheck
+from mistere.serving.kserve.canary.route import Route
+from mistere.serving.kserve.canary.steps import Canary
 from mistere.serving.kserve.inference_service import candidate_name, candidate_of, inference_service, revision_of
+from mistere.serving.kserve.lease import RenewLease, no_lease
 from mistere.serving.kserve.live_service import (
     address,
     is_rolled_out,
@@ -35,18 +40,14 @@ from mistere.serving.kserve.live_service import (
     share_of,
     workload_path,
 )
-from mistere.serving.kserve.revision import Revision, has_failed, is_ready, restarts
+from mistere.serving.kserve.revision import WATCH_SECONDS as _WATCH_SECONDS
+from mistere.serving.kserve.revision import Revision, has_failed, is_ready
 from mistere.serving.kserve.supported_settings import check_support
 
-_WATCH_SECONDS: Final = 5.0
 _LEAVING_SECONDS: Final = 90.0
 """Twice the longest time that a predictor takes to stop."""
 _REFUSED: Final = range(400, 500)
-_PASSING_REFUSAL: Final = "the object has been modified"
-"""In the refusal of a pod while another pod was counted in the same quota; the ReplicaSet tries again."""
 
-RenewLease = Callable[[], None]
-"""Renews the lease on the release's journal; it raises if another process has taken the release over."""
 OnStatus = Callable[[str], object]
 """Receives what is being waited for."""
 
@@ -69,6 +70,11 @@ class ClusterDeployment:
     def config(self) -> DeploymentConfig:
         """The ``deployment`` section, with what the bundle needs."""
         return DeploymentConfig.model_validate({**self.deployment.settings, **self.deployment.amounts}).with_amounts()
+
+    @property
+    def route(self) -> Route:
+        """The route that splits the requests in Standard mode, if a Gateway is configured."""
+        return Route(self.api, self.config)
 
     def manifest(self, canary_percent: int | None = None) -> dict[str, Any]:
         """The manifest of the InferenceService."""
@@ -104,10 +110,16 @@ class ClusterDeployment:
         check_support(config, self.deployment.bundle_location)
         check = ExampleCheck.of(bundle, config)
         path = service_path(config, config.service)
-        before = self._live(path, renew_lease)
+        before = self.live_service(renew_lease)
         self.api.apply(path, self.manifest(), dry_run=True)
         replaces = before is not None and revision_of(before) != revision_of(self.manifest())
-        if replaces:
+        if self.route.configured:
+            self.route.check()
+        measured, shares = "", False
+        if before is not None and replaces and self.route.configured:
+            shares = True
+            measured = self.share_requests(before, check, renew_lease, lambda canary, _: canary.run(renew_lease))
+        elif replaces:
             self._try_candidate(check, renew_lease)
         undo = partial(self._restore, path, before)
         share = config.canary_percent if replaces and config.canary_percent else None
@@ -123,18 +135,61 @@ class ClusterDeployment:
                 self._watch_share(share, renew_lease)
                 self.api.apply(path, self.manifest())
                 message, _ = self._settle(check, renew_lease, None, pod)
+            if self.route.configured:
+                self.route.split(None, renew_lease)
+                renew_lease(0)
+                self.api.delete(service_path(config, candidate_name(config.service)))
         except BaseException as error:
-            if not applied and isinstance(error, KubernetesError) and error.code in _REFUSED:
+            if not (applied or shares) and isinstance(error, KubernetesError) and error.code in _REFUSED:
                 raise
-            self.on_status(f"undoing the roll-out of {config.service}")
-            try:
-                undo()
-            except MistereError as undo_error:
-                raise RollbackError(
-                    f"{error} The roll-out could not be undone yet ({undo_error}); the next release undoes it."
-                ) from error
+            self._undo_after(error, undo)
             raise
-        return RolledOut(message, address(self.api.get(path) or {}), undo)
+        return RolledOut(f"{message} {measured}".rstrip(), address(self.api.get(path) or {}), undo)
+
+    def share_requests(
+        self,
+        before: dict[str, Any],
+        check: ExampleCheck,
+        renew_lease: RenewLease,
+        give: Callable[[Canary, str], str],
+    ) -> str:
+        """Run and test a candidate with as many pods as the service, and give it shares; undone on a failure.
+
+        Args:
+            before: the InferenceService as it is deployed.
+            check: the example dialogue and its expected answer.
+            renew_lease: as for :meth:`roll_out`.
+            give: gives the shares, with the result of the test; its answer is returned.
+
+        Raises:
+            RollbackError: it failed and could not be undone.
+            MistereError: it failed; the service has all requests again.
+        """
+        manifest = candidate_of(self.manifest(), scaled=True)
+        deployed = Revision(self.api, self.config.namespace, self.config.service, revision_of(before))
+        canary = Canary(self.route, self._revision(manifest), deployed, self.on_status)
+        try:
+            return give(canary, self._test_beside(manifest, check, renew_lease))
+        except BaseException as error:
+            self._undo_after(error, lambda: None)
+            raise
+
+    def _undo_after(self, error: BaseException, undo: Callable[[], None]) -> None:
+        """Undo the roll-out after an error; whoever has taken the release over ends the canary, too.
+
+        Raises:
+            RollbackError: it cannot be undone yet.
+        """
+        self.on_status(f"undoing the roll-out of {self.config.service}")
+        try:
+            undo()
+            if self.route.configured and not isinstance(error, ConflictError):
+                self.route.restore(no_lease)
+                self.api.delete(service_path(self.config, candidate_name(self.config.service)))
+        except MistereError as undo_error:
+            raise RollbackError(
+                f"{error} The roll-out could not be undone yet ({undo_error}); the next release undoes it."
+            ) from error
 
     def undo(self, before: Deployment | None) -> None:
         """Undo a roll-out that another process began, unless the service no longer has its revision.
@@ -144,6 +199,8 @@ class ClusterDeployment:
         """
         config = self.config
         path = service_path(config, config.service)
+        if self.route.configured:
+            self.route.restore(no_lease)  # before the candidate is deleted, which may still get requests
         self.api.delete(service_path(config, candidate_name(config.service)))
         live = self.api.get(path)
         if live is None or revision_of(live) != revision_of(self.manifest()):
@@ -152,16 +209,22 @@ class ClusterDeployment:
             None if before is None or before.mode == "local" else ClusterDeployment(self.api, before, self.on_status)
         )
         if earlier is None or service_path(earlier.config, earlier.config.service) != path:
-            self.api.delete(path)
+            self._remove(path)
         else:
             self.api.apply(path, earlier.manifest(_share_after_canary(live)), force=True)
+
+    def _remove(self, path: str) -> None:
+        """Delete the service, and its route first."""
+        if self.route.configured:
+            self.route.delete()
+        self.api.delete(path)
 
     def _restore(self, path: str, before: dict[str, Any] | None) -> None:
         live = self.api.get(path)
         if live is not None and revision_of(live) != revision_of(self.manifest()):
             return  # another release has updated the service, or this one never did
         if before is None:
-            self.api.delete(path)
+            self._remove(path)
             return
         manifest = applied_by(FIELD_MANAGER, before)
         if (share := _share_after_canary(live)) is not None:
@@ -188,18 +251,20 @@ class ClusterDeployment:
         Raises:
             MistereError: it did not become ready, or failed the test.
         """
-        config = self.config
-        path = service_path(config, manifest["metadata"]["name"])
-        revision = self._revision(manifest)
-        self._live(path, renew_lease)
         try:
-            self.api.apply(path, manifest, force=True)
-            pod = self._ready_pod(revision, renew_lease, time.monotonic() + config.ready_timeout)
-            return self._test(check, revision, pod)
+            return self._test_beside(manifest, check, renew_lease)
         except BaseException:
             with suppress(MistereError):  # the next release deletes it; report the reason of the failure
-                self.api.delete(path)
+                self.api.delete(service_path(self.config, manifest["metadata"]["name"]))
             raise
+
+    def _test_beside(self, manifest: dict[str, Any], check: ExampleCheck, renew_lease: RenewLease) -> str:
+        path = service_path(self.config, manifest["metadata"]["name"])
+        revision = self._revision(manifest)
+        self._live(path, renew_lease)
+        self.api.apply(path, manifest, force=True)
+        pod = self._ready_pod(revision, renew_lease, time.monotonic() + self.config.ready_timeout)
+        return self._test(check, revision, pod)
 
     def _wait_for_removal(self, revision: Revision, renew_lease: RenewLease) -> None:
         """Wait until the candidate's pods are gone, because they count in the namespace's quota."""
@@ -210,6 +275,10 @@ class ClusterDeployment:
                 return
             renew_lease()
             revision.wait(version, min(_WATCH_SECONDS, left))
+
+    def live_service(self, renew_lease: RenewLease) -> dict[str, Any] | None:
+        """The deployed InferenceService; None if there is none."""
+        return self._live(service_path(self.config, self.config.service), renew_lease)
 
     def _live(self, path: str, renew_lease: RenewLease) -> dict[str, Any] | None:
         """Read the live InferenceService; wait for one that is terminating, because changes to it would be lost."""
@@ -268,37 +337,17 @@ class ClusterDeployment:
     def _ready_pod(self, revision: Revision, renew_lease: RenewLease, deadline: float) -> dict[str, Any]:
         self.on_status(f"waiting for a pod of {revision.service}")
         known = revision.rejected_pods()
+        workload = workload_path(self.config, revision.service) if self.config.mode == "standard" else ""
         while True:
             pods, version = revision.pods()
             ready = next((pod for pod in pods if is_ready(pod)), None)
             if ready is not None:
                 return ready
-            refused = self._refused_pods(revision, known)
+            refused = revision.refusal(known, workload)
             if refused or any(has_failed(pod) for pod in pods) or time.monotonic() > deadline:
                 raise self._failure(revision, pods, refused or "no pod of the new revision is ready")
             renew_lease()
             revision.wait(version, min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()) + 0.1))
-
-    def _refused_pods(self, revision: Revision, known: dict[str, str]) -> str:
-        """Why the cluster creates no pods of a revision (a quota, a policy); empty if it does, or has not tried.
-
-        Args:
-            revision: the revision.
-            known: events of earlier attempts, as :meth:`Revision.rejected_pods` returned them.
-        """
-        messages: list[str] = []
-        if self.config.mode == "standard":
-            deployment = self.api.get(workload_path(self.config, revision.service)) or {}
-            messages += [
-                str(condition.get("message", ""))
-                for condition in deployment.get("status", {}).get("conditions") or []
-                if condition["type"] == "ReplicaFailure" and condition["status"] == "True"
-            ]
-        if not messages:
-            events = revision.rejected_pods()
-            messages += [message for event, message in events.items() if event not in known]
-        messages = [message for message in messages if _PASSING_REFUSAL not in message]
-        return f"the cluster rejects its pods ({' '.join(messages[-1].split())[:300]})" if messages else ""
 
     def _missing(self, live: dict[str, Any], pod: dict[str, Any], share: int | None) -> tuple[str, dict[str, Any], str]:
         """What the service still lacks (empty if nothing), the object to watch for the change, and its path."""
@@ -322,15 +371,8 @@ class ClusterDeployment:
         """Give the new revision its canary share for a while; it must not fail or restart."""
         seconds, revision = self.config.canary_seconds, self._revision(self.manifest())
         self.on_status(f"{share} % of the traffic goes to the new revision for {seconds:g} s")
-        pods, version = revision.pods()
-        restarts_before = restarts(pods)
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            renew_lease()
-            revision.wait(version, min(_WATCH_SECONDS, left))
-            pods, version = revision.pods()
-            if restarts(pods) > restarts_before or any(has_failed(pod) for pod in pods):
-                raise self._failure(revision, pods, f"it restarted while it had {share} % of the traffic")
+        if failed := revision.watch(seconds, renew_lease):
+            raise self._failure(revision, failed, f"it restarted while it had {share} % of the traffic")
 
     def _test(self, check: ExampleCheck, revision: Revision, pod: dict[str, Any]) -> str:
         """Send the example dialogue to one pod, so that no other revision can answer."""

@@ -11,6 +11,7 @@ from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import KubernetesApi
 from mistere.serving.example_check import ExampleCheck
 from mistere.serving.kserve.inference_service import shadow_name, shadow_service
+from mistere.serving.kserve.lease import no_lease
 from mistere.serving.kserve.live_service import service_path
 from mistere.serving.kserve.rollout import ClusterDeployment
 
@@ -42,7 +43,7 @@ def start_shadow(cluster: ClusterDeployment, bundle: ArtifactHandle[ModelBundle]
     """
     target, config = cluster.deployment, cluster.config
     manifest = shadow_service(target.bundle_location, target.bundle_digest, config, target.image)
-    return cluster.run_beside(manifest, ExampleCheck.of(bundle, config), lambda: None)
+    return cluster.run_beside(manifest, ExampleCheck.of(bundle, config), no_lease)
 
 
 def stop_shadow(api: KubernetesApi, config: DeploymentConfig) -> None:

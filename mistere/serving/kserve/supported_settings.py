@@ -73,7 +73,11 @@ def check_cluster_support(config: DeploymentConfig) -> None:
         raise UsageError(
             "deployment.canary_percent needs deployment.mode=knative: in Standard mode KServe splits traffic only between "
             "predictors of its serving runtimes (spec.canary), not for custom containers, and ignores the share otherwise; "
-            "set it to 0, because both modes test the new model before it gets any traffic."
+            "set it to 0, and name a Gateway in deployment.gateway.name, which splits the traffic here."
+        )
+    if mode == "knative" and config.gateway.name:
+        raise UsageError(
+            "deployment.gateway needs deployment.mode=standard: Knative splits the traffic itself; use deployment.canary_percent there."
         )
     if mode == "standard" and not config.min_replicas:
         raise UsageError(

@@ -100,7 +100,8 @@ def champions(store: ObjectStore, events: list[PromotionEvent], model_name: str)
     """The champions in the order in which they were released; a release of the champion itself changes nothing."""
     reigns: list[Reign] = []
     for event in events:
-        if event.outcome != "done" or event.action == "reject" or (reigns and reigns[-1].bundle_digest == event.after):
+        moved = event.outcome == "done" and event.action not in {"reject", "canary"}
+        if not moved or (reigns and reigns[-1].bundle_digest == event.after):
             continue
         if reigns:
             reigns[-1] = reigns[-1].model_copy(update={"until": event.at})

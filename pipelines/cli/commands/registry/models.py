@@ -10,6 +10,7 @@ from rich.console import Console
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.registry.mlflow.model_registry import RegisteredVersion, registered_versions
+from mistere.registry.release.canary import standing_canaries
 from mistere.registry.release.candidates import Standing, standings
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.promotion_log import PromotionEvent, PromotionLog, read_log
@@ -77,6 +78,13 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, history: b
     for entry in versions:
         if found[entry.bundle_digest].state == "waiting":
             _print_waiting(console, entry, found[entry.bundle_digest])
+    for canary in standing_canaries(location.store):
+        console.print(
+            f"Version {canary.deployment.model_version} gets {canary.share} % of the requests of {canary.deployment.service} as a canary: "
+            "`mistere promote` releases it, `mistere rollback` takes it back.",
+            style="dim",
+            markup=False,
+        )
     served = next((entry for entry in versions if entry.bundle_digest == champion), None)
     if served is not None and "champion" not in served.aliases:
         console.print(

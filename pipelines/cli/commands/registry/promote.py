@@ -19,12 +19,14 @@ from mistere.kubernetes.api import connect
 from mistere.registry.lineage import Lineage, read_lineage
 from mistere.registry.mlflow.model_registry import mirror_champion, registered_versions
 from mistere.registry.release.atomic_release import release
+from mistere.registry.release.canary import end_canary, hold_canary, standing_canary
 from mistere.registry.release.candidates import Standing, standing
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.promotion_log import who
 from mistere.registry.release.recovery import is_released, recover
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
 from mistere.serving.kserve.bundle_needs import bundle_needs
+from mistere.serving.kserve.canary.by_hand import require_gateway, start_canary
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
 from mistere.serving.kserve.live_service import port_forward
 from mistere.serving.kserve.rollout import ClusterDeployment
@@ -33,16 +35,20 @@ from pipelines.cli.registry_location import RegistryLocation
 _CONSOLE = Console(highlight=False, soft_wrap=True)
 
 
-def promote(location: RegistryLocation, reference: str, model_name: str, reason: str) -> None:
-    """Make a version the champion and deploy it, after its smoke test.
+def promote(
+    location: RegistryLocation, reference: str, model_name: str, reason: str, canary: int | None = None
+) -> None:
+    """Make a version the champion and deploy it, after its smoke test; or give it a share of the requests only.
 
     Args:
         location: store and registry.
         reference: the version.
         model_name: the model, where the reference names none.
         reason: for the log.
+        canary: percentage of the requests that the version gets beside the champion, which stays; None to release it.
 
     Raises:
+        UsageError: a share is given, and no Gateway splits the requests of the deployed version.
         MistereError: its code is not committed, it waits for approval or was rejected, its smoke test failed, or the champion changed
             meanwhile.
     """
@@ -59,11 +65,11 @@ def promote(location: RegistryLocation, reference: str, model_name: str, reason:
             f"version {version.version} of {version.name} was made from {code}, so it cannot be reproduced and cannot be promoted: "
             "commit the code and run again."
         )
-    release_version(location, lineage, "promote", reason or f"Promoted by hand ({reference}).")
+    release_version(location, lineage, "promote", reason or f"Promoted by hand ({reference}).", canary=canary)
 
 
 def rollback(location: RegistryLocation, reason: str) -> None:
-    """Restore the previous champion, after its smoke test.
+    """Take a canary back, if there is one; else restore the previous champion, after its smoke test.
 
     Args:
         location: store and registry.
@@ -72,6 +78,8 @@ def rollback(location: RegistryLocation, reason: str) -> None:
     Raises:
         UsageError: there is no champion, or no previous one.
     """
+    if _take_canary_back(location.store, reason):
+        return
     champion = read_champion(location.store).champion
     if champion is None:
         raise UsageError("there is no champion yet, so there is nothing to roll back.")
@@ -90,6 +98,22 @@ def rollback(location: RegistryLocation, reason: str) -> None:
     )
 
 
+def _take_canary_back(store: ObjectStore, reason: str) -> bool:
+    """End the canary of the deployed service; False if it has none."""
+    served = served_deployment(store)
+    if served is None or standing_canary(store, served.service) is None:
+        return False
+    _print_step("giving all requests to the champion")
+    ended = end_canary(store, served.service, reason or "Taken back by hand.", who())
+    if ended is not None:
+        version = ended.deployment.model_version
+        _CONSOLE.print(
+            f"Version {version} was a canary and gets no requests any more; the champion stays, version {served.model_version}.",
+            markup=False,
+        )
+    return ended is not None
+
+
 def why_not_released(stands: Standing) -> str:
     """Why a version that a person has to decide on, or has rejected, is not released; continues a sentence that names the version."""
     if stands.state == "rejected" and stands.decision is not None:
@@ -104,6 +128,7 @@ def release_version(
     action: Literal["promote", "approve", "rollback"],
     reason: str,
     check: Callable[[], None] | None = None,
+    canary: int | None = None,
 ) -> None:
     """Make a version the champion and deploy it, after its smoke test, and print what was done.
 
@@ -113,11 +138,15 @@ def release_version(
         action: for the log.
         reason: for the log.
         check: called once the release holds the journal; raises if what others decided meanwhile forbids it.
+        canary: percentage of the requests that the version gets, and nothing else; None to release it.
 
     Raises:
+        UsageError: a share is given, and no Gateway splits the requests of the deployed version.
         MistereError: its smoke test failed, or the champion changed meanwhile.
     """
     served = served_deployment(location.store)
+    if canary is not None:
+        require_gateway(DeploymentConfig.model_validate(served.settings) if served else DeploymentConfig())
     config = DeploymentConfig(service=served.service) if served else DeploymentConfig()
     mirror = partial(mirror_champion, location.tracking_uri)
     if message := recover(location.store, mirror, config.service):
@@ -143,6 +172,16 @@ def release_version(
         _CONSOLE.print(f"Version {lineage.model_version} is the champion already and stays deployed.", markup=False)
         return
     champion = lineage.as_champion(time.time())
+    if cluster is not None and canary is not None:
+        start = partial(start_canary, cluster, bundle, canary)
+        answer = hold_canary(location.store, mirror, champion, deployment, canary, reason, who(), start)
+        _CONSOLE.print(answer, markup=False)
+        _CONSOLE.print(
+            f"Version {lineage.model_version} of {lineage.model_name} gets {canary} % of the requests, the champion the rest. `mistere "
+            f"promote {lineage.model_name}/{lineage.model_version}` goes on from there with its live checks, `mistere rollback` takes it back.",
+            markup=False,
+        )
+        return
     if cluster is None:
         from components.deploy_model.endpoint_check import check_endpoint
 

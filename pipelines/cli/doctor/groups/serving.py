@@ -1,4 +1,4 @@
-"""KServe, its mode and version, and Kubeflow Trainer if a step needs it."""
+"""KServe, its mode and version, the Gateway of a release's shares, and Kubeflow Trainer if a step needs it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from mistere.common.errors import MistereError
 from mistere.common.parsing.documents import load_json
+from pipelines.cli.doctor import gateway
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
 
@@ -18,6 +19,8 @@ _MODES = {"rawdeployment": "Standard", "standard": "Standard", "serverless": "Kn
 def group(cluster: Cluster) -> CheckGroup:
     """The checks of KServe and Kubeflow Trainer."""
     checks = [Check("KServe", lambda: _kserve(cluster)), Check("KServe's mode", lambda: _mode(cluster))]
+    if cluster.mode == "standard":
+        checks.append(Check("shares of a release", lambda: gateway.shares(cluster)))
     sections = _trainjob_sections(cluster)
     if sections:
         checks.append(Check("Kubeflow Trainer", lambda: trainer(cluster, sections)))

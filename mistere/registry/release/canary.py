@@ -1,0 +1,126 @@
+"""A canary by hand: a version gets a share of the requests until a person releases it or takes it back.
+
+The journal's state is ``canary`` then: no process holds it, nothing is recovered, and only a release of the same version, or
+:func:`end_canary`, goes on from there. The champion and the deployment pointer do not move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from mistere.artifacts.object_store import ObjectStore
+from mistere.common.errors import ArtifactError, MistereError
+from mistere.registry.release.atomic_release import why
+from mistere.registry.release.champion import Champion, read_champion
+from mistere.registry.release.deployment_pointer import previous_deployment
+from mistere.registry.release.journal import HeldJournal, Journal, LeaseLostError, read_journal, services, this_process
+from mistere.registry.release.promotion_log import PromotionEvent, add, complete, now
+from mistere.registry.release.recovery import Mirror, acquire
+from mistere.serving.deployment import Deployment, RollbackError
+from mistere.serving.kserve.cluster_release import undo_interrupted
+from mistere.serving.kserve.lease import RenewLease
+
+
+def standing_canary(store: ObjectStore, service: str) -> Journal | None:
+    """The journal of a service whose canary stands; None if none does."""
+    record = read_journal(store, service)
+    return record[0] if record is not None and record[0].state == "canary" else None
+
+
+def standing_canaries(store: ObjectStore) -> list[Journal]:
+    """The journals of all services whose canary stands; a damaged journal is left out."""
+    found = []
+    for service in services(store):
+        with suppress(ArtifactError):
+            journal = standing_canary(store, service)
+            found += [journal] if journal is not None else []
+    return found
+
+
+def hold_canary(
+    store: ObjectStore,
+    mirror: Mirror,
+    champion: Champion,
+    deployment: Deployment,
+    share: int,
+    reason: str,
+    by: str,
+    start: Callable[[RenewLease], str],
+) -> str:
+    """Give a version a share of the requests, and leave it so.
+
+    Args:
+        store: the object store.
+        mirror: updates the registry's aliases, should the release of a killed process have to be completed first.
+        champion: what the champion would become.
+        deployment: what the service's pointer would become.
+        share: percentage of the requests.
+        reason: for the log; one that does not succeed is logged with its error instead.
+        by: for the log.
+        start: changes the cluster; returns the result of the smoke test. It undoes what it has changed if it fails.
+
+    Returns:
+        What ``start`` returned.
+
+    Raises:
+        ConflictError: another release is in progress.
+        MistereError: it failed, and the deployed version has all requests.
+    """
+    event = _event(store, champion.bundle_digest, champion.model_version, f"{share} % of the requests. {reason}", by)
+    held = acquire(store, mirror, champion, deployment, event)
+    add(store, event)
+    try:
+        message = start(held.renew_lease)
+        held.update(state="canary", share=share)
+    except LeaseLostError:
+        raise  # the process that took over undoes and records it
+    except BaseException as error:
+        complete(store, event, "undone", why(error))
+        incomplete = isinstance(error, RollbackError)  # the journal stays open, so that recover() completes it
+        held.update(**{"since": 0.0} if incomplete else {"state": "done", "share": 0})
+        raise
+    complete(store, event, "done")
+    return message
+
+
+def end_canary(store: ObjectStore, service: str, reason: str, by: str) -> Journal | None:
+    """Take a canary back: the deployed version gets all requests, and the candidate is deleted.
+
+    A process that is killed meanwhile leaves an unfinished release, which the next one rolls back.
+
+    Returns:
+        The canary's journal; None if there is no canary.
+
+    Raises:
+        MistereError: the cluster does not take it; nothing has ended, and the next release or another attempt does it.
+    """
+    record = read_journal(store, service)
+    if record is None or record[0].state != "canary":
+        return None
+    journal, version = record
+    held = HeldJournal(store, journal, version)
+    held.update(state="pending", **this_process())
+    try:
+        undo_interrupted(journal.deployment, previous_deployment(store, journal))
+    except MistereError:
+        held.update(state="canary")
+        raise
+    champion = journal.champion
+    event = _event(store, champion.bundle_digest, champion.model_version, reason, by)
+    add(store, event.model_copy(update={"outcome": "undone"}))
+    held.update(state="done", share=0)
+    return journal
+
+
+def _event(store: ObjectStore, digest: str, version: str, reason: str, by: str) -> PromotionEvent:
+    return PromotionEvent(
+        at=now(),
+        action="canary",
+        outcome="pending",
+        before=read_champion(store).digest,
+        after=digest,
+        version=version,
+        reason=reason,
+        by=by,
+    )

@@ -1,0 +1,165 @@
+"""What the pods of one revision have answered since a moment, from the differences of their Prometheus counters.
+
+Every pod counts since its own start, and a pod that restarts begins at 0 again. So each reading adds what a pod has counted since the
+reading before, as Prometheus' ``increase`` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from mistere.common.errors import MistereError
+from mistere.serving.kserve.revision import Revision, is_ready
+
+_REQUESTS: Final = "mistere_requests_total"
+_SECONDS: Final = "request_predict_seconds_bucket"
+"""KServe's histogram of the time from a parsed request to its answer, so that a slow client counts for nothing."""
+_LABELS: Final = "mistere_predicted_label_total"
+_OVERLOADED: Final = 429
+_FAILURES: Final = frozenset({"INTERNAL", "UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "DATA_LOSS"})
+"""gRPC codes that are the server's fault."""
+
+Sample = tuple[str, str, str]
+"""Name of a metric, and two of its labels."""
+
+
+@dataclass(frozen=True)
+class LiveFigures:
+    """Counts of a window.
+
+    Attributes:
+        requests: answered requests.
+        errors: those that ended in an error of the server, or were refused for overload.
+        seconds: answers by the upper bound of their bucket, seconds; not cumulative.
+        labels: utterances by predicted label.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    seconds: Mapping[float, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def error_share(self) -> float:
+        """The share of errors, 0 to 1."""
+        return self.errors / self.requests if self.requests else 0.0
+
+    def percentile(self, share: float) -> float:
+        """A percentile of the time of an answer, seconds, interpolated within its bucket; NaN of none."""
+        left, lower = share * sum(self.seconds.values()), 0.0
+        if not left:
+            return math.nan
+        for upper, count in sorted(self.seconds.items()):
+            if count and left <= count:
+                return lower if math.isinf(upper) else lower + (upper - lower) * left / count
+            left -= count
+            lower = upper if not math.isinf(upper) else lower
+        return lower
+
+    def slower_than(self, seconds: float) -> float:
+        """How many answers took longer, interpolated within the bucket."""
+        slower, lower = 0.0, 0.0
+        for upper, count in sorted(self.seconds.items()):
+            if lower >= seconds:
+                slower += count
+            elif upper > seconds and not math.isinf(upper):
+                slower += count * (upper - seconds) / (upper - lower)
+            lower = upper
+        return slower
+
+
+class LiveCounter:
+    """Sums up what the pods of a revision answer.
+
+    Args:
+        revision: the revision.
+    """
+
+    def __init__(self, revision: Revision) -> None:
+        self._revision = revision
+        self._last: dict[str, Mapping[Sample, float]] | None = None
+        self._sums: Counter[Sample] = Counter()
+
+    def read(self) -> None:
+        """Read the counters of all ready pods; the first reading is where counting begins.
+
+        A pod that ends between two readings takes its last seconds with it.
+
+        Raises:
+            MistereError: no ready pod can be read.
+        """
+        pods = [pod for pod in self._revision.pods()[0] if is_ready(pod)]
+        first, last = self._last is None, self._last or {}
+        failure: MistereError | None = None
+        answered = 0
+        for pod in pods:
+            name = str(pod["metadata"]["name"])
+            try:
+                now = samples(self._revision.metrics(pod))
+            except MistereError as error:
+                failure = error
+                continue
+            answered += 1
+            before = now if first else last.get(name, {})
+            last[name] = now
+            for sample, value in now.items():
+                grown = value - before.get(sample, 0.0)
+                self._sums[sample] += grown if grown >= 0 else value  # type: ignore[assignment]
+        self._last = last
+        if failure is not None and not answered:
+            raise failure
+
+    def figures(self) -> LiveFigures:
+        """What they have answered since the first reading."""
+        cumulative: Counter[float] = Counter()
+        labels: Counter[str] = Counter()
+        requests = errors = 0
+        for (name, one, other), value in self._sums.items():
+            count = round(value)
+            if name == _REQUESTS:
+                requests += count
+                errors += count if _is_error(one, other) else 0
+            elif name == _SECONDS:
+                cumulative[float(one)] += count
+            elif count:
+                labels[one] += count
+        seconds, before = {}, 0
+        for upper in sorted(cumulative):
+            seconds[upper] = max(0, cumulative[upper] - before)
+            before = cumulative[upper]
+        return LiveFigures(requests, errors, seconds, labels)
+
+
+def samples(text: str) -> dict[Sample, float]:
+    """The samples of a page of metrics that count here.
+
+    Raises:
+        MistereError: it is no page of metrics.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    found: dict[Sample, float] = {}
+    keys = {_REQUESTS: ("protocol", "code"), _SECONDS: ("le", ""), _LABELS: ("label", "")}
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name in keys:
+                    one, other = keys[sample.name]
+                    key = (sample.name, sample.labels.get(one, ""), sample.labels.get(other, ""))
+                    found[key] = found.get(key, 0.0) + sample.value
+    except ValueError as error:
+        raise MistereError(f"a predictor's /metrics cannot be read ({error}).") from error
+    return found
+
+
+def _is_error(protocol: str, code: str) -> bool:
+    if protocol == "grpc":
+        return code in _FAILURES
+    with suppress(ValueError):
+        return int(code) >= 500 or int(code) == _OVERLOADED
+    return False

@@ -1,0 +1,436 @@
+"""A canary in Standard mode: shares of the live requests through a Gateway, checks between them, and the way back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistere.artifacts.identities import RunIdentity
+from mistere.artifacts.io import ArtifactHandle
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import MistereError, UsageError
+from mistere.config.canary import CanaryConfig, GatewayConfig
+from mistere.config.deployment import DeploymentConfig
+from mistere.kubernetes.api import connect
+from mistere.registry.lineage import Lineage
+from mistere.registry.release.canary import end_canary, hold_canary, standing_canaries, standing_canary
+from mistere.registry.release.champion import read_champion
+from mistere.registry.release.promotion_log import read_log
+from mistere.registry.release.recovery import recover
+from mistere.serving import protocol
+from mistere.serving.deployment import RollbackError
+from mistere.serving.kserve.canary import route as route_module
+from mistere.serving.kserve.canary.by_hand import start_canary
+from mistere.serving.kserve.canary.route import Route
+from mistere.serving.kserve.cluster_release import Rolling
+from mistere.serving.kserve.lease import no_lease
+from pipelines.cli.commands.registry import promote as command
+from pipelines.cli.registry_location import RegistryLocation
+from tests.cluster import test_release_on_cluster as released
+from tests.cluster.canary_traffic import Quality, Traffic
+from tests.cluster.conftest import Cluster
+from tests.cluster.observer import is_gone
+from tests.cluster.trainer import until
+from tests.stand_ins.gateway import Gateway
+from tests.stand_ins.kubernetes_api import KINDS
+from tests.stand_ins.predictor import LightPredictor
+
+CONFIG = DeploymentConfig(
+    mode="standard",
+    ready_timeout=60,
+    gateway=GatewayConfig(name="public"),
+    canary=CanaryConfig(window_seconds=0.2, min_requests=50),
+)
+SERVICE, CANDIDATE = "mistere-predictor", "mistere-candidate-predictor"
+CHAMPION_ONLY = {SERVICE: 100}
+
+
+def shares(*steps: int) -> list[dict[str, int]]:
+    """The weights of a release that goes through these shares."""
+    return [{SERVICE: 100 - share, CANDIDATE: share} for share in steps]
+
+
+@pytest.fixture(name="traffic")
+def send_requests() -> Iterator[Traffic]:
+    traffic = Traffic()
+    yield traffic
+    traffic.stop()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in's proxies apply a route at once."""
+    monkeypatch.setattr(route_module, "SETTLING_SECONDS", 0.0)
+    monkeypatch.setattr(route_module, "_ACCEPTED_SECONDS", 1.0)
+
+
+@pytest.fixture
+def cluster(make_cluster: Callable[..., Cluster], traffic: Traffic) -> Cluster:
+    made: list[Cluster] = []
+
+    def start(container: Any, address: str) -> LightPredictor:
+        return LightPredictor(container, address, made[0].answers, traffic.metrics)
+
+    made.append(make_cluster(start))
+    return made[0]
+
+
+@pytest.fixture
+def gateway(cluster: Cluster, traffic: Traffic) -> Iterator[Gateway]:
+    gateway = Gateway(cluster.api)
+    traffic.begin(cluster, gateway)
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture
+def store(cluster: Cluster) -> LocalStore:
+    return LocalStore(cluster.folder / "store")
+
+
+Release = Callable[..., Rolling]
+
+
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, store: LocalStore) -> Release:
+    def go(bundle: ArtifactHandle[ModelBundle], config: DeploymentConfig = CONFIG) -> Rolling:
+        monkeypatch.setattr(released, "CONFIG", config)
+        return released.go(cluster, store, bundle)
+
+    return go
+
+
+def all_is_back(cluster: Cluster, gateway: Gateway, champion: ArtifactHandle[ModelBundle]) -> None:
+    """The champion serves every request, and there is no candidate."""
+    assert gateway.weights == CHAMPION_ONLY and cluster.served() == champion.manifest.digest
+    assert is_gone(cluster, "mistere-candidate")
+
+
+def test_a_release_goes_through_the_shares(
+    cluster: Cluster, gateway: Gateway, traffic: Traffic, store: LocalStore, release: Release
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    assert gateway.seen == [CHAMPION_ONLY] and traffic.requests.keys() <= {first.manifest.digest}
+    message = release(second).message
+    assert gateway.seen == [CHAMPION_ONLY, *shares(0, 10, 50, 100), CHAMPION_ONLY]
+    all_is_back(cluster, gateway, second)
+    assert read_champion(store).digest == second.manifest.digest
+    journal = released.journal(store)
+    assert (journal.state, journal.share) == ("done", 0)
+    assert (
+        "largest difference" in message
+        and "Canary: 10 %: " in message
+        and "99th percentile 25 instead of 25 ms" in message
+    )
+    assert "; 50 %: " in message and "; 100 %: " in message, message
+
+
+def test_the_journal_has_each_share_before_the_route(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    seen: list[tuple[int, int]] = []
+    gateway.on_change = lambda weights: seen.append((released.journal(store).share, weights.get(CANDIDATE, 0)))
+    release(second)
+    assert seen == [(0, 0), (10, 10), (50, 50), (100, 100), (100, 0)]
+
+
+@pytest.mark.parametrize(
+    ("quality", "reason"),
+    [
+        (Quality(errors=20), r"failed at 10 % .*1\d\.\d% of its \d+ requests ended in an error, 0\.0% of the deployed"),
+        (
+            Quality(seconds=0.2),
+            r"failed at 10 % .*99th percentile of its time is 24\d ms, that of the deployed version 25 ms",
+        ),
+        (Quality(labels={"anger": 80, "joy": 20}), r"failed at 10 % .*anger is 80% instead of 30%"),
+    ],
+    ids=["errors", "slow", "labels"],
+)
+def test_a_worse_model_goes_back_by_itself(
+    cluster: Cluster,
+    gateway: Gateway,
+    traffic: Traffic,
+    store: LocalStore,
+    release: Release,
+    quality: Quality,
+    reason: str,
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    traffic.quality[second.manifest.digest] = quality
+    with pytest.raises(MistereError, match=reason):
+        release(second)
+    assert gateway.seen == [CHAMPION_ONLY, *shares(0, 10), CHAMPION_ONLY]
+    all_is_back(cluster, gateway, first)
+    assert read_champion(store).digest == first.manifest.digest and released.journal(store).state == "done"
+    assert [event.outcome for event in read_log(store).events] == ["done", "undone"]
+    assert cluster.api.find("inferenceservices", "mistere")["metadata"]["generation"] == 1, "its pods were not touched"  # type: ignore[index]
+
+
+def test_a_pod_that_restarts_ends_the_canary(cluster: Cluster, gateway: Gateway, release: Release) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    gateway.on_change = lambda weights: weights.get(CANDIDATE) == 50 and cluster.behave(second, "restarts")
+    with pytest.raises(MistereError, match=r"failed at 50 % .*a pod restarted or failed"):
+        release(second, CONFIG.model_copy(update={"canary": CanaryConfig(window_seconds=1.5, min_requests=50)}))
+    all_is_back(cluster, gateway, first)
+
+
+def test_few_requests_are_said_and_only_errors_count(
+    cluster: Cluster, gateway: Gateway, traffic: Traffic, release: Release
+) -> None:
+    first, second, third = (cluster.bundle(name) for name in "abc")
+    release(first)
+    many = CONFIG.model_copy(update={"canary": CanaryConfig(window_seconds=0.2, min_requests=10**9, steps=[10])})
+    traffic.quality[second.manifest.digest] = Quality(seconds=0.9)
+    assert "too few for a comparison" in release(second, many).message
+    traffic.quality[third.manifest.digest] = Quality(errors=50)
+    with pytest.raises(MistereError, match="ended in an error"):
+        release(third, many)
+    traffic.stop()
+    assert "10 %: no requests." in release(third, many).message
+    all_is_back(cluster, gateway, third)
+
+
+def test_a_cluster_without_the_gateway_api_is_refused(
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make_cluster(kinds=tuple(kind for kind in KINDS if kind != "httproutes"))
+    bundle = cluster.bundle("a")
+    with pytest.raises(MistereError, match=r"does not serve the Gateway API .*deployment\.gateway\.name to ''"):
+        cluster.to(bundle, CONFIG).roll_out(bundle, no_lease)
+    assert cluster.server.changes() == []
+
+
+def test_a_gateway_that_takes_no_route_changes_nothing(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    gateway.refuses = "NotAllowedByListeners"
+    with pytest.raises(MistereError, match=r"does not take the route mistere-route: Accepted is False \(NotAllowedBy"):
+        release(second)
+    all_is_back(cluster, gateway, first)
+    assert released.journal(store).state == "done"
+
+
+def test_a_candidate_that_gets_requests_is_kept_until_the_gateway_knows(
+    cluster: Cluster, gateway: Gateway, traffic: Traffic, store: LocalStore, release: Release
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    traffic.quality[second.manifest.digest] = Quality(errors=50)
+
+    def break_at_10(weights: dict[str, int]) -> None:
+        if weights.get(CANDIDATE) == 10:
+            gateway.refuses = "Pending"
+
+    gateway.on_change = break_at_10
+    with pytest.raises(RollbackError, match="could not be undone yet"):
+        release(second)
+    assert cluster.api.find("inferenceservices", "mistere-candidate") is not None
+    assert released.journal(store).state == "pending"
+    gateway.refuses = ""
+    assert "rolled back" in recover(store, released.mirror, "mistere")
+    all_is_back(cluster, gateway, first)
+
+
+KILLED_AT = {"dark": 0, "10": 10, "100": 100, "in the service": 100}
+
+
+@pytest.mark.parametrize("moment", KILLED_AT)
+def test_the_next_process_takes_a_killed_canary_back(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release, moment: str
+) -> None:
+    """``kill -9`` at a share; the next process finds the share in the journal, goes back, and can release again."""
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    share = KILLED_AT[moment]
+    canary = CanaryConfig(
+        window_seconds=0.2 if moment == "in the service" else 600, steps=[share or 10], min_requests=50
+    )
+    config = CONFIG.model_copy(update={"canary": canary})
+    if moment == "in the service":
+        cluster.behave(second, "nowhere", "mistere")
+    elif moment == "dark":
+        gateway.on_change = lambda weights: CANDIDATE in weights and process.kill()
+    deployment = cluster.deployment(second, config)
+    program = [sys.executable, "-m", "tests.cluster.canary_release", store.uri, deployment.model_dump_json()]
+    ports = [str(protocol.HTTP_PORT), str(protocol.GRPC_PORT)]
+    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig())}
+    process = subprocess.Popen([*program, *ports], env=environment, cwd=Path(__file__).parents[2])
+
+    def reached() -> bool:
+        assert process.poll() in (None, -signal.SIGKILL)
+        if moment == "dark":
+            return process.poll() is not None
+        if moment == "in the service":
+            return cluster.served() == second.manifest.digest
+        return gateway.weights.get(CANDIDATE) == share and released.journal(store).share == share
+
+    until(reached)
+    process.kill()
+    process.wait()
+    cluster.controller.behaviours.clear()
+    assert (released.journal(store).state, released.journal(store).share) == ("pending", share)
+    gateway.on_change = lambda _: None
+    assert "rolled back" in recover(store, released.mirror, "mistere")
+    until(lambda: gateway.weights == CHAMPION_ONLY)
+    all_is_back(cluster, gateway, first)
+    assert read_champion(store).digest == first.manifest.digest
+    release(second)
+    all_is_back(cluster, gateway, second)
+
+
+def hold(
+    cluster: Cluster,
+    store: LocalStore,
+    bundle: ArtifactHandle[ModelBundle],
+    share: int,
+    config: DeploymentConfig = CONFIG,
+) -> str:
+    deployment = cluster.deployment(bundle, config)
+    return hold_canary(
+        store,
+        released.mirror,
+        released.champion(bundle),
+        deployment,
+        share,
+        "why",
+        "who",
+        lambda renew_lease: start_canary(cluster.to(bundle, config), bundle, share, renew_lease),
+    )
+
+
+def test_a_share_by_hand_stays_until_it_is_released(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
+) -> None:
+    first, second, third = (cluster.bundle(name) for name in "abc")
+    release(first)
+    assert "largest difference" in hold(cluster, store, second, 20)
+    assert gateway.weights == {SERVICE: 80, CANDIDATE: 20} and read_champion(store).digest == first.manifest.digest
+    assert recover(store, released.mirror, "mistere") == "" and standing_canary(store, "mistere") is not None
+    with pytest.raises(
+        MistereError, match=r"version 1 gets 20 % of the requests of mistere as a canary: .*promote mistere/1"
+    ):
+        release(third)
+    hold(cluster, store, second, 30)
+    gateway.seen.clear()
+    message = release(second).message
+    assert "Canary: 30 %: " in message and "10 %: " not in message
+    assert gateway.seen == [*shares(50, 100), CHAMPION_ONLY]
+    all_is_back(cluster, gateway, second)
+    assert standing_canary(store, "mistere") is None
+    assert [(event.action, event.outcome) for event in read_log(store).events] == [
+        ("deploy", "done"),
+        ("canary", "done"),
+        ("canary", "done"),
+        ("deploy", "done"),
+    ]
+
+
+def test_a_share_by_hand_can_be_taken_back(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    assert end_canary(store, "mistere", "why", "who") is None
+    hold(cluster, store, second, 20)
+    ended = end_canary(store, "mistere", "Too many complaints.", "who")
+    assert ended is not None and ended.deployment.bundle_digest == second.manifest.digest
+    all_is_back(cluster, gateway, first)
+    last = read_log(store).events[-1]
+    assert (last.action, last.outcome, last.reason) == ("canary", "undone", "Too many complaints.")
+    assert read_champion(store).digest == first.manifest.digest and released.journal(store).state == "done"
+
+
+def test_what_cannot_be_shared_by_hand_is_refused(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    with pytest.raises(UsageError, match=r"has no Gateway .*deployment\.gateway\.name"):
+        hold(cluster, store, second, 10, CONFIG.model_copy(update={"gateway": GatewayConfig()}))
+    with pytest.raises(UsageError, match="this one has all requests already"):
+        hold(cluster, store, first, 10)
+    cluster.behave(second, "crash")
+    with pytest.raises(MistereError, match="CrashLoopBackOff"):
+        hold(cluster, store, second, 10)
+    all_is_back(cluster, gateway, first)
+    assert released.journal(store).state == "done" and standing_canary(store, "mistere") is None
+
+
+def test_a_release_without_a_gateway_makes_no_route(cluster: Cluster, release: Release) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    plain = CONFIG.model_copy(update={"gateway": GatewayConfig()})
+    release(first, plain)
+    release(second, plain)
+    assert cluster.api.all("httproutes") == [] and cluster.served() == second.manifest.digest
+    assert not Route(connect(), plain).configured
+    assert json.dumps([path for _, path in cluster.server.calls]).count("httproutes") == 0
+
+
+def test_a_first_release_that_fails_leaves_no_route(cluster: Cluster, gateway: Gateway, store: LocalStore) -> None:
+    bundle = cluster.bundle("a")
+    to = cluster.to(bundle, CONFIG)
+    to.roll_out(bundle, no_lease)
+    assert cluster.api.find("httproutes", "mistere-route") is not None
+    to.undo(None)
+    assert cluster.api.find("httproutes", "mistere-route") is None and is_gone(cluster, "mistere")
+    gateway.refuses = "Pending"
+    with pytest.raises(MistereError, match="does not take the route"):
+        to.roll_out(bundle, no_lease)
+    assert cluster.api.find("httproutes", "mistere-route") is None and is_gone(cluster, "mistere")
+
+
+def test_the_commands_share_release_and_take_back(
+    cluster: Cluster,
+    gateway: Gateway,
+    store: LocalStore,
+    release: Release,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """``mistere promote --canary``, ``mistere models``' notice, ``mistere rollback`` and ``mistere promote``, behind their options."""
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    digest = second.manifest.digest
+    lineage = Lineage.model_construct(
+        model_name="mistere",
+        model_version="2",
+        bundle_digest=digest,
+        bundle_location=f"s3://models/mistere/artifacts/ModelBundle/{digest}",
+        evaluation_digest="e" * 64,
+        run=RunIdentity(run_id="run-2"),
+    )
+    monkeypatch.setattr(command, "mirror_champion", lambda _uri, _champion: None)
+    location = RegistryLocation(store, "")
+
+    def printed() -> str:
+        return " ".join(capsys.readouterr().out.split())
+
+    command.release_version(location, lineage, "promote", "why", canary=10)
+    assert "Version 2 of mistere gets 10 % of the requests, the champion the rest." in printed()
+    assert gateway.weights == {SERVICE: 90, CANDIDATE: 10}
+    assert [(one.deployment.model_version, one.share) for one in standing_canaries(store)] == [("2", 10)]
+    command.rollback(location, "")
+    assert "Version 2 was a canary and gets no requests any more; the champion stays, version 1." in printed()
+    all_is_back(cluster, gateway, first)
+    command.release_version(location, lineage, "promote", "why", canary=10)
+    gateway.seen.clear()
+    command.release_version(location, lineage, "promote", "why")
+    assert "Canary: 10 %: " in (text := printed()) and "is the champion and deployed instead of version 1." in text
+    assert gateway.seen == [*shares(50, 100), CHAMPION_ONLY]
+    all_is_back(cluster, gateway, second)

@@ -1,0 +1,142 @@
+"""The live checks of a canary: which differences send a candidate back, and which chance explains."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from mistere.common.errors import MistereError
+from mistere.config.canary import CanaryConfig
+from mistere.serving.kserve.canary.checks import error_problem, problem, summary
+from mistere.serving.kserve.canary.live_figures import LiveCounter, LiveFigures, samples
+
+CONFIG = CanaryConfig()
+INF = float("inf")
+
+
+def figures(requests: int = 1000, errors: int = 0, slow: int = 0, anger: float = 0.3, turns: int = 1) -> LiveFigures:
+    """``slow`` of the requests take up to 1 s, the others up to 50 ms."""
+    utterances = requests * turns
+    labels = {"anger": round(utterances * anger), "joy": utterances - round(utterances * anger)}
+    return LiveFigures(requests, errors, {0.025: 0, 0.05: requests - slow, 0.5: 0, 1.0: slow, INF: 0}, labels)
+
+
+@pytest.mark.parametrize(
+    ("own", "deployed", "expected"),
+    [
+        (figures(), figures(), ""),
+        (figures(100, errors=2), figures(), ""),
+        (
+            figures(100, errors=3),
+            figures(),
+            "3.0% of its 100 requests ended in an error, 0.0% of the deployed version's",
+        ),
+        (figures(100, errors=3), figures(errors=30), ""),
+        (figures(10, errors=3), figures(5), "30.0% of its 10 requests"),
+        (figures(slow=30), figures(), "99th percentile of its time is"),
+        (figures(slow=30), figures(slow=30), ""),
+        (figures(slow=11), figures(), ""),
+        (figures(99, slow=30), figures(), ""),
+        (figures(anger=0.6), figures(), "anger is 60% instead of 30%"),
+        (figures(anger=0.4), figures(), ""),
+        (figures(100, anger=0.5), figures(100), ""),
+        (figures(100, anger=0.5, turns=50), figures(100, turns=50), ""),
+        (figures(1000, anger=0.5, turns=50), figures(1000, turns=50), "anger is 50% instead of 30%"),
+    ],
+)
+def test_what_sends_a_candidate_back(own: LiveFigures, deployed: LiveFigures, expected: str) -> None:
+    found = problem(own, deployed, CONFIG)
+    assert expected in found and bool(expected) == bool(found)
+
+
+def test_only_errors_count_at_once() -> None:
+    assert error_problem(figures(50, errors=5), figures(), CONFIG)
+    assert not error_problem(figures(slow=500, anger=0.9), figures(), CONFIG)
+
+
+@pytest.mark.parametrize(("labels", "requests"), [(2, 100), (6, 200), (27, 1000)])
+def test_equal_models_seldom_go_back(labels: int, requests: int) -> None:
+    """Two samples from one distribution, in requests whose 10 utterances all have one label: 200 windows, at most one goes back."""
+    draw = random.Random(0)
+    weights = [1 / (rank + 1) for rank in range(labels)]
+
+    def window() -> LiveFigures:
+        times = [draw.expovariate(1 / 0.05) for _ in range(requests)]
+        edges = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, INF)
+        seconds = dict.fromkeys(edges, 0)
+        for time in times:
+            seconds[next(edge for edge in edges if time <= edge)] += 1
+        counts: dict[str, int] = {}
+        for label in draw.choices(range(labels), weights, k=requests):
+            counts[str(label)] = counts.get(str(label), 0) + 10
+        return LiveFigures(requests, 0, seconds, counts)
+
+    assert sum(bool(problem(window(), window(), CONFIG)) for _ in range(200)) <= 1
+
+
+def test_percentiles_are_interpolated() -> None:
+    seconds = LiveFigures(100, 0, {0.1: 50, 0.2: 50, INF: 0})
+    assert seconds.percentile(0.5) == pytest.approx(0.1) and seconds.percentile(0.75) == pytest.approx(0.15)
+    assert seconds.slower_than(0.15) == pytest.approx(25) and seconds.slower_than(0.2) == 0
+    assert LiveFigures(1, 0, {0.1: 0, INF: 1}).percentile(0.99) == 0.1
+    assert LiveFigures().percentile(0.99) != LiveFigures().percentile(0.99), "NaN of none"
+
+
+def test_a_window_in_words() -> None:
+    assert summary(10, LiveFigures(), figures(), CONFIG) == "10 %: no requests"
+    assert summary(10, figures(20), figures(), CONFIG) == "10 %: 20 requests, 0.0% errors, too few for a comparison"
+    assert "99th percentile 50 instead of 50 ms, labels moved by 0.00" in summary(10, figures(), figures(), CONFIG)
+
+
+def page(answers: int, errors: int = 0) -> str:
+    return (
+        "# TYPE mistere_requests counter\n"
+        f'mistere_requests_total{{protocol="rest_v2",code="200"}} {answers}\n'
+        f'mistere_requests_total{{protocol="rest_v2",code="400"}} 7\n'
+        f'mistere_requests_total{{protocol="rest_v1",code="429"}} {errors}\n'
+        f'mistere_requests_total{{protocol="grpc",code="INTERNAL"}} {errors}\n'
+        f'mistere_requests_total{{protocol="grpc",code="INVALID_ARGUMENT"}} {answers}\n'
+        "# TYPE other gauge\nother 3\n"
+    )
+
+
+class Pods:
+    """The pods of a revision with a page of metrics each; None for one that does not answer."""
+
+    def __init__(self, **pages: str | None) -> None:
+        self.pages = pages
+
+    def pods(self) -> tuple[list[dict[str, Any]], str]:
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        return [{"metadata": {"name": name}, "status": ready} for name in self.pages], "1"
+
+    def metrics(self, pod: dict[str, Any]) -> str:
+        text = self.pages[pod["metadata"]["name"]]
+        if text is None:
+            raise MistereError("it does not answer.")
+        return text
+
+
+def test_counters_are_summed_over_pods_and_restarts() -> None:
+    pods = Pods(a=page(100), b=page(50))
+    counter = LiveCounter(pods)  # type: ignore[arg-type]
+    counter.read()
+    assert counter.figures() == LiveFigures()
+    pods.pages = {"a": page(110), "b": page(5, errors=1), "c": page(20)}  # b restarted, c is new
+    counter.read()
+    pods.pages = {"a": None, "b": page(6, errors=1)}
+    counter.read()
+    found = counter.figures()
+    one_kind = 10 + 5 + 20 + 1
+    assert (found.requests, found.errors) == (2 * one_kind + 2 + 14 - 7, 2)
+    pods.pages = {"a": None}
+    with pytest.raises(MistereError, match="does not answer"):
+        counter.read()
+
+
+def test_a_page_that_is_none_is_one_sentence() -> None:
+    with pytest.raises(MistereError, match="/metrics cannot be read"):
+        samples("mistere_requests_total{code= 1\n")
+    assert samples("") == {}

@@ -1,0 +1,143 @@
+"""nginx as the proxy of a Gateway: its configuration follows the HTTPRoute and the ready pods of the services that the route names."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistere.serving import protocol
+from tests.stand_ins.kserve_controller import SERVICE
+from tests.stand_ins.kubernetes_api import KubernetesApi
+
+_HEAD = """
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log warn;
+events {{ worker_connections 512; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+"""
+_LISTEN_SECONDS = 20.0
+
+
+def nginx_program() -> str:
+    """The path of nginx; the test is skipped without it."""
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+    if program is None:
+        pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
+    return program
+
+
+class NginxGateway:
+    """Runs nginx on a local port; each backend of the route is an upstream, and ``split_clients`` draws one by its weight.
+
+    Attributes:
+        url: where clients call it.
+    """
+
+    def __init__(self, program: str, folder: Path, cluster: KubernetesApi) -> None:
+        self._program, self._folder, self._cluster = program, folder, cluster
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = int(free.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._weights: dict[str, int] = {}
+        self._written = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._follow_pods, daemon=True)
+        self._thread.start()
+
+    def apply(self, weights: dict[str, int]) -> None:
+        """Take over the weights of a route; nginx has them when this returns."""
+        with self._lock:
+            self._weights = weights
+            self._write()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+
+    def _follow_pods(self) -> None:
+        while not self._over.wait(0.02):
+            with self._lock:
+                self._write()
+
+    def _addresses(self, backend: str) -> list[str]:
+        pods: list[dict[str, Any]] = self._cluster.all("pods")
+        service = backend.removesuffix("-predictor")
+        return [
+            f"{pod['status']['podIP']}:{protocol.HTTP_PORT}"
+            for pod in pods
+            if pod["metadata"]["labels"][SERVICE] == service
+            and {"type": "Ready", "status": "True"} in pod["status"]["conditions"]
+        ]
+
+    def _write(self) -> None:
+        text = self._configuration()
+        if not text or text == self._written:
+            return
+        path = self._folder / "nginx.conf"
+        path.write_text(text, encoding="utf-8")
+        self._written = text
+        command = [self._program, "-p", str(self._folder), "-e", str(self._folder / "error.log"), "-c", str(path)]
+        if self._process is None:
+            self._process = subprocess.Popen(command)
+            self._wait_until_open()
+        else:
+            before = self._workers()
+            subprocess.run([*command, "-s", "reload"], check=True, timeout=20)
+            deadline = time.monotonic() + _LISTEN_SECONDS
+            while self._workers() & before and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    def _workers(self) -> set[str]:
+        """The processes that take connections: the children that are not shutting down."""
+        assert self._process is not None
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        return {child for child in children if b"shutting down" not in Path(f"/proc/{child}/cmdline").read_bytes()}
+
+    def _configuration(self) -> str:
+        drawn = {name: weight for name, weight in self._weights.items() if weight}
+        upstreams = {name: self._addresses(name) for name in drawn}
+        if not drawn or not all(upstreams.values()):
+            return ""
+        lines = [_HEAD.format(folder=self._folder)]
+        for name, addresses in upstreams.items():
+            servers = " ".join(f"server {address} max_fails=0;" for address in addresses)
+            lines.append(f"  upstream {name} {{ {servers} }}")
+        *first, last = drawn.items()
+        total = sum(drawn.values())
+        parts = " ".join(f"{100 * weight / total:.2f}% {name};" for name, weight in first)
+        lines += [
+            f"  split_clients $request_id $backend {{ {parts} * {last[0]}; }}",
+            f"  server {{ listen 127.0.0.1:{self._port}; location / {{ proxy_pass http://$backend; }} }}",
+            "}",
+        ]
+        return "\n".join(lines)
+
+    def _wait_until_open(self) -> None:
+        deadline = time.monotonic() + _LISTEN_SECONDS
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise AssertionError((self._folder / "error.log").read_text(encoding="utf-8"))
