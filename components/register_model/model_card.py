@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mistere.artifacts.manifests import EvaluationReport, ModelBundle, UtteranceSet
+from mistere.data.calls.catalogue import LEVELS
 from mistere.data.conditions import condition_named, usual_conditions
+from mistere.metrics.classification import Interval
 from mistere.metrics.missing_curve import curve_from_metrics
-from mistere.metrics.robustness import robustness_from_metrics
+from mistere.metrics.robustness import calls_from_metrics, robustness_from_metrics
 from mistere.runs.outcome import Estimate
 from mistere.serving.protocol import embedding_name
 
@@ -112,6 +114,7 @@ def model_card(
             for label in report.labels
             if (estimate := Estimate.of(report.metrics, f"test.f1.{label}"))
         ],
+        calls=_calls(report.metrics),
         limits=_limits(report.metrics),
         report_utterances=report.utterances,
         context=report.context,
@@ -148,6 +151,16 @@ def _degraded(metrics: dict[str, float]) -> list[tuple[str, Estimate]]:
         title = f"Weighted F1 with {condition.words if condition else degraded.condition}"
         rows.append((title, Estimate(**vars(degraded.weighted_f1))))
     return rows
+
+
+def _calls(metrics: dict[str, float]) -> list[tuple[str, Interval, Interval]]:
+    """Words, weighted F1 and calibration error of each measured level of the effects of real calls; none if they were not measured."""
+    figures = calls_from_metrics(metrics)
+    if figures is None:
+        return []
+    named = [("without an effect", figures.clean)]
+    named += [(level.words, figures.levels[name]) for name, level in LEVELS.items() if name in figures.levels]
+    return [(words, level.model.weighted_f1, level.model.ece) for words, level in named]
 
 
 def _limits(metrics: dict[str, float]) -> list[str]:

@@ -142,6 +142,11 @@ class CallReport(_Record):
         return [one for one in self.levels() if one.difference is not None and one.difference.high < -margin]
 
 
+def clean_report(figures: LevelFigures) -> LevelReport:
+    """The level without an effect."""
+    return LevelReport.of("clean", "clean", "the recordings and transcripts as they are", figures)
+
+
 def effect_reports(effects: Sequence[Effect], figures: CallFigures) -> list[EffectReport]:
     """The effects with the levels that were measured; without those of which none was."""
     reports = []

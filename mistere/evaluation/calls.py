@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mistere.model.inference import DialogueModel
     from mistere.model.mixture.prediction import DialoguePrediction
 
+Probabilities = Mapping[str, Sequence[np.ndarray]]
+"""By level, ``""`` without an effect: of each dialogue, the probabilities ``[n, C]`` of the turns that are left."""
 Dialogues = Callable[[], Iterable[Sequence[Utterance]]]
 """Reads the dialogues anew at each call, with all modalities of the dataset."""
 OnProgress = Callable[[str, float, float], object]
@@ -123,8 +125,10 @@ class CallMeasurement:
             done += dialogues
             on_progress("dialogues", done, passes * len(self._facts))
 
-        own = self._answers(model, count)
-        others = self._answers(other, count) if other is not None else {}
+        return self.figures(self.answers(model, count), {} if other is None else self.answers(other, count))
+
+    def figures(self, own: Probabilities, others: Probabilities) -> CallFigures:
+        """The figures of the answers of a model, and of another one beside it; empty for none."""
         figures = {key: self._figures(key, own, others) for key in own}
         return CallFigures(figures.pop(_CLEAN), figures)
 
@@ -143,8 +147,15 @@ class CallMeasurement:
         """Of each dialogue, which turns are left ``[n]``."""
         return [facts.kept.get(level, np.ones(len(facts.labels), bool)) for facts in self._facts]
 
-    def _answers(self, model: DialogueModel, count: Callable[[int], None]) -> dict[str, list[np.ndarray]]:
-        """Probabilities ``[n, C]`` of the turns that are left of each dialogue, by level; without levels of a modality that it lacks."""
+    def answers(
+        self, model: DialogueModel, count: Callable[[int], object] = lambda _: None
+    ) -> dict[str, list[np.ndarray]]:
+        """What a model answers, by level; without levels of a modality that it lacks.
+
+        Args:
+            model: with encoders.
+            count: called with the number of dialogues that were embedded, each once for each level.
+        """
         vectors = {
             modality: embed_changed(embedder, self._read(), self._changes(model, modality), count)
             for modality, embedder in model.embedders.items()
@@ -190,9 +201,7 @@ class CallMeasurement:
         """Whether what happens to speech happens to texts too, because the model transcribes turns without text."""
         return affected == SPEECH and self._around.silent_texts and model.transcribes
 
-    def _figures(
-        self, level: str, own: Mapping[str, list[np.ndarray]], others: Mapping[str, list[np.ndarray]]
-    ) -> LevelFigures:
+    def _figures(self, level: str, own: Probabilities, others: Probabilities) -> LevelFigures:
         """The figures of the turns that are left and have a label."""
         kept = self._kept(level)
         labels = [facts.labels[mask] for facts, mask in zip(self._facts, kept, strict=True)]
@@ -202,7 +211,7 @@ class CallMeasurement:
         true = true[labelled]
         bootstrap = DialogueBootstrap(owners, self._settings.resamples, self._settings.seed)
 
-        def figures(answers: Mapping[str, list[np.ndarray]]) -> tuple[ModelFigures, np.ndarray]:
+        def figures(answers: Probabilities) -> tuple[ModelFigures, np.ndarray]:
             probabilities = np.concatenate(answers[level])[labelled]
             predicted = probabilities.argmax(1)
             loss = None

@@ -9,9 +9,11 @@ from typing import Final
 from mistere.metrics.classification import Interval
 
 PREFIX = "test.robustness."
-CALL_DIFFERENCE: Final = "champion.calls.{name}.difference"
-"""Template of the metric with weighted F1 under a level of an effect of real calls minus the champion's, paired."""
 _CALLS: Final = "test.calls."
+_CHAMPION_CALLS: Final = "champion.calls."
+CALL_DIFFERENCE: Final = f"{_CHAMPION_CALLS}{{name}}.difference"
+"""Template of the metric with weighted F1 under a level of an effect of real calls minus the champion's, paired."""
+_CLEAN: Final = "clean"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def robustness_metrics(clean: Interval | None, points: list[RobustnessPoint]) ->
         named[f"{PREFIX}{point.condition}.loss"] = point.loss
     flat: dict[str, float] = {}
     for name, score in named.items():
-        flat |= {name: score.value, f"{name}.low": score.low, f"{name}.high": score.high}
+        flat |= _bounded(name, score)
     return {name: round(value, 8) for name, value in flat.items()}
 
 
@@ -42,15 +44,11 @@ def robustness_from_metrics(metrics: Mapping[str, float], order: Sequence[str] =
         metrics: flat metrics.
         order: names of conditions that come first, in this order; the others follow in the order of the metrics.
     """
-
-    def interval(name: str) -> Interval:
-        return Interval(
-            metrics[name], metrics.get(f"{name}.low", metrics[name]), metrics.get(f"{name}.high", metrics[name])
-        )
-
     named = [key.removeprefix(PREFIX).removesuffix(".loss") for key in metrics if key.startswith(PREFIX)]
     return [
-        RobustnessPoint(name, interval(f"{PREFIX}{name}.weighted_f1"), interval(f"{PREFIX}{name}.loss"))
+        RobustnessPoint(
+            name, _interval(metrics, f"{PREFIX}{name}.weighted_f1"), _interval(metrics, f"{PREFIX}{name}.loss")
+        )
         for name in dict.fromkeys([*order, *named])
         if f"{PREFIX}{name}.weighted_f1" in metrics and f"{PREFIX}{name}.loss" in metrics
     ]
@@ -96,16 +94,60 @@ class CallFigures:
     levels: Mapping[str, LevelFigures]
 
     def metrics(self) -> dict[str, float]:
-        """Flat: ``test.calls.<level>.weighted_f1``, ``….ece`` and ``….loss``, and ``champion.calls.<level>.difference``, with bounds."""
-        named: dict[str, Interval] = {}
-        for name, level in {"clean": self.clean, **self.levels}.items():
-            named[f"{_CALLS}{name}.weighted_f1"] = level.model.weighted_f1
-            named[f"{_CALLS}{name}.ece"] = level.model.ece
-            if level.model.loss is not None:
-                named[f"{_CALLS}{name}.loss"] = level.model.loss
-            if level.difference is not None:
-                named[CALL_DIFFERENCE.format(name=name)] = level.difference
+        """Flat: ``test.calls.<level>.weighted_f1``, ``….ece`` and ``….loss``, the champion's under ``champion.calls.<level>``, and
+        ``champion.calls.<level>.difference``, all with bounds; ``test.calls.<level>.turns`` without.
+        """
         flat: dict[str, float] = {}
-        for name, score in named.items():
-            flat |= {name: score.value, f"{name}.low": score.low, f"{name}.high": score.high}
+        for name, level in {_CLEAN: self.clean, **self.levels}.items():
+            flat[f"{_CALLS}{name}.turns"] = float(level.turns)
+            flat |= _flat(f"{_CALLS}{name}", level.model)
+            if level.other is not None:
+                flat |= _flat(f"{_CHAMPION_CALLS}{name}", level.other)
+            if level.difference is not None:
+                flat |= _bounded(CALL_DIFFERENCE.format(name=name), level.difference)
         return {name: round(value, 8) for name, value in flat.items()}
+
+
+def calls_from_metrics(metrics: Mapping[str, float]) -> CallFigures | None:
+    """The figures from :meth:`CallFigures.metrics`; None if they were not measured."""
+    end = ".weighted_f1"
+    names = [key[len(_CALLS) : -len(end)] for key in metrics if key.startswith(_CALLS) and key.endswith(end)]
+    levels = {name: level for name in names if (level := _level_from(metrics, name)) is not None}
+    clean = levels.pop(_CLEAN, None)
+    return None if clean is None else CallFigures(clean, levels)
+
+
+def _level_from(metrics: Mapping[str, float], name: str) -> LevelFigures | None:
+    model = _model_from(metrics, f"{_CALLS}{name}")
+    if model is None:
+        return None
+    difference = CALL_DIFFERENCE.format(name=name)
+    return LevelFigures(
+        int(metrics.get(f"{_CALLS}{name}.turns", 0)),
+        model,
+        _model_from(metrics, f"{_CHAMPION_CALLS}{name}"),
+        _interval(metrics, difference) if difference in metrics else None,
+    )
+
+
+def _model_from(metrics: Mapping[str, float], prefix: str) -> ModelFigures | None:
+    score, error, loss = f"{prefix}.weighted_f1", f"{prefix}.ece", f"{prefix}.loss"
+    if score not in metrics or error not in metrics:
+        return None
+    return ModelFigures(
+        _interval(metrics, score), _interval(metrics, error), _interval(metrics, loss) if loss in metrics else None
+    )
+
+
+def _flat(prefix: str, figures: ModelFigures) -> dict[str, float]:
+    flat = _bounded(f"{prefix}.weighted_f1", figures.weighted_f1) | _bounded(f"{prefix}.ece", figures.ece)
+    return flat if figures.loss is None else flat | _bounded(f"{prefix}.loss", figures.loss)
+
+
+def _bounded(name: str, figure: Interval) -> dict[str, float]:
+    return {name: figure.value, f"{name}.low": figure.low, f"{name}.high": figure.high}
+
+
+def _interval(metrics: Mapping[str, float], name: str) -> Interval:
+    value = metrics[name]
+    return Interval(value, metrics.get(f"{name}.low", value), metrics.get(f"{name}.high", value))

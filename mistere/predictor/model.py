@@ -109,7 +109,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         self._slices: SliceQueue[Task] = SliceQueue(self._encode_slice, self._pace, limits.waiting_seconds)
         self._observers: AnswerObservers | None = None
         self._transcripts = TranscriptionQueue(limits)
-        self._explanations = ExplanationQueue(lambda: self.loaded, limits.waiting_seconds)
+        self._explanations = ExplanationQueue(lambda: self.loaded, lambda: self._pace.seconds(limits.waiting_seconds))
         self._queues = (self.batcher, self._slices, self._transcripts, self._explanations)
         metrics.QUEUE_DEPTH.set_function(lambda: sum(queue.depth for queue in self._queues))
 

@@ -15,6 +15,7 @@ from mistere.metrics.expert_gate import collapsed_gate, evenness_words
 from mistere.metrics.gate_trust import trust_sentence
 from mistere.metrics.missing_curve import curve_from_metrics
 from mistere.metrics.robustness import PREFIX, robustness_from_metrics
+from mistere.reports.calls.view import CallView, call_view
 from mistere.reports.curves import missing_modality_plot, reliability_plot
 from mistere.reports.evaluated_model import COVERAGE, Evaluated
 from mistere.reports.evaluation_tables import (
@@ -76,7 +77,7 @@ class ModelView:
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """What a page shows of one or two models; a plot is None, a table empty, if its metrics were not measured."""
+    """What a page shows of one or two models; a plot or ``calls`` is None, a table empty, if its metrics were not measured."""
 
     models: list[ModelView]
     experts: Markup | None
@@ -86,6 +87,7 @@ class EvaluationView:
     missing: Markup | None
     robustness: Markup | None
     robustness_note: str
+    calls: CallView | None
     slices: list[SliceTable]
     costs: list[tuple[str, list[str]]]
     legend: list[tuple[str, str]]
@@ -120,6 +122,7 @@ def evaluation_view(
         missing=draw(lambda: _missing(models)),
         robustness=draw(lambda: _robustness(models)),
         robustness_note=_robustness_note(models),
+        calls=draw(lambda: call_view(models)),
         slices=slice_tables(models),
         costs=cost_rows(models),
         legend=[(spoken(name), expert_color(name, position)) for position, name in enumerate(first.experts)],

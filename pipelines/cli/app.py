@@ -7,11 +7,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mistere.common.errors import MistereError, UsageError
-from mistere.common.os_errors import disk_error
 from mistere.common.processes.standard_streams import guard_streams
 from pipelines.cli.command_group import HELP_OPTIONS, CommandGroup
 from pipelines.cli.data_app import data_app
+from pipelines.cli.expected_errors import expected_errors
 from pipelines.cli.experiment_app import experiment_app
 from pipelines.cli.label_app import label_app, traffic_app
 from pipelines.cli.pipeline_app import pipeline_app, schedule_app, tools_app
@@ -68,33 +67,11 @@ def main() -> NoReturn:
     guard_streams()
     verbose = "--verbose" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
-    try:
+    with expected_errors(verbose=verbose):
         code = app(args=arguments, prog_name="mistere", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a reader that is gone still sets the exit code
         raise SystemExit(code)
-    except Exception as error:
-        expected = _as_expected_error(error)
-        if verbose or expected is None:
-            raise
-        print(f"mistere: {expected}", file=sys.stderr)
-        raise SystemExit(int(expected.exit_code)) from None
-
-
-def _as_expected_error(error: Exception) -> MistereError | None:
-    """The error as one that the user can resolve; None for a defect of the program."""
-    if isinstance(error, MistereError):
-        return error
-    if failure := disk_error(error):
-        return failure
-    if isinstance(error, OSError):
-        return MistereError(
-            f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}; check the path and its "
-            "permissions."
-        )
-    if hasattr(error, "format_message"):  # the command line parser's usage errors
-        return UsageError(" ".join(str(error.format_message()).split()))
-    return None
 
 
 if __name__ == "__main__":

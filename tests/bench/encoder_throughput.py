@@ -9,7 +9,6 @@ bf16 matrix product reaches on the same device in the same run, with the peak of
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from components.finetune_encoder.training.trainable import choose_trainable
-from mistere.common.errors import MistereError, UsageError
+from mistere.common.errors import UsageError
 from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.families import family_of
@@ -164,8 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MistereError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        sys.exit(int(error.exit_code))
+    main()

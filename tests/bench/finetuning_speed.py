@@ -11,6 +11,7 @@ one run.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import subprocess
@@ -164,4 +165,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["arm"]:
         arm(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+        parser = argparse.ArgumentParser(prog="mistere bench finetuning_speed")
+        parser.add_argument("epochs", nargs="?", type=int, default=3)
+        main(parser.parse_args().epochs)

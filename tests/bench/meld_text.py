@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import UsageError
 from mistere.common.splits import SPLITS
 from mistere.corpora.importers.meld import import_meld
 from mistere.data.dataset import read_utterances, shards_of
@@ -79,7 +80,7 @@ def embed(source: Path, folder: Path) -> None:
 def main() -> None:
     """Embed, then train with and without context."""
     if len(sys.argv) < 2:
-        raise SystemExit(__doc__)
+        raise UsageError("no folder with the MELD CSV files was named: mistere bench meld_text MELD_CSVS [OUTPUT].")
     output = Path(sys.argv[2] if len(sys.argv) > 2 else "output/meld")
     if not (output / "embeddings").is_dir():
         output.mkdir(parents=True, exist_ok=True)

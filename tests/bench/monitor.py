@@ -68,13 +68,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="mistere bench monitor")
     parser.add_argument("--weeks", type=int, default=100)
     parser.add_argument("--days", type=int, default=100)
-    parser.add_argument("--looks", default="6,12,18,24")
+    parser.add_argument("--looks", type=lambda hours: tuple(map(int, hours.split(","))), default="6,12,18,24")
     parser.add_argument("--parts", default="alarms,drifts,counting")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
     if "alarms" in parts:
-        show_alarms(arguments.weeks, tuple(map(int, arguments.looks.split(","))), arguments.seed)
+        show_alarms(arguments.weeks, arguments.looks, arguments.seed)
     if "drifts" in parts:
         show_drifts(arguments.days, arguments.seed)
     if "counting" in parts:

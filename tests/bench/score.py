@@ -15,7 +15,6 @@ does other work too, it is the more reliable one.
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import os
@@ -29,12 +28,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from mistere.common.errors import MistereError
 from mistere.data.dataset import DatasetInfo, Utterance
 from mistere.data.dataset_writer import write_dataset
-from mistere.serving.deployment import service_and_bundle
-from mistere.serving.example_dialogue import read_example
-from mistere.serving.vectors import VectorDialogue
 from tests.bench.serving_speed import CLIENTS, predictor, v1_body, versions
+from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
 
 SCORE = """
 import json, resource, sys, time
@@ -82,7 +80,7 @@ def scored(data: Path, bundle: str) -> dict[str, float]:
         command = [sys.executable, "-c", SCORE, str(data), bundle, folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(done.stderr)
+        raise MistereError(f"mistere score failed: {done.stderr.strip().splitlines()[-1]}")
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
@@ -113,19 +111,14 @@ def cpu_seconds(process: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="mistere bench score", description=__doc__.split("\n", 1)[0])  # type: ignore[union-attr]
-    parser.add_argument("--bundle")
-    parser.add_argument("--output", type=Path, default=Path("output"))
+    parser = bundle_parser(__doc__)
     parser.add_argument("--dialogues", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    _, bundle = service_and_bundle(options.output, options.bundle)
-    example = read_example(Path(bundle))
-    if example is None or isinstance(example.dialogue, VectorDialogue):
-        raise SystemExit(f"{bundle} holds no example dialogue of utterances")
+    bundle, example = bundle_and_example(options)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        many = versions(example.dialogue, 10 * options.dialogues)
+        many = versions(example, 10 * options.dialogues)
         few = many[: options.dialogues]
         small, large = write(folder / "small", few), write(folder / "large", many)
         bodies = [v1_body(dialogue) for dialogue in few]

@@ -8,7 +8,6 @@ gRPC, and the client. All arms alternate in one run: a ratio is of the same turn
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -17,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from mistere.model.inference import load_bundle
-from mistere.serving.deployment import service_and_bundle
-from mistere.serving.example_dialogue import read_example
 from tests.bench.serving_speed import embedded_request, free_port, grpc_sender, predictor, rest_sender, running
+from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
 
 PATH = "/v2/models/mistere/infer"
 ECHO = Path(__file__).parent / "reference" / "kserve_echo.py"
@@ -41,18 +39,13 @@ def spread(values: np.ndarray, unit: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", help="folder of a bundle; the deployed one of --output by default")
-    parser.add_argument("--output", type=Path, default=Path("output"))
+    parser = bundle_parser(__doc__)
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--calls", type=int, default=30, help="requests of an arm in a turn")
     arguments = parser.parse_args()
-    _, bundle = service_and_bundle(arguments.output, arguments.bundle)
-    example = read_example(Path(bundle))
-    if example is None:
-        raise SystemExit(f"{bundle} holds no example dialogue")
+    bundle, example = bundle_and_example(arguments)
     model = load_bundle(bundle)
-    vectors = model.embed([example.dialogue])[0]  # type: ignore[list-item]  # the example of a model with encoders
+    vectors = model.embed([example])[0]
     request = embedded_request(model, vectors)
     message = request.to_grpc().SerializeToString()
     body, length = request.to_rest()

@@ -9,21 +9,19 @@ one with a recording of three seconds. Rounds alone and beside the other client 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
 from mistere.data.audio import encode_flac
 from mistere.data.dataset import Utterance
-from mistere.serving.deployment import service_and_bundle
 from tests.bench.serving_speed import Send, predictor, rest_sender, v1_body
+from tests.bench.shared.served_bundle import bundle_parser, chosen_bundle
 
 _RATE = 16000
 _PREDICT = "/v1/models/mistere:predict"
@@ -100,13 +98,11 @@ def durations(port: int, bodies: Iterator[bytes], seconds: float) -> list[float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", help="folder of a bundle; the deployed one of --output by default")
-    parser.add_argument("--output", type=Path, default=Path("output"))
+    parser = bundle_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    _, bundle = service_and_bundle(arguments.output, arguments.bundle)
+    bundle = chosen_bundle(arguments)
     long_bodies = [minutes_of_audio(number) for number in range(40)]
     print(f"long requests: {len(long_bodies[0]) / 1000:.0f} KB, {16 * 29.9:.0f} s of audio")
     # Without kept vectors, so that no recording is ever answered from the cache.

@@ -9,7 +9,6 @@ is measured. Every figure is a ratio or a difference of arms that alternate with
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import http.client
@@ -36,9 +35,8 @@ from kserve import InferInput, InferRequest
 from mistere.data.audio import decode, encode_flac
 from mistere.data.dataset import Utterance
 from mistere.model.inference import EmotionModel, load_bundle
-from mistere.serving.deployment import service_and_bundle
-from mistere.serving.example_dialogue import read_example
 from tests.bench.reference import mlserver_runtime
+from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
 
 CLIENTS = 16
 _OVERHEAD_TURNS = 40
@@ -404,9 +402,7 @@ def soak(bundle: str, dialogues: list[list[Utterance]], minutes: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", help="folder of a bundle; the deployed one of --output by default")
-    parser.add_argument("--output", type=Path, default=Path("output"))
+    parser = bundle_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--parts", default="overhead,throughput,conversation,start,others")
     parser.add_argument(
@@ -414,19 +410,16 @@ def main() -> None:
     )
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
     arguments = parser.parse_args()
-    _, bundle = service_and_bundle(arguments.output, arguments.bundle)
-    example = read_example(Path(bundle))
-    if example is None:
-        raise SystemExit(f"{bundle} holds no example dialogue")
+    bundle, example = bundle_and_example(arguments)
     parts = set(arguments.parts.split(","))
     model = load_bundle(bundle)
-    dialogues = versions(example.dialogue, 4 * CLIENTS)
+    dialogues = versions(example, 4 * CLIENTS)
     if "overhead" in parts:
-        overhead(bundle, model, model.embed([example.dialogue])[0], arguments.seconds)
+        overhead(bundle, model, model.embed([example])[0], arguments.seconds)
     if "throughput" in parts:
         throughput(bundle, model, dialogues, arguments.seconds)
     if "conversation" in parts:
-        conversation(bundle, example.dialogue)
+        conversation(bundle, example)
     if "start" in parts:
         start_up(bundle)
     if "others" in parts:

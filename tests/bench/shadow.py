@@ -27,10 +27,10 @@ import numpy as np
 from mistere.artifacts.io import artifact_key, open_artifact, publish
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
-from mistere.serving.deployment import Deployment, service_and_bundle
-from mistere.serving.example_dialogue import read_example
+from mistere.serving.deployment import Deployment
 from mistere.serving.shadow.pointer import Shadow, write_shadow
 from tests.bench.serving_speed import Send, free_port, predictor, rest_sender, running, v1_body, versions
+from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
 
 _PATH = "/v1/models/mistere:predict"
 
@@ -120,21 +120,15 @@ def store_with_shadow(bundle: str) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", help="folder of a bundle; the deployed one of --output by default")
-    parser.add_argument("--output", type=Path, default=Path("output"))
+    parser = bundle_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--requests", type=int, default=60, help="requests of a block")
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--parts", default="elsewhere,here")
     arguments = parser.parse_args()
-    _, bundle = service_and_bundle(arguments.output, arguments.bundle)
-    example = read_example(Path(bundle))
-    if example is None:
-        raise SystemExit(f"{bundle} holds no example dialogue")
-    assert isinstance(example.dialogue, list), "its model takes vectors"
-    bodies = [v1_body(dialogue) for dialogue in versions(example.dialogue, 64)]
+    bundle, example = bundle_and_example(arguments)
+    bodies = [v1_body(dialogue) for dialogue in versions(example, 64)]
     parts = set(arguments.parts.split(","))
     with store_with_shadow(bundle) as copied:
         labels = open_artifact(LocalStore(Path(copied).parents[2]), ModelBundle, Path(copied).name).manifest.labels

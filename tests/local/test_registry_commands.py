@@ -100,6 +100,7 @@ def test_optional_evaluations_are_in_metrics_and_report(registry: Registry, tmp_
     for name in (
         "test.calls.codec_gsm.weighted_f1",
         "test.calls.clean.ece",
+        "champion.calls.codec_gsm.weighted_f1",
         "champion.calls.word_errors_20.difference",
     ):
         assert metrics[f"{name}.low"] <= metrics[f"{name}.high"]
@@ -111,6 +112,9 @@ def test_optional_evaluations_are_in_metrics_and_report(registry: Registry, tmp_
     assert report["runtime"]["runtime.dialogue_ms.p95"] > 0 < report["runtime"]["runtime.size_mb"]
     page = (reports / "run_report.html").read_text()
     assert "noise as loud as the" in page and "int8" in page and "all is well today" in page
+    assert "Effects of real calls" in page and "shown to be worse than the previous champion" in page
+    cards = [path.read_text() for path in (copy / "store" / "artifacts" / "ModelBundle").glob("*/README.md")]
+    assert sum("Under the effects of real calls" in card and "and GSM 06.10 |" in card for card in cards) == 1
 
 
 def test_the_bundle_has_its_provenance_and_an_example_that_predict_accepts(first_version: Registry) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import grpc
 import httpx
@@ -25,6 +28,7 @@ from mistere.predictor.explanation.masking import (
     compute,
     rows_needed,
 )
+from mistere.predictor.explanation.queue import ExplanationQueue
 from mistere.serving import protocol
 from mistere.serving.explanation import Explanation
 from pipelines.cli.commands.predict import predict
@@ -166,6 +170,38 @@ def test_more_work_than_allowed_is_refused(server: Server) -> None:
     with pytest.raises(RequestError, match="more than 8 modalities") as caught:
         check_work([np.ones((1, 9), bool)], [frozenset()])
     assert caught.value.code == 413
+
+
+class Slow(Known):
+    """Takes half a millisecond for a prediction of an utterance."""
+
+    dimensions: ClassVar = {"text": 2}
+    mixture_weights = 0
+
+    def predict_embeddings(self, dialogues: Sequence[Mapping[str, np.ndarray]]) -> list[DialoguePrediction]:
+        time.sleep(0.0005 * sum(len(one["text"]) for one in dialogues))
+        return super().predict_embeddings(dialogues)
+
+
+def test_what_may_wait_is_a_measured_time() -> None:
+    model: Any = Slow()
+    vectors = {"text": np.ones((20, 2), np.float32)}
+    dialogue: Any = SimpleNamespace(context=frozenset())
+    prediction = Known().predict_embeddings([vectors])
+
+    async def refused_of_two(queue: ExplanationQueue) -> int:
+        asked = (queue.explain([dialogue], [vectors], prediction) for _ in range(2))
+        return sum(isinstance(one, RequestError) for one in await asyncio.gather(*asked, return_exceptions=True))
+
+    async def go() -> None:
+        queue = ExplanationQueue(lambda: model, lambda: 0.08)
+        try:
+            assert await refused_of_two(queue) == 0, "by the estimate of the start, both take 20 ms"
+            assert await refused_of_two(queue) == 1, "they were measured at 200 ms each"
+        finally:
+            queue.close()
+
+    asyncio.run(go())
 
 
 def test_another_word_than_explain_is_refused(server: Server) -> None:

@@ -19,7 +19,7 @@ from mistere.evaluation.call_report import CallReport, Figure
 from mistere.evaluation.calls import CallMeasurement, CallSettings
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.model.inference import EmotionModel, load_bundle
-from mistere.reports.calls.summary import comparison
+from mistere.reports.calls.summary import comparison, model_name
 from pipelines.cli.commands import robustness as command
 from pipelines.cli.commands.robustness import Request, _verdict, robustness
 from pipelines.cli.commands.score import ChosenModel
@@ -97,7 +97,9 @@ def test_figures_are_those_of_the_models_answers(bundle: str, text_bundle: str, 
         assert level.model.weighted_f1.low <= level.model.weighted_f1.value <= level.model.weighted_f1.high
     by_name = {level.name: level for level in report.levels()}
     assert by_name["clipping_5"].beside is None and by_name["clipping_5"].difference is None, "it does not hear"
-    assert "3 levels cannot be compared, because bundle" in comparison(report)
+    assert "3 levels cannot be compared, because bundle" in comparison(
+        list(report.levels()), model_name(report, beside=True)
+    )
     words = by_name["word_errors_20"]
     assert words.beside is not None and words.difference is not None
     assert words.difference.value == pytest.approx(

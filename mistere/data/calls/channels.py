@@ -27,7 +27,13 @@ _OVERLAP_SECONDS: Final = 0.005
 
 def through_mulaw(wave: np.ndarray) -> tuple[np.ndarray, int]:
     """A telephone's band and G.711 µ-law, at 8 kHz."""
-    return _through_codec(telephone_band(wave, RATE), TELEPHONE_RATE, "WAV", "ULAW")
+    return mulaw(np.clip(np.rint(32768.0 * telephone_band(wave, RATE)), -32768, 32767).astype(np.int16))
+
+
+def mulaw(samples: np.ndarray) -> tuple[np.ndarray, int]:
+    """G.711 µ-law of int16 samples ``[N]`` at 8 kHz, bit by bit that of the reference software (ITU-T G.191)."""
+    # libsndfile divides negative samples towards zero, where the reference takes the ones' complement.
+    return _through_codec(samples + (samples < 0), TELEPHONE_RATE, "WAV", "ULAW")
 
 
 def through_gsm(wave: np.ndarray) -> tuple[np.ndarray, int]:
@@ -48,11 +54,11 @@ def _opus_level(kilobits: float) -> float:
 def _through_codec(
     wave: np.ndarray, rate: int, form: str, subtype: str, compression: float | None = None
 ) -> tuple[np.ndarray, int]:
-    """Encode and decode in memory; the length stays, although a codec fills up its last frame."""
+    """Encode and decode float or int16 samples in memory; the length stays, although a codec fills up its last frame."""
     import soundfile
 
     buffer = io.BytesIO()
-    samples = np.clip(wave, -1.0, 1.0)
+    samples = np.clip(wave, -1.0, 1.0) if wave.dtype.kind == "f" else wave
     soundfile.write(buffer, samples, rate, format=form, subtype=subtype, compression_level=compression)
     buffer.seek(0)
     decoded, actual = soundfile.read(buffer, dtype="float32")

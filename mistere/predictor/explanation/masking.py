@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 MAX_MODALITIES: Final = 8
 """The most modalities of an utterance: each doubles the number of passes."""
 MAX_ROWS: Final = 65_536
-"""The most predictions of an utterance that the explanation of a request may take; 128 utterances of two modalities take 49,152."""
+"""The most predictions of an utterance that the explanation of a request may take; 128 utterances of two modalities take 49,152. It is a
+size and not a time: whether a request is too large must not depend on the replica that gets it."""
 _CHUNK_ROWS: Final = 2048
 """Predictions at once: their vectors take 20 MB with the widest encoders."""
 _ROUNDING: Final = 1e-5

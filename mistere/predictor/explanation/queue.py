@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _LEAST_PRICE: Final = 0.0025
 _WEIGHTS_PER_SECOND: Final = 3e8
 """The price of predicting an utterance, in seconds of audio: the mixture's weights divided by the second, at least the first. A small
-encoder on a core reads a second of audio while a mixture of so many weights predicts an utterance."""
+encoder on a core reads a second of audio while a mixture of so many weights predicts an utterance. It is the estimate for the first
+explanation; from then on the measured pace decides what may wait."""
 
 
 class ExplanationQueue:
@@ -37,12 +38,12 @@ class ExplanationQueue:
 
     Args:
         loaded: the model.
-        max_price: the most that may wait, seconds of audio; one request may always wait.
+        max_seconds: the longest computing time that may wait, as this machine is measured now; one request may always wait.
     """
 
-    def __init__(self, loaded: Callable[[], EmotionModel], max_price: float) -> None:
-        self._loaded, self._pace = loaded, Pace()
-        self._queue: SliceQueue[MaskedPass] = SliceQueue(self._compute, self._pace, max_price)
+    def __init__(self, loaded: Callable[[], EmotionModel], max_seconds: Callable[[], float]) -> None:
+        self._loaded, self._max_seconds, self._pace = loaded, max_seconds, Pace()
+        self._queue: SliceQueue[MaskedPass] = SliceQueue(self._compute, self._pace, 0.0)
 
     @property
     def depth(self) -> int:
@@ -88,6 +89,7 @@ class ExplanationQueue:
         passes = [one for dialogue in explained for one in dialogue.passes()]
         for one in passes:
             one.price = row * len(one.dialogue)
+        self._queue.max_price = self._pace.price_within(self._max_seconds(), 0.0)
         with metrics.phase("explain"):
             await self._queue.run(passes)
         return await asyncio.to_thread(lambda: [dialogue.explanation() for dialogue in explained])

@@ -59,10 +59,13 @@ class SliceQueue(Generic[Part]):
         compute: computes parts, of one or several requests; called in the worker thread.
         pace: the machine's pace, which decides how large a slice is.
         max_price: the most that may wait, seconds of audio; one request may always wait.
+
+    Attributes:
+        max_price: may be changed at any time; it counts for the next request.
     """
 
     def __init__(self, compute: Callable[[Sequence[Part]], None], pace: Pace, max_price: float) -> None:
-        self._compute, self._pace, self._max_price = compute, pace, max_price
+        self._compute, self._pace, self.max_price = compute, pace, max_price
         self._jobs: list[_Job[Part]] = []
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slices", initializer=_lower_priority)
@@ -87,7 +90,7 @@ class SliceQueue(Generic[Part]):
         loop = asyncio.get_running_loop()
         price = sum(part.price for part in parts)
         waiting = sum(job.price for job in self._jobs)
-        if self._jobs and waiting + price > self._max_price:
+        if self._jobs and waiting + price > self.max_price:
             raise overloaded(max(1, math.ceil(self._pace.seconds(waiting))))
         # Parts of similar price share a batch of the encoder without much padding.
         job = _Job(sorted(parts, key=lambda part: part.price), loop.time(), price, loop.create_future())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from mistere.common.counting import counted
 from mistere.evaluation.call_report import CallReport, Figure, LevelReport
 
@@ -32,32 +34,30 @@ def model_name(report: CallReport, *, beside: bool = False) -> str:
     return f"version {model.version}" if model.version else f"bundle {model.bundle_digest[:12]}"
 
 
-def worst(report: CallReport) -> LevelReport | None:
+def worst(levels: Iterable[LevelReport]) -> LevelReport | None:
     """The level that costs the model most."""
-    lossy = [level for level in report.levels() if level.model.loss is not None]
+    lossy = [level for level in levels if level.model.loss is not None]
     return max(lossy, key=lambda level: level.model.loss.value if level.model.loss else 0.0, default=None)
 
 
-def lead(report: CallReport) -> str:
+def lead(clean: LevelReport, levels: Iterable[LevelReport]) -> str:
     """The first sentence: what is lost most."""
-    clean = report.clean.model.weighted_f1
-    start = f"Without an effect, weighted F1 is {number(clean.value)} {bounds(clean)}"
-    level = worst(report)
+    unchanged = clean.model.weighted_f1
+    start = f"Without an effect, weighted F1 is {number(unchanged.value)} {bounds(unchanged)}"
+    level = worst(levels)
     if level is None or level.model.loss is None:
         return f"{start}."
     score = level.model.weighted_f1.value
     return f"{start}; with {level.words} it is {number(score)}, {signed(_negated(level.model.loss))} points, the largest loss."
 
 
-def comparison(report: CallReport) -> str:
-    """The sentence about the model beside; empty without one."""
-    if report.beside is None:
+def comparison(levels: Sequence[LevelReport], name: str) -> str:
+    """The sentence about the model beside, which is called ``name``; empty without a name."""
+    if not name:
         return ""
-    levels = list(report.levels())
     compared = [level for level in levels if level.difference is not None]
-    worse = report.shown_losses(0.0)
+    worse = [level for level in compared if level.difference is not None and level.difference.high < 0]
     better = [level for level in compared if level.difference is not None and level.difference.low > 0]
-    name = model_name(report, beside=True)
     parts = [f"of {counted(len(compared), 'level')}, the model is shown to be worse than {name} at {len(worse)}"]
     parts.append(f"and better at {len(better)}")
     sentence = f"{' '.join(parts)}."
@@ -71,10 +71,10 @@ def summary_lines(report: CallReport) -> list[str]:
     lines = [
         f"{counted(report.turns, 'turn')} in {counted(report.dialogues, 'dialogue')} of {report.dataset}, split {report.split}, with "
         f"{model_name(report)}",
-        lead(report),
+        lead(report.clean, report.levels()),
     ]
     if report.beside is not None:
-        lines.append(comparison(report))
+        lines.append(comparison(list(report.levels()), model_name(report, beside=True)))
     width = max((len(effect.title) for effect in report.effects), default=0)
     for effect in report.effects:
         values = ", ".join(f"{one.label} {number(one.model.weighted_f1.value)}" for one in effect.levels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,24 +10,23 @@ from mistere.common.errors import UsageError
 from mistere.common.paths import require_checkout
 from mistere.common.processes.child_environment import child_environment
 from mistere.common.suggestions import did_you_mean
+from pipelines.cli.commands import bench_script
 
 
-def bench(name: str | None, arguments: Sequence[str]) -> int:
-    """Run a benchmark, or list them.
-
-    Returns:
-        The exit code of the benchmark.
-    """
+def bench(name: str | None, arguments: Sequence[str]) -> None:
+    """List the benchmarks, or become one: this process is replaced, so that a signal reaches the benchmark itself."""
     directory = require_checkout("mistere bench") / "tests" / "bench"
     scripts = {path.stem: path for path in sorted(directory.glob("*.py")) if path.stem != "__init__"}
     if name is None:
         for stem, path in scripts.items():
             print(f"{stem:<15} {_first_line(path.read_text(encoding='utf-8'))}")
-        return 0
+        return
     if name not in scripts:
         raise UsageError(f"unknown benchmark {name!r}{did_you_mean(name, scripts)}")
-    command = [sys.executable, str(scripts[name]), *arguments]
-    return subprocess.run(command, env=child_environment(), check=False).returncode
+    verbose = [bench_script.VERBOSE] if bench_script.VERBOSE in sys.argv else []
+    command = [sys.executable, "-m", bench_script.__name__, *verbose, str(scripts[name]), *arguments]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, child_environment())  # noqa: S606  (no shell is needed)
 
 
 def _first_line(source: str) -> str:

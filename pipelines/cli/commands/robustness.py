@@ -99,7 +99,7 @@ def robustness(
     folder = to or output / "robustness" / f"{digest[:8]}-{archive.digest[:8]}-{request.split}"
     check_folder(folder.resolve(), "the folder of results")
 
-    from mistere.evaluation.call_report import CallReport, LevelReport, ReportedModel, effect_reports
+    from mistere.evaluation.call_report import CallReport, ReportedModel, clean_report, effect_reports
     from mistere.evaluation.calls import CallMeasurement, CallSettings
     from mistere.reports.calls.page import render_calls
 
@@ -146,7 +146,7 @@ def robustness(
         if isinstance(other, ChosenModel) and compared
         else None,
         without_beside=without,
-        clean=LevelReport.of("clean", "clean", "the recordings and transcripts as they are", figures.clean),
+        clean=clean_report(figures.clean),
         effects=effect_reports(effects, figures),
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,7 @@ def test_comparison_on_one_split_shows_verdict_and_differences(better: ComparedM
         "Contribution of each expert",
         "Missing modality",
         "Degraded speech or text",
+        "Effects of real calls",
         "Parts of the test split",
         "Running costs",
         "Lineage",

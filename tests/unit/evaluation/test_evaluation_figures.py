@@ -24,7 +24,15 @@ from mistere.evaluation.split_metrics import Answers, measure, write_predictions
 from mistere.metrics.calibration import Calibration, reliability
 from mistere.metrics.classification import DialogueBootstrap, Interval, f1_per_class
 from mistere.metrics.predictions import read_predictions
-from mistere.metrics.robustness import RobustnessPoint, robustness_from_metrics, robustness_metrics
+from mistere.metrics.robustness import (
+    CallFigures,
+    LevelFigures,
+    ModelFigures,
+    RobustnessPoint,
+    calls_from_metrics,
+    robustness_from_metrics,
+    robustness_metrics,
+)
 from mistere.metrics.slices import binned, most_frequent, plain_name, slice_metrics, slices_from_metrics
 from mistere.model.embeddings import UNLABELLED, EmbeddedDialogue
 from mistere.model.mixture.prediction import DialoguePrediction
@@ -358,6 +366,25 @@ def test_robustness_metrics_are_read_in_condition_order() -> None:
     assert robustness_from_metrics({"test.weighted_f1": 0.5}) == []
     part = robustness_metrics(None, points[2:4])
     assert robustness_from_metrics(part, order) == points[2:4] and not any("clean" in name for name in part)
+
+
+def test_figures_of_real_calls_are_read_back_from_the_metrics() -> None:
+    def figures(at: float, loss: Interval | None = None) -> ModelFigures:
+        return ModelFigures(Interval(at, at - 0.1, at + 0.1), Interval(0.1, 0.05, 0.2), loss)
+
+    level = LevelFigures(
+        40, figures(0.5, Interval(0.1, 0.0, 0.2)), figures(0.6, Interval(0.05, 0.0, 0.1)), Interval(-0.1, -0.2, 0.0)
+    )
+    measured = CallFigures(
+        LevelFigures(42, figures(0.6)), {"babble_0db": level, "codec_gsm": replace(level, other=None)}
+    )
+    metrics = measured.metrics()
+    assert calls_from_metrics(metrics) == measured
+    assert metrics["champion.calls.babble_0db.weighted_f1.low"] == 0.5
+    older = {name: value for name, value in metrics.items() if ".turns" not in name and "champion" not in name}
+    read = calls_from_metrics(older)
+    assert read is not None and read.clean.turns == 0 and read.levels["babble_0db"].other is None
+    assert calls_from_metrics({"test.weighted_f1": 0.5}) is None
 
 
 # Timelines

@@ -31,6 +31,7 @@ from mistere.artifacts.sealed_record import seal
 from mistere.artifacts.usage import Usage
 from mistere.common.progress import Progress
 from mistere.config.evaluation import EvaluationConfig
+from mistere.data.calls.catalogue import effects_named
 from mistere.data.conditions import usual_conditions
 from mistere.engine.stage import RunContext, StageRecord, Step, stage_record_key
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, liveliest, write_timelines
@@ -39,7 +40,7 @@ from mistere.evaluation.split_metrics import measure, put, write_predictions
 from mistere.metrics.classification import Interval
 from mistere.metrics.missing_curve import CurvePoint, curve_metrics
 from mistere.metrics.predictions import PREDICTIONS_FILE
-from mistere.metrics.robustness import RobustnessPoint, robustness_metrics
+from mistere.metrics.robustness import CallFigures, LevelFigures, ModelFigures, RobustnessPoint, robustness_metrics
 from mistere.model.mixture.prediction import DialoguePrediction
 
 LABELS = ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"]
@@ -121,6 +122,29 @@ def more_metrics(whole: float) -> dict[str, float]:
     put(metrics, "test.speaker_probe.accuracy", Interval(0.64, 0.58, 0.71))
     put(metrics, "test.speaker_probe.beyond_chance", Interval(0.41, 0.33, 0.48))
     return metrics | {"test.speaker_probe.chance": 0.23, "test.speaker_probe.speakers": 7.0}
+
+
+def call_metrics(whole: float, champion: bool) -> dict[str, float]:
+    """Metrics of ``evaluation.calls`` with two effects; the candidate is clearly worse than the champion where voices are loud."""
+
+    def level(cost: float) -> LevelFigures:
+        def figures(value: float, ece: float) -> ModelFigures:
+            loss = Interval(cost, cost - 0.02, cost + 0.02) if cost else None
+            return ModelFigures(
+                Interval(value, value - 0.05, value + 0.05), Interval(ece, ece - 0.02, ece + 0.02), loss
+            )
+
+        model = figures(whole - cost, 0.05 + cost / 2)
+        if not champion:
+            return LevelFigures(212, model)
+        gain = 0.02 - cost / 3
+        return LevelFigures(
+            212, model, figures(whole - cost - gain, 0.06 + cost / 3), Interval(gain, gain - 0.03, gain + 0.03)
+        )
+
+    named = [one for effect in effects_named(["codec", "babble"]) for one in effect.levels]
+    levels = {one.name: level(0.01 + 0.03 * number) for number, one in enumerate(named)}
+    return CallFigures(level(0.0), levels).metrics()
 
 
 @dataclass
@@ -255,6 +279,7 @@ class RecordedRun:
         timelines = liveliest(names, answers, true, self.labels)
         write_timelines(files[1], [one.with_texts(dict(enumerate(self.sentences))) for one in timelines])
         metrics = measured.metrics | more_metrics(measured.metrics["test.weighted_f1"])
+        metrics |= call_metrics(metrics["test.weighted_f1"], bool(champion))
         against = None
         if champion:
             against = ChampionEvaluation(bundle_digest=champion, test_digest="t" * 64)

@@ -136,13 +136,15 @@ def test_report_has_the_plots_of_an_evaluated_run(deployed: tuple[str, dict[str,
         "Contribution of each expert",
         "Missing modality",
         "Degraded speech or text",
+        "Codecs",
+        "Other voices",
         "Speech encoder",
         "Text encoder",
         "Mixture of experts",
     ):
         assert f"<figcaption>{caption}" in html, caption
     assert "chosen by the size of train: learning_rate 0.0005, expert_rates {&#34;speech&#34;: 3.0}." in html
-    assert html.count("<svg") == 11
+    assert html.count("<svg") == 15
     identifiers = re.findall(r'<(?!path|clipPath)\w+[^>]* id="([^"]+)"', html)
     assert identifiers == []
     assert data["metrics"]["test.weighted_f1"] == pytest.approx(0.85, abs=0.1)
@@ -177,6 +179,12 @@ def test_report_sections_are_complete_and_ordered(deployed: tuple[str, dict[str,
         "Missing modality",
         "Degraded speech or text",
         "noise as loud as the speech",
+        "Effects of real calls",
+        "with six other voices, as loud as the speech it is",
+        "Of 7 levels, the model is shown to be worse than the previous champion at",
+        "this model, with its interval",
+        "All levels (8)",
+        "a telephone's band and GSM 06.10",
         "Parts of the test split",
         "1 to 3 words with",
         "Turns of the dialogue (3)",
