@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import httpx
 import pytest
 
 from mistere.common.errors import MistereError
 from mistere.config.canary import CanaryConfig
 from mistere.serving.kserve.canary.checks import error_problem, problem, summary
 from mistere.serving.kserve.canary.live_figures import LiveCounter, LiveFigures, samples
+from tests.serving.conftest import Server, Utterance
 
 CONFIG = CanaryConfig()
 INF = float("inf")
@@ -132,8 +134,27 @@ def test_counters_are_summed_over_pods_and_restarts() -> None:
     one_kind = 10 + 5 + 20 + 1
     assert (found.requests, found.errors) == (2 * one_kind + 2 + 14 - 7, 2)
     pods.pages = {"a": None}
+    counter.read(required=False)
+    assert counter.figures() == found
     with pytest.raises(MistereError, match="does not answer"):
         counter.read()
+
+
+def test_the_counters_are_those_of_the_predictor(server: Server) -> None:
+    """A metric that is renamed would make every canary pass without a request."""
+    pods = Pods(a=httpx.get(f"{server.url}/metrics").text)
+    counter = LiveCounter(pods)  # type: ignore[arg-type]
+    counter.read()
+    answer = server.client.predict_rest([Utterance("Where were you?"), Utterance("Here.")])
+    assert httpx.post(f"{server.url}/v2/models/mistere/infer", content=b"{").status_code == 400
+    pods.pages["a"] = httpx.get(f"{server.url}/metrics").text
+    counter.read()
+    found = counter.figures()
+    assert (found.requests, found.errors) == (2, 0)
+    assert sum(found.labels.values()) == 2 and set(answer.predicted) == {
+        label for label, n in found.labels.items() if n
+    }
+    assert sum(found.seconds.values()) == 1 and 0 < found.percentile(0.99) <= 60
 
 
 def test_a_page_that_is_none_is_one_sentence() -> None:

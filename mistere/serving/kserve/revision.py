@@ -178,6 +178,16 @@ class Revision:
             look()
         return []
 
+    def wait_until_gone(self, seconds: float, renew_lease: RenewLease) -> None:
+        """Wait until its pods are gone, at most ``seconds``, because they count in the namespace's quota until then."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            pods, version = self.api.list(self.pods_path, self.selector)
+            if not pods:
+                return
+            renew_lease()
+            self.wait(version, min(WATCH_SECONDS, left))
+
     @property
     def _events_path(self) -> str:
         return f"/api/v1/namespaces/{self.namespace}/events"

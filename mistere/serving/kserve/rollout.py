@@ -235,7 +235,7 @@ class ClusterDeployment:
         manifest = candidate_of(self.manifest())
         self.run_beside(manifest, check, renew_lease)
         self.api.delete(service_path(self.config, manifest["metadata"]["name"]))
-        self._wait_for_removal(self._revision(manifest), renew_lease)
+        self._revision(manifest).wait_until_gone(_LEAVING_SECONDS, renew_lease)
 
     def run_beside(self, manifest: dict[str, Any], check: ExampleCheck, renew_lease: RenewLease) -> str:
         """Apply a service of one pod beside the deployed one and test it; it is deleted again if it fails.
@@ -265,16 +265,6 @@ class ClusterDeployment:
         self.api.apply(path, manifest, force=True)
         pod = self._ready_pod(revision, renew_lease, time.monotonic() + self.config.ready_timeout)
         return self._test(check, revision, pod)
-
-    def _wait_for_removal(self, revision: Revision, renew_lease: RenewLease) -> None:
-        """Wait until the candidate's pods are gone, because they count in the namespace's quota."""
-        deadline = time.monotonic() + _LEAVING_SECONDS
-        while (left := deadline - time.monotonic()) > 0:
-            pods, version = self.api.list(revision.pods_path, revision.selector)
-            if not pods:
-                return
-            renew_lease()
-            revision.wait(version, min(_WATCH_SECONDS, left))
 
     def live_service(self, renew_lease: RenewLease) -> dict[str, Any] | None:
         """The deployed InferenceService; None if there is none."""

@@ -85,13 +85,16 @@ class LiveCounter:
         self._last: dict[str, Mapping[Sample, float]] | None = None
         self._sums: Counter[Sample] = Counter()
 
-    def read(self) -> None:
+    def read(self, *, required: bool = True) -> None:
         """Read the counters of all ready pods; the first reading is where counting begins.
 
         A pod that ends between two readings takes its last seconds with it.
 
+        Args:
+            required: False for a reading that may fail, because another follows.
+
         Raises:
-            MistereError: no ready pod can be read.
+            MistereError: no ready pod can be read, and the reading is required.
         """
         pods = [pod for pod in self._revision.pods()[0] if is_ready(pod)]
         first, last = self._last is None, self._last or {}
@@ -111,7 +114,7 @@ class LiveCounter:
                 grown = value - before.get(sample, 0.0)
                 self._sums[sample] += grown if grown >= 0 else value  # type: ignore[assignment]
         self._last = last
-        if failure is not None and not answered:
+        if failure is not None and not answered and required:
             raise failure
 
     def figures(self) -> LiveFigures:

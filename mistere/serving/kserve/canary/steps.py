@@ -95,14 +95,14 @@ class Canary:
         self.on_status(f"comparing both versions for {config.window_seconds:g} s")
         counters = LiveCounter(self.candidate), LiveCounter(self.deployed)
 
-        def look() -> tuple[LiveFigures, LiveFigures]:
+        def look(*, required: bool) -> tuple[LiveFigures, LiveFigures]:
             for counter in counters:
-                counter.read()
+                counter.read(required=required)
             own, deployed = (counter.figures() for counter in counters)
             return own, deployed if deployed.requests >= config.min_requests or not reference.requests else reference
 
         def look_at_errors() -> None:
-            if found := checks.error_problem(*look(), config):
+            if found := checks.error_problem(*look(required=False), config):
                 raise self._failure(share, found)
 
         for counter in counters:
@@ -110,7 +110,7 @@ class Canary:
         failed = self.candidate.watch(config.window_seconds, renew_lease, look_at_errors, restarted)
         if failed:
             raise self._failure(share, f"a pod restarted or failed ({self.candidate.explain(failed)})")
-        own, deployed = look()
+        own, deployed = look(required=True)
         if found := checks.problem(own, deployed, config):
             raise self._failure(share, found)
         return own, counters[1].figures()
