@@ -36,7 +36,7 @@ class StageInfo(Section):
     Attributes:
         doing: what the stage does, as a report continues "The run failed while …"; ``{modality}`` is replaced.
         after: the stage that it follows in lists of stages; empty for the first.
-        pipeline: the pipeline that it is a part of.
+        pipeline: the pipeline that it is a part of; ``none`` for a stage that only a command runs.
         per_modality: whether the pipeline runs it once for each modality, as task ``STAGE-MODALITY``.
         optional: whether it is part of a run only where a setting asks for it; lists of tasks name it once it has a record.
         exit_handler: whether it runs at the end of every run, whatever happened.
@@ -48,7 +48,7 @@ class StageInfo(Section):
 
     doing: str = Field(min_length=1)
     after: str = ""
-    pipeline: PipelineName = "retraining"
+    pipeline: PipelineName | Literal["none"] = "retraining"
     per_modality: bool = False
     optional: bool = False
     exit_handler: bool = False

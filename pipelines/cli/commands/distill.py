@@ -67,7 +67,7 @@ def distill(bundle: str | None, data: str | None, profile: str, settings: Sequen
         )
     if teacher.manifest.transcription is not None:
         raise UsageError(
-            f"the bundle {location} transcribes utterances without text, which no student does: name another bundle."
+            f"the bundle {location} has a model for transcription, which no student has: name another bundle."
         )
     folder = output.resolve() / "distill" / digest[:12]
     check_folder(folder, "--output")

@@ -105,7 +105,7 @@ def show(
     goals = content["goals"]
     lines = [
         result.sentence,
-        f"{content['speedup']:.1f} times as fast (goal: {goals['speedup']['at_least']:g}, {_met(goals['speedup'])}), "
+        f"Speed: {content['speedup']:.1f} × the teacher's (goal: {goals['speedup']['at_least']:g}, {_met(goals['speedup'])}); size: "
         f"{student.size_mb:.1f} MiB (goal: at most {goals['size_mb']['at_most']:g}, {_met(goals['size_mb'])}).",
     ]
     for line in lines:
