@@ -16,7 +16,8 @@ from components.embed_shard.run import STAGE as EMBED
 from components.extract_embeddings.run import STAGE as EXTRACT
 from components.register_model.run import STAGE as REGISTER
 from mistere.artifacts.io import read_manifest
-from mistere.artifacts.object_store import open_store
+from mistere.artifacts.manifests import MoEModel
+from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.engine.execution import Paths, execute, write_reference
 from mistere.engine.stage import TaskShard
 from mistere.kubernetes.secret_keys import use_storage_variables
@@ -95,11 +96,10 @@ def release(
         inputs: dict[str, Paths] = {name: str(folder / name) for name in RELEASED}
         stage, output = ENCODER
         encoders: dict[str, str] = {}
-        for task, outputs in finished.items():
-            of, _, modality = task.partition("-")
-            if of == stage:
-                encoders[modality] = str(folder / task)
-                write_reference(read_manifest(store, REGISTER.inputs["encoders"], outputs[output]), folder / task)
+        for modality in _modalities(store, finished):
+            task = f"{stage}-{modality}"
+            encoders[modality] = str(folder / task)
+            write_reference(read_manifest(store, REGISTER.inputs["encoders"], finished[task][output]), folder / task)
         inputs["encoders"] = encoders
         values = execute(
             REGISTER, run, registry, inputs=inputs, outputs={"bundle": str(folder / "bundle")}, pod_of=DEPLOY.name
@@ -112,3 +112,19 @@ def release(
                 inputs={"report": inputs["report"], "bundle": str(folder / "bundle")},
                 external_inputs={"model_version": values["model_version"], "champion_digest": champion_digest},
             )
+
+
+def _modalities(store: ObjectStore, finished: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The modalities with an encoder, in the order in which the model was trained on them.
+
+    Kubeflow Pipelines does not keep the order of a mapping, and a bundle with its encoders in another order would be another version.
+
+    Args:
+        store: the object store.
+        finished: digests of the finished artifacts, by task and output.
+    """
+    task, output = RELEASED["model"]
+    order = list(read_manifest(store, MoEModel, finished[task][output]).encoders)
+    stage, _ = ENCODER
+    found = [name for of, _, name in (task.partition("-") for task in sorted(finished)) if of == stage]
+    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))

@@ -259,7 +259,12 @@ def complete_config(compiled: Mapping[str, Any], given: Mapping[str, Any], schem
     values: dict[str, Any] = {}
     for sections in (compiled, given):
         _merge(values, sections)
-    return _validated({**values, "modalities": list(modalities_of(values))}, schema, "the run's parameters")
+    names = modalities_of(values)
+    if set(names) <= set(
+        given
+    ):  # the parameters are in order; Kubeflow Pipelines shuffles a mapping, such as what was compiled
+        names = modalities_of(given)
+    return _validated({**values, "modalities": list(names)}, schema, "the run's parameters")
 
 
 def _validated(values: dict[str, Any], schema: type[C], where: str, sections: Collection[str] | None = None) -> C:

@@ -143,8 +143,8 @@ def test_after_a_purge_the_missing_step_is_executed(runs: Runs) -> None:
 
 def test_a_compiled_run_waits_for_a_person_also_when_it_is_repeated(runs: Runs) -> None:
     settings = {"gate": {"min_over_majority": -1.0}, "registry": {"release": "approval"}}
-    for name in ("waits", "waits-again"):
+    for name, steps in (("waits", 12), ("waits-again", 3)):  # resolve_inputs, register_model in one pod, report_run
         outcome, log = runs.start(name, **settings)
         assert (outcome.exit_code, outcome.verdict) == (ExitCode.WAITING, "waiting"), log
-        assert outcome.candidate == "mistere/1", log
+        assert outcome.candidate == "mistere/1" and executed(log) == steps, log
         assert outcome.record("deploy_model") is None and read_champion(runs.store).champion is None

@@ -98,6 +98,14 @@ def test_parameters_of_a_run_are_completed_with_the_compiled_modalities(tmp_path
     assert config.encoder("face").kind == "frames"
 
 
+def test_the_parameters_of_a_run_keep_the_order_of_its_modalities(tmp_path: Path) -> None:
+    """Kubeflow Pipelines hands the compiled sections over in any order, which must not make another run of a repeated one."""
+    compiled = load(THREE, tmp_path).parameters()
+    given: dict[str, Any] = {name: {} for name in compiled}
+    shuffled = dict(reversed(compiled.items()))
+    assert complete_config(shuffled, given, PIPELINE_CONFIG).modalities == ("speech", "text", "face")
+
+
 def test_tasks_follow_the_modalities() -> None:
     names = ("text", "face")
     assert [task for task in task_titles(names) if task.startswith("finetune")] == [
