@@ -46,6 +46,7 @@ TRAINING_MODULES = {
     "test_input_scaling",
     "test_missing_modality",
     "test_moe",
+    "test_onnx_graphs",
     "test_package",
     "test_published_design",
     "test_pull_data",

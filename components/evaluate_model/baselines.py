@@ -29,7 +29,7 @@ from mistere.registry.lineage import read_lineage
 from mistere.registry.release.champion import read_champion
 
 if TYPE_CHECKING:
-    from mistere.model.mixture.prediction import DialoguePrediction
+    from mistere.model.dialogue_prediction import DialoguePrediction
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from mistere.evaluation.changed_input import DialogueChange, embed_changed
 from mistere.evaluation.split_metrics import put, rounded
 from mistere.metrics.classification import DialogueBootstrap, Interval
 from mistere.metrics.robustness import RobustnessPoint, robustness_metrics
+from mistere.model.dialogue_prediction import Embeddings
 from mistere.model.embeddings import UNLABELLED
-from mistere.model.mixture.prediction import Embeddings, predict
+from mistere.model.mixture.prediction import predict
 
 if TYPE_CHECKING:
     from mistere.common.progress import Progress

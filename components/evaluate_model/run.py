@@ -252,10 +252,11 @@ def _whole_model(step: Step, mixture: MixtureOfExperts, temperature: float, enco
     """The encoders and the mixture, loaded: what the endpoint will run."""
     with step.loading():
         from mistere.model.inference import DialogueModel
+        from mistere.model.mixture.prediction import CalibratedMixture
     embedders = {name: _embedder(step, encoder, "float32") for name, (encoder, _) in encoders.items()}
     for embedder in embedders.values():
         _ = embedder.encoder
-    return DialogueModel(mixture, temperature, embedders)
+    return DialogueModel(CalibratedMixture(mixture, temperature), embedders)
 
 
 def _baseline(

@@ -35,8 +35,8 @@ from mistere.serving.made_up_dialogue import made_up_vectors
 from mistere.serving.vectors import VectorDialogue
 
 if TYPE_CHECKING:
+    from mistere.model.dialogue_prediction import Embeddings
     from mistere.model.mixture.mixture import MixtureOfExperts
-    from mistere.model.mixture.prediction import Embeddings
 
 _TIMED: Final = 5
 _NUMBER_BYTES: Final = 24

@@ -23,8 +23,8 @@ from mistere.metrics.classification import DialogueBootstrap
 from mistere.metrics.robustness import CallFigures, LevelFigures, ModelFigures
 
 if TYPE_CHECKING:
-    from mistere.model.inference import DialogueModel
-    from mistere.model.mixture.prediction import DialoguePrediction
+    from mistere.model.dialogue_model import DialogueModel
+    from mistere.model.dialogue_prediction import DialoguePrediction
 
 Probabilities = Mapping[str, Sequence[np.ndarray]]
 """By level, ``""`` without an effect: of each dialogue, the probabilities ``[n, C]`` of the turns that are left."""

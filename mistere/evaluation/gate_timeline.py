@@ -14,7 +14,7 @@ from mistere.common.parsing.documents import read_json
 from mistere.model.embeddings import UNLABELLED
 
 if TYPE_CHECKING:
-    from mistere.model.mixture.prediction import DialoguePrediction
+    from mistere.model.dialogue_prediction import DialoguePrediction
 
 TIMELINES_FILE = "timelines.json"
 _READABLE = range(4, 17)

@@ -13,8 +13,8 @@ from mistere.metrics.missing_curve import MODALITY_DROPOUT, CurvePoint, absent_m
 from mistere.model.embeddings import UNLABELLED
 
 if TYPE_CHECKING:
+    from mistere.model.dialogue_prediction import Embeddings
     from mistere.model.mixture.mixture import MixtureOfExperts
-    from mistere.model.mixture.prediction import Embeddings
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -19,8 +19,8 @@ from mistere.model.embeddings import EmbeddedDialogues
 from mistere.model.mixture.prediction import LabelledTurns, predict
 
 if TYPE_CHECKING:
+    from mistere.model.dialogue_prediction import DialoguePrediction, Embeddings
     from mistere.model.mixture.mixture import MixtureOfExperts
-    from mistere.model.mixture.prediction import DialoguePrediction, Embeddings
 
 
 @dataclass(frozen=True)

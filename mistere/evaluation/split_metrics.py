@@ -26,8 +26,8 @@ from mistere.metrics.classification import (
 from mistere.metrics.expert_gate import gate_statistics
 from mistere.metrics.gate_trust import GateTrust
 from mistere.metrics.mixture_gain import gain_metrics
+from mistere.model.dialogue_prediction import DialoguePrediction
 from mistere.model.embeddings import UNLABELLED
-from mistere.model.mixture.prediction import DialoguePrediction
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from mistere.predictor.traffic.sweeper import Sweeper, start_sweeper
 from mistere.serving.sample.places import HASHING_KEY
 
 if TYPE_CHECKING:
-    from mistere.model.inference import DialoguePrediction, EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
+    from mistere.model.dialogue_prediction import DialoguePrediction
     from mistere.predictor.encoding.plan import EncodingPlan
     from mistere.predictor.protocol.codec import DialogueRequest
 

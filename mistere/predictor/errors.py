@@ -195,7 +195,7 @@ def as_request_error(error: BaseException, request_id: str, seconds: float) -> R
     if isinstance(error, InvalidInput):
         return RequestError(f"{str(error).rstrip('.')}.", plain="The request is invalid.")
     if isinstance(error, MistereError):
-        from mistere.model.inference import AudioDecodeError, AudioTooLongError, CellDecodeError
+        from mistere.model.dialogue_model import AudioDecodeError, AudioTooLongError, CellDecodeError
 
         if isinstance(error, AudioTooLongError):
             return audio_too_long(error.utterance, seconds)

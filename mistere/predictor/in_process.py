@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from mistere.common.errors import UsageError
-from mistere.model.inference import DialoguePrediction, EmotionModel, load_bundle
+from mistere.model.dialogue_model import EmotionModel
+from mistere.model.dialogue_prediction import DialoguePrediction
+from mistere.model.inference import load_bundle
 from mistere.predictor.errors import RequestError
 from mistere.predictor.explanation.masking import ExplainedDialogue, check_work, compute
 from mistere.predictor.protocol.cells import check_cells, further_modalities

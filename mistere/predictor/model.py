@@ -57,7 +57,8 @@ from mistere.predictor.tracing.span_sender import start_tracing
 from mistere.predictor.warm_up import predict_once
 
 if TYPE_CHECKING:
-    from mistere.model.inference import DialoguePrediction, EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
+    from mistere.model.dialogue_prediction import DialoguePrediction
     from mistere.predictor.encoding.encoder import CachedEncoder, Embedded
     from mistere.predictor.encoding.plan import EncodingPlan, Task
     from mistere.serving.explanation import Explanation

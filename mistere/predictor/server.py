@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mistere.common.errors import ExitCode, MistereError
+from mistere.artifacts.onnx_manifest import is_exported
+from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.processes.standard_streams import guard_streams
-from mistere.config.predictor import PredictorConfig
+from mistere.config.predictor import BUNDLE_STORE, PredictorConfig
 from mistere.kubernetes.secret_keys import use_storage_variables
 from mistere.predictor.settings import ServerSettings, parse_arguments, reserve_port
 
 if TYPE_CHECKING:
-    from mistere.model.inference import EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
 
     LoadBundle = Callable[[str], EmotionModel]
 
@@ -65,7 +67,12 @@ def serve(
 
 
 def _load_verified(options: PredictorConfig, location: str) -> EmotionModel:
-    """Import torch and load the bundle; in the loading thread, so that health checks are answered meanwhile."""
+    """Load the bundle or exported model; in the loading thread, so that health checks are answered meanwhile."""
+    if is_exported(location):
+        from mistere.model.onnx.loading import load_onnx
+
+        check_onnx_options(options)
+        return load_onnx(Path(location), options.threads)
     import torch
 
     from mistere.common.processes.threads import usable_cores
@@ -75,6 +82,24 @@ def _load_verified(options: PredictorConfig, location: str) -> EmotionModel:
     choose_device(options.device, "--device")  # before the bundle is downloaded
     torch.set_num_threads(options.threads or usable_cores())
     return load_bundle(location, int8=options.int8, device=options.device, dtype=options.dtype)
+
+
+def check_onnx_options(options: PredictorConfig) -> None:
+    """Refuse options that an exported model does not have.
+
+    Raises:
+        UsageError: it is one of them.
+    """
+    if options.int8:
+        raise UsageError(
+            "--int8 is for bundles: an exported model is quantised when it is written, `mistere export --int8`."
+        )
+    if options.device == "cuda" or options.dtype != "float32":
+        raise UsageError("--device and --dtype are for bundles: an exported model is computed on the CPU.")
+    if BUNDLE_STORE in (options.traffic_store, options.sample_store if options.sample_share else ""):
+        raise UsageError(
+            "an exported model has no store for statistics or samples: name one with --traffic-store or --sample-store."
+        )
 
 
 def main(arguments: Sequence[str] | None = None, load_bundle: LoadBundle | None = None) -> int:

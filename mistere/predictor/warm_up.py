@@ -11,7 +11,7 @@ import numpy as np
 from mistere.predictor.protocol.codec import RequestTurn
 
 if TYPE_CHECKING:
-    from mistere.model.inference import EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
 
 
 def one_second() -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from mistere.model.mixture.prediction import DialoguePrediction
+    from mistere.model.dialogue_prediction import DialoguePrediction
     from mistere.scoring.archive import ArchiveTurn
 
 

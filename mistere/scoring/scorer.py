@@ -24,8 +24,8 @@ from mistere.common.progress import Progress
 from mistere.data.dataset import Utterance
 from mistere.data.kinds.kind import UnreadableError
 from mistere.data.text_repair import is_blank
+from mistere.model.dialogue_model import EmotionModel
 from mistere.model.embedding_windows import WindowEmbedder, WindowItem
-from mistere.model.inference import EmotionModel
 from mistere.model.torch_threads import one_core_each
 from mistere.model.vector_cache import VectorCache, vectors_identity
 from mistere.scoring.archive import ArchiveTurn

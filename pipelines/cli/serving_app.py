@@ -27,6 +27,10 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="gRPC port.", min=1, max=65535)] = 8081,
     host: Listen = "127.0.0.1",
     output: Output = Path("output"),
+    onnx: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Serve this exported model instead of a bundle, without PyTorch."),
+    ] = None,
     traffic: Annotated[
         bool,
         typer.Option("--traffic", help="Short for --traffic-store bundle, whose statistics `mistere monitor` reads."),
@@ -40,7 +44,44 @@ def serve(
     """
     from pipelines.cli.commands.serve import serve as command
 
-    raise typer.Exit(command(bundle, output, host, port, grpc_port, context.meta[OPTIONS_KEY], traffic=traffic))
+    options = context.meta[OPTIONS_KEY]
+    raise typer.Exit(command(bundle, output, host, port, grpc_port, options, onnx=onnx, traffic=traffic))
+
+
+@serving_app.command()
+def export(
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write, which must not exist.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A registered version (3, @challenger, MODEL/3) or a bundle; by default the champion."),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise to 8-bit integers: a quarter of the size.")] = False,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA", help="A dataset with labels to compare weighted F1 on, as `mistere score` takes it."
+        ),
+    ] = "",
+    split: Annotated[str, typer.Option(help="The split of the dataset: train, dev or test.")] = "test",
+    dialogues: Annotated[int, typer.Option(help="Compare on the first dialogues of the split, at most.", min=1)] = 200,
+    margin: Annotated[
+        float,
+        typer.Option(help="Weighted F1 (0 to 1) that the exported model may lose, with 95 % confidence.", min=0, max=1),
+    ] = 0.02,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Annotated[
+        str | None, typer.Option(metavar="URI", help="The MLflow server that belongs to the store.")
+    ] = None,
+) -> None:
+    """Write a model as ONNX graphs, checked against it, for small devices and for `mistere serve --onnx`.
+
+    Exit codes: 0 written, 3 it may lose more than --margin, 4 data damaged or without labels, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.export import export as command
+
+    measure = {"data": data, "split": split, "dialogues": dialogues, "margin": margin}
+    raise typer.Exit(command(target, model, output, store, tracking, int8=int8, **measure))  # type: ignore[arg-type]
 
 
 @serving_app.command()

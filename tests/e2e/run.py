@@ -47,6 +47,7 @@ from tests.e2e import object_store
 from tests.e2e.cluster import Cluster, running
 from tests.e2e.compiled_pipeline import SECRETS_VARIABLE, CompiledPipeline
 from tests.e2e.containers import CONFINED, CONFINEMENT, no_container_left, podman
+from tests.e2e.exported import serve_export
 from tests.e2e.pods import Namespace, PredictorPod, step_container, storage_secret, wait_for
 from tests.local.servers import mlflow_server, postgresql, programs
 
@@ -262,6 +263,10 @@ def main(profile: str) -> int:
             print(f"e2e: {kept} has what the steps printed.", file=sys.stderr)
             return outcome.exit_code
         progress(ask_predictor(tracking, config, cluster))
+        deployed = read_deployment(open_store(STORE), config.deployment.service)
+        example = read_example(open_artifact(open_store(STORE), ModelBundle, deployed.bundle_digest).path)
+        assert example is not None, "ask_predictor has read it"
+        progress(serve_export(deployed.bundle_location, example, folder))
     if podman("ps", "--all", "--quiet", "--filter", f"label=mistere.e2e={label}"):
         raise MistereError("a container was left behind.")
     codes = [ended.exit_code for ended in PredictorPod.ended]

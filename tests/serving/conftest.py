@@ -176,7 +176,7 @@ def tiny_mixture(dimensions: dict[str, int], classes: int = len(LABELS), **setti
         "fusion_blocks": 1,
         "attention_width": 12,
     }
-    config = resolve(MixtureConfig(**sizes, **settings), TrainSize(10, 100, dimensions))
+    config = resolve(MixtureConfig(**{**sizes, **settings}), TrainSize(10, 100, dimensions))
     return MixtureOfExperts(config, dimensions, classes).eval()
 
 

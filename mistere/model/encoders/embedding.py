@@ -94,6 +94,11 @@ class Embedder:
             encoder.family.fuse(encoder.backbone)
         return encoder
 
+    @property
+    def input_width(self) -> int | None:
+        """The number of values that the encoder reads of an utterance; None if any number will do."""
+        return self.encoder.family.input_width
+
     def prepare(self, utterance: HasModalities, context: Sequence[str] = ()) -> Features | None:
         """Features of one utterance; None if it lacks the modality.
 

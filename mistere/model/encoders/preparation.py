@@ -8,16 +8,19 @@ measures the gain.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mistere.common.processes.threads import usable_cores
-from mistere.model.torch_threads import one_core_each
 
 T = TypeVar("T")
 R = TypeVar("R")
+Features = dict[str, Any]
+"""One prepared utterance: numpy arrays or lists, and ``length`` (frames or tokens) for batching by length."""
 _WINDOW = 64
 _SEQUENTIAL = 2
 """Up to this many items (the two modalities of one utterance), no threads are started."""
@@ -30,7 +33,16 @@ def prepared(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     if len(window) <= _SEQUENTIAL:
         yield from map(work, window)
         return
-    with one_core_each(), ThreadPoolExecutor(usable_cores()) as pool:
+    with _one_core_each(), ThreadPoolExecutor(usable_cores()) as pool:
         while window:
             yield from pool.map(work, window)
             window = list(islice(iterator, _WINDOW))
+
+
+def _one_core_each() -> AbstractContextManager[None]:
+    """One thread for each of PyTorch's operations; a server of graphs has not loaded PyTorch, and must not for this."""
+    if "torch" not in sys.modules:
+        return nullcontext()
+    from mistere.model.torch_threads import one_core_each
+
+    return one_core_each()

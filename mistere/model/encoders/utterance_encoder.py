@@ -38,7 +38,7 @@ class Pooling(nn.Module):
 
     def __init__(self, kind: str, width: int, layers: int, attentive_width: str = "narrow") -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self._width = kind, width
         self.output_width = 2 * width if kind == "attentive" else width
         if kind == "layer_mix":
             self.layer_logits = nn.Parameter(torch.zeros(layers))
@@ -63,7 +63,7 @@ class Pooling(nn.Module):
         count = weight.sum(1).clamp(min=1)
         if self.kind == "mean":
             return (states[-1] * weight).sum(1) / count
-        means = torch.stack([nn.functional.layer_norm((s * weight).sum(1) / count, s.shape[-1:]) for s in states])
+        means = torch.stack([nn.functional.layer_norm((s * weight).sum(1) / count, (self._width,)) for s in states])
         return torch.einsum("l,lbd->bd", self.layer_logits.softmax(0), means)
 
     def _attentive(self, states: Tensor, mask: Tensor) -> Tensor:
@@ -105,7 +105,10 @@ class UtteranceEncoder(nn.Module):
 
     def embed(self, batch: dict[str, Tensor]) -> Tensor:
         """Utterance vectors ``[B, projection]``."""
-        states, mask = self.family.hidden_states(self.backbone, batch)
+        return self.vectors(*self.family.hidden_states(self.backbone, batch))
+
+    def vectors(self, states: list[Tensor], mask: Tensor) -> Tensor:
+        """Utterance vectors ``[B, projection]`` from the states ``[B, T, D]`` of the backbone's layers and their mask ``[B, T]``."""
         if not self._norm_first:
             return self.projection(self.norm(self.pooling(states, mask)))
         read = states if self.settings.pooling == "layer_mix" else states[-1:]

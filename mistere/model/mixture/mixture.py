@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -178,6 +178,9 @@ class MixtureOfExperts(nn.Module):
         config: sizes, fusion, loss weights.
         dimensions: input width of each modality; their order is the experts' order.
         classes: number of labels C.
+
+    Attributes:
+        recurrences: computes the recurrences of the unimodal experts together.
     """
 
     def __init__(self, config: MixtureConfig, dimensions: Mapping[str, int], classes: int) -> None:
@@ -196,7 +199,7 @@ class MixtureOfExperts(nn.Module):
         self.unimodal = nn.ModuleDict(
             {name: UnimodalExpert(config, d, classes) for name, d in zip(dimensions, widths, strict=True)}
         )
-        self._recurrences = BlockDiagonalGRU()
+        self.recurrences: Callable[..., list[Tensor]] = BlockDiagonalGRU()
         fusion = CoAttentionFusion if config.fusion == "co_attention" else FeedForwardFusion
         self.cross_modal = fusion(config, widths, classes)
         self.gate = _gate(config, len(self.experts), classes)
@@ -213,7 +216,7 @@ class MixtureOfExperts(nn.Module):
         inputs = [self._input(name, batch) for name in self.modalities]
         experts: list[Any] = [self.unimodal[name] for name in self.modalities]
         mixed = [expert.context.before(x, turns) for expert, x in zip(experts, inputs, strict=True)]
-        states = self._recurrences([expert.context.gru for expert in experts], mixed, turns)
+        states = self.recurrences([expert.context.gru for expert in experts], mixed, turns)
         answers, streams = zip(
             *(expert(state, x) for expert, state, x in zip(experts, states, inputs, strict=True)), strict=True
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,14 +17,18 @@ from mistere.common.names import Segment, shown
 from mistere.common.parsing.documents import first_line, read_json
 from mistere.common.splits import Split
 from mistere.config.mixture import MixtureConfig
+from mistere.model.dialogue_prediction import (
+    DialoguePrediction,
+    Embeddings,
+    batches_of_dialogues,
+    dialogue_length,
+    modality_names,
+)
 from mistere.model.embeddings import UNLABELLED, EmbeddedDialogue, EmbeddedDialogues
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.packed_dialogues import PackedDialogues
 from mistere.model.torch_threads import PREDICTION_WORK, threads, threads_for
 from mistere.model.weight_files import OTHER_MODEL, check_weights, read_weights
-
-Embeddings = Mapping[str, np.ndarray]
-"""One dialogue: per modality float32 ``[n, d]``, a NaN row where the utterance lacks it."""
 
 _BATCH_UTTERANCES = 4096
 _BEFORE_THE_SETTING = {
@@ -35,32 +39,6 @@ _BEFORE_THE_SETTING = {
     "expert_rates": {},
 }
 """Values of settings that the files of older models lack; the defaults would describe another model."""
-
-
-@dataclass(frozen=True)
-class DialoguePrediction:
-    """The prediction for one dialogue of n utterances.
-
-    Attributes:
-        probabilities: float32 ``[n, C]``, calibrated, rows sum to 1.
-        expert_weights: float32 ``[n, E]``; absent experts are exactly 0.
-        expert_probabilities: float32 ``[n, E, C]``; uniform where an expert is absent.
-        modalities: for each utterance the names of its modalities joined by ``+``, or ``none``.
-    """
-
-    probabilities: np.ndarray
-    expert_weights: np.ndarray
-    expert_probabilities: np.ndarray
-    modalities: list[str]
-
-    def only(self, turns: np.ndarray) -> DialoguePrediction:
-        """The prediction for the turns of a mask ``[n]``."""
-        return DialoguePrediction(
-            self.probabilities[turns],
-            self.expert_weights[turns],
-            self.expert_probabilities[turns],
-            [name for name, kept in zip(self.modalities, turns, strict=True) if kept],
-        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +94,7 @@ def make_batch(
         labels: classes ``[n]`` of each dialogue, with :data:`UNLABELLED` for context; None for a prediction.
         device: of the tensors.
     """
-    lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
+    lengths = [dialogue_length(dialogue) for dialogue in dialogues]
     inputs, present = {}, {}
     for name, width in dimensions.items():
         rows = np.concatenate(
@@ -154,45 +132,42 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
         dialogues: embeddings.
         temperature: divides the mixture's logits (calibration).
     """
-    lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
+    lengths = [dialogue_length(dialogue) for dialogue in dialogues]
     answers: dict[int, DialoguePrediction] = {}
     device = next(model.parameters()).device
-    for chosen in _in_batches(lengths):
+    for chosen in batches_of_dialogues(lengths, _BATCH_UTTERANCES):
         batch = make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)
         with threads(threads_for(2 * len(batch.turns) * model.size, PREDICTION_WORK)):
             output = model(batch)
         probabilities = (output.logits / temperature).softmax(-1).cpu().numpy()
         experts = output.expert_logits.softmax(-1).cpu().numpy()
         weights = output.weights.cpu().numpy()
-        present = {name: batch.present[name].tolist() for name in model.modalities}
+        modalities = modality_names({name: batch.present[name].tolist() for name in model.modalities})
         row = 0
         for index in chosen:
             rows = slice(row, row + lengths[index])
-            answers[index] = DialoguePrediction(
-                probabilities[rows],
-                weights[rows],
-                experts[rows],
-                [
-                    "+".join(name for name in model.modalities if present[name][turn]) or "none"
-                    for turn in range(rows.start, rows.stop)
-                ],
-            )
+            answers[index] = DialoguePrediction(probabilities[rows], weights[rows], experts[rows], modalities[rows])
             row = rows.stop
     return [answers[index] for index in range(len(dialogues))]
 
 
-def _in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of dialogues in batches of similar length, longest first."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    start = 0
-    while start < len(order):
-        chosen: list[int] = []
-        rows = 0
-        while start < len(order) and (not chosen or rows + lengths[order[start]] <= _BATCH_UTTERANCES):
-            chosen.append(order[start])
-            rows += lengths[order[start]]
-            start += 1
-        yield chosen
+class CalibratedMixture:
+    """A mixture with its calibration, as a model of dialogues uses it.
+
+    Args:
+        mixture: in evaluation mode.
+        temperature: its calibration.
+    """
+
+    def __init__(self, mixture: MixtureOfExperts, temperature: float) -> None:
+        self._mixture, self._temperature = mixture, temperature
+        self.dimensions = dict(mixture.dimensions)
+        self.size = mixture.size
+        self.context_mode = mixture.config.context_mode
+
+    def predict(self, dialogues: Sequence[Embeddings]) -> list[DialoguePrediction]:
+        """Predict dialogues, see :func:`predict`."""
+        return predict(self._mixture, dialogues, self._temperature)
 
 
 def predict_split(model: MixtureOfExperts, data: EmbeddedDialogues, split: Split) -> LabelledTurns:
@@ -204,10 +179,10 @@ def predict_split(model: MixtureOfExperts, data: EmbeddedDialogues, split: Split
 @torch.inference_mode()
 def representations(model: MixtureOfExperts, dialogues: Sequence[Embeddings]) -> np.ndarray:
     """The cross-modal expert's representations of every utterance, modalities concatenated: float32 ``[N, M · F]``."""
-    lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
+    lengths = [dialogue_length(dialogue) for dialogue in dialogues]
     device = next(model.parameters()).device
     by_dialogue: dict[int, np.ndarray] = {}
-    for chosen in _in_batches(lengths):
+    for chosen in batches_of_dialogues(lengths, _BATCH_UTTERANCES):
         views = model(make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)).views
         rows = torch.cat([views[name].float() for name in model.modalities], dim=-1).cpu().numpy()
         ends = np.cumsum([lengths[index] for index in chosen])[:-1]

@@ -18,8 +18,8 @@ import numpy as np
 from mistere.common.modalities import SPEECH, TEXT
 from mistere.data.audio import rms_dbfs
 from mistere.data.text_repair import is_blank
+from mistere.model.dialogue_model import AudioTooLongError, CellDecodeError
 from mistere.model.encoders.preparation import prepared
-from mistere.model.inference import AudioTooLongError, CellDecodeError
 from mistere.predictor import metrics
 from mistere.predictor.audio.clip import read_header
 from mistere.predictor.encoding.plan import EncodingPlan, Task, clip_price, text_price
@@ -38,8 +38,8 @@ from mistere.predictor.sized_cache import SizedCache
 from mistere.serving.protocol import token_count
 
 if TYPE_CHECKING:
+    from mistere.model.dialogue_model import EmotionModel
     from mistere.model.encoders.families.family import Features
-    from mistere.model.inference import EmotionModel
 
 _IN_PARTS: Final = "send its first utterances in a request of their own, then the whole dialogue"
 Embedded = list[dict[str, np.ndarray]]

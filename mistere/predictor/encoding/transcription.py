@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mistere.data.text_repair import is_blank
-from mistere.model.inference import transcript
+from mistere.model.dialogue_model import transcript
 from mistere.model.transcription.transcriber import Transcriber
 from mistere.predictor import metrics
 from mistere.predictor.audio.clip import read_header

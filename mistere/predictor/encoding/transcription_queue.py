@@ -40,7 +40,7 @@ class TranscriptionQueue:
 
     def add(self, transcriber: Transcriber) -> None:
         """Transcribe with a model from now on, and warm it up."""
-        from mistere.model.inference import transcript
+        from mistere.model.dialogue_model import transcript
         from mistere.predictor.encoding.transcription import CachedTranscriber
 
         self._queue.warm_up(lambda: transcript(transcriber, one_second()))

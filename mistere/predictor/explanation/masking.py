@@ -17,7 +17,8 @@ from mistere.predictor.errors import over_limit
 from mistere.serving.explanation import TURNS, Explanation
 
 if TYPE_CHECKING:
-    from mistere.model.inference import DialogueModel, DialoguePrediction
+    from mistere.model.dialogue_model import DialogueModel
+    from mistere.model.dialogue_prediction import DialoguePrediction
 
 MAX_MODALITIES: Final = 8
 """The most modalities of an utterance: each doubles the number of passes."""

@@ -19,7 +19,7 @@ from mistere.serving import protocol
 
 if TYPE_CHECKING:
     from mistere.data.kinds.kind import Kind
-    from mistere.model.inference import EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
 
 
 def further_modalities(model: EmotionModel) -> list[str]:

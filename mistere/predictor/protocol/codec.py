@@ -27,7 +27,8 @@ from mistere.serving import protocol
 
 if TYPE_CHECKING:
     from mistere.data.transcripts import TextSource
-    from mistere.model.inference import DialoguePrediction, EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
+    from mistere.model.dialogue_prediction import DialoguePrediction
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION_LENGTH = 12

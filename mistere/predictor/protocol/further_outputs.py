@@ -11,7 +11,7 @@ from mistere.serving import protocol
 
 if TYPE_CHECKING:
     from mistere.data.transcripts import TextSource
-    from mistere.model.inference import EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
     from mistere.serving.explanation import Explanation
 
 

@@ -10,7 +10,7 @@ from mistere.serving import protocol
 from mistere.serving.explanation import TURNS
 
 if TYPE_CHECKING:
-    from mistere.model.inference import EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
 
 
 def input_types(model: EmotionModel, *, with_uris: bool) -> list[dict[str, Any]]:

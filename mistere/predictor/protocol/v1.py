@@ -23,7 +23,8 @@ from mistere.serving import protocol
 if TYPE_CHECKING:
     import numpy as np
 
-    from mistere.model.inference import DialoguePrediction, EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
+    from mistere.model.dialogue_prediction import DialoguePrediction
 
 
 def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list[DialogueRequest]:

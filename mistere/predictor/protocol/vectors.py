@@ -16,7 +16,7 @@ from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
 if TYPE_CHECKING:
-    from mistere.model.inference import EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
 
 
 def takes_vectors(model: EmotionModel) -> RequestError:

@@ -19,7 +19,8 @@ from mistere.predictor.sample.writer import Answered, SampleWriter
 from mistere.serving.sample.dialogue import KeptTurn
 
 if TYPE_CHECKING:
-    from mistere.model.inference import DialoguePrediction, EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
+    from mistere.model.dialogue_prediction import DialoguePrediction
     from mistere.predictor.encoding.plan import EncodingPlan
     from mistere.predictor.protocol.codec import DialogueRequest
 

@@ -29,7 +29,8 @@ from mistere.predictor.shadow.targets import FixedTarget, LocalTarget, Target
 from mistere.serving.shadow.figures import Comparison, ShadowCounts, add_seconds
 
 if TYPE_CHECKING:
-    from mistere.model.inference import DialoguePrediction, EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
+    from mistere.model.dialogue_prediction import DialoguePrediction
     from mistere.predictor.protocol.codec import DialogueRequest
 
 logger = logging.getLogger("kserve.predictor")

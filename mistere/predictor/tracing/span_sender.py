@@ -19,7 +19,7 @@ from mistere.predictor.tracing.request_trace import TRACEPARENT, TRACING, Reques
 
 if TYPE_CHECKING:
     from mistere.config.predictor import PredictorConfig
-    from mistere.model.inference import EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
 
 logger = logging.getLogger("kserve.predictor")
 

@@ -22,7 +22,8 @@ from mistere.predictor.traffic.turn_memory import TurnMemory, chained
 from mistere.serving.traffic.figures import OTHER, Figures, pair_counts, prediction_positions
 
 if TYPE_CHECKING:
-    from mistere.model.inference import DialoguePrediction, EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
+    from mistere.model.dialogue_prediction import DialoguePrediction
     from mistere.predictor.encoding.plan import EncodingPlan
     from mistere.predictor.protocol.codec import DialogueRequest
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,10 +16,10 @@ from mistere.common.paths import check_folder
 from mistere.common.splits import SPLITS
 from mistere.common.suggestions import did_you_mean
 from mistere.data.calls.catalogue import effects_named
-from mistere.data.dataset import Utterance, read_utterances, split_of
 from mistere.scoring.archive import Archive
 from pipelines.cli.commands.score import ChosenModel, choose_model, open_data
 from pipelines.cli.output.task_progress import task_progress
+from pipelines.cli.split_dialogues import SplitDialogues
 
 if TYPE_CHECKING:
     from mistere.evaluation.call_report import CallReport
@@ -103,7 +102,7 @@ def robustness(
     from mistere.evaluation.calls import CallMeasurement, CallSettings
     from mistere.reports.calls.page import render_calls
 
-    dialogues = _Dialogues(archive, request.split, request.dialogues)
+    dialogues = SplitDialogues(archive, request.split, request.dialogues)
     with task_progress(f"loading {chosen.location}"):
         measured = _load(chosen, archive)
     compared: EmotionModel | None = None
@@ -158,35 +157,6 @@ def robustness(
     else:
         _show(report, folder)
     return _verdict(report, request.max_loss)
-
-
-@dataclass(frozen=True)
-class _Dialogues:
-    """Reads the first dialogues of a split, anew at each call."""
-
-    archive: Archive
-    split: str
-    count: int
-
-    def __call__(self) -> Iterator[list[Utterance]]:
-        return islice(self._all(), self.count)
-
-    def _all(self) -> Iterator[list[Utterance]]:
-        info = self.archive.info
-        names = [name for name in self.archive.shards if split_of(name) == self.split]
-        if not names:
-            raise UsageError(
-                f"{info.name} has no {self.split} split: no file {self.split}-*.parquet; name another one with --split."
-            )
-        paths = [self.archive.path(name) for name in names]
-        current: list[Utterance] = []
-        for one in read_utterances(paths, modalities=info.kinds, predict_roles=info.predict_roles):
-            if current and one.dialogue_id != current[0].dialogue_id:
-                yield sorted(current, key=lambda turn: turn.turn)
-                current = []
-            current.append(one)
-        if current:
-            yield sorted(current, key=lambda turn: turn.turn)
 
 
 def _beside(

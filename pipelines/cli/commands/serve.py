@@ -13,7 +13,7 @@ from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.common.errors import ExitCode, UsageError
-from mistere.config.predictor import BUNDLE_STORE
+from mistere.config.predictor import BUNDLE_STORE, PredictorConfig
 from mistere.config.predictor_options import resolve
 from mistere.serving.deployment import service_and_bundle
 
@@ -26,9 +26,10 @@ def serve(
     grpc_port: int,
     options: Mapping[str, Any],
     *,
+    onnx: Path | None = None,
     traffic: bool = False,
 ) -> int:
-    """Serve a bundle until interrupted.
+    """Serve a bundle or an exported model until interrupted.
 
     Args:
         bundle: its location; None for the bundle deployed in ``output``.
@@ -37,6 +38,7 @@ def serve(
         port: REST port.
         grpc_port: gRPC port.
         options: the given options of the predictor, by name; the environment sets others.
+        onnx: folder of an exported model, which is served instead of a bundle.
         traffic: write statistics of the answers to the bundle's store, for ``mistere monitor``.
 
     Returns:
@@ -50,8 +52,11 @@ def serve(
         raise UsageError(f"--port and --grpc-port are both {port}: REST and gRPC need a port each.")
     given = {"traffic_store": BUNDLE_STORE, **options} if traffic else options
     predictor = resolve(given, os.environ)
-    service, location = service_and_bundle(output, bundle)
-    root, digest = split_bundle_location(location, ", or leave it out to serve the deployed one")
+    if onnx is not None:
+        service, location = _exported(onnx, bundle, predictor)
+    else:
+        service, location = service_and_bundle(output, bundle)
+        root, digest = split_bundle_location(location, ", or leave it out to serve the deployed one")
     from mistere.predictor.server import serve as serve_until_stopped
     from mistere.predictor.settings import ServerSettings
 
@@ -60,7 +65,8 @@ def serve(
         print(f"serving {location}\nREST http://{name}:{port}  gRPC {name}:{grpc_port}  stop with Ctrl-C", flush=True)
 
     print(f"loading {location}", flush=True)
-    open_artifact(open_store(root), ModelBundle, digest)  # before the slow imports
+    if onnx is None:
+        open_artifact(open_store(root), ModelBundle, digest)  # before the slow imports
     settings = ServerSettings(
         bundle=location,
         host=host,
@@ -72,3 +78,19 @@ def serve(
     )
     stopped_by = serve_until_stopped(settings, on_ready=show_ready, load_first=True)
     return int(ExitCode.INTERRUPTED if stopped_by == signal.SIGINT else ExitCode.DEPLOYED)
+
+
+def _exported(folder: Path, bundle: str | None, options: PredictorConfig) -> tuple[str, str]:
+    """The name and the location under which an exported model is served.
+
+    Raises:
+        UsageError: a bundle is named too, there is no exported model, or an option is for bundles.
+        ArtifactError: the folder is damaged.
+    """
+    from mistere.model.onnx.loading import verify_onnx
+    from mistere.predictor.server import check_onnx_options
+
+    if bundle is not None:
+        raise UsageError("name either a bundle or --onnx DIR: a server serves one model.")
+    check_onnx_options(options)
+    return verify_onnx(folder).manifest.bundle.name, str(folder.resolve())

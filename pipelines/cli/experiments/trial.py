@@ -16,7 +16,8 @@ from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
 
 if TYPE_CHECKING:
     from mistere.artifacts.checkpoints import Checkpoints
-    from mistere.model.mixture.prediction import DialoguePrediction, LabelledTurns
+    from mistere.model.dialogue_prediction import DialoguePrediction
+    from mistere.model.mixture.prediction import LabelledTurns
     from mistere.model.mixture.training import TrainedMixture
 
 OnEpoch = Callable[[int, dict[str, float]], None]

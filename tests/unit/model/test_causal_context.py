@@ -20,7 +20,14 @@ from mistere.model.inference import EmotionModel
 from mistere.model.mixture.context import ContextLayers
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.packed_dialogues import PackedDialogues
-from mistere.model.mixture.prediction import DialoguePrediction, load_mixture, make_batch, predict, save_mixture
+from mistere.model.mixture.prediction import (
+    CalibratedMixture,
+    DialoguePrediction,
+    load_mixture,
+    make_batch,
+    predict,
+    save_mixture,
+)
 from mistere.model.mixture.recurrence import DialogueGRU
 from mistere.model.mixture.training import train_mixture
 from tests.unit.model.fixed_settings import FIXED
@@ -286,7 +293,7 @@ def test_saved_mixture_keeps_its_mode_and_predictions(fusion: str, mode: str, tm
         metrics={},
         dvc_digest="",
     )
-    assert EmotionModel(bundle, again, {}).context_mode == mode
+    assert EmotionModel(bundle, CalibratedMixture(again, 1.0), {}).context_mode == mode
 
 
 def test_mixture_saved_without_a_mode_loads_in_full_mode(tmp_path: Path) -> None:

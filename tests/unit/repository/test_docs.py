@@ -162,7 +162,7 @@ def test_settings_exist(name: str) -> None:
         setting
         for setting in settings
         if not setting_exists(setting.split("."))
-        and not setting.endswith((".dvc", ".json", ".yaml", ".npy", ".NAME"))
+        and not setting.endswith((".dvc", ".json", ".yaml", ".npy", ".onnx", ".NAME"))
         and not any(setting.rsplit(".", 1)[1] in block for block in blocks(name, "python"))
     }
     assert not unknown

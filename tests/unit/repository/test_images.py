@@ -115,7 +115,7 @@ def test_image_lock_is_a_subset_of_the_environment_lock(role: str) -> None:
     assert {canonicalize_name(Requirement(name).name) for name in group} <= image_pins.keys()
 
 
-EXTRAS = {"bitsandbytes", "codecarbon", "pynvml"}
+EXTRAS = {"bitsandbytes", "codecarbon", "onnx", "onnxruntime", "pynvml"}
 """Extras: if one is missing, the error names the package to install, or the energy is estimated instead of measured."""
 UNUSED = {"predictor": {"dvc"}}
 """Imported by functions that read datasets, which the image contains and does not call."""

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from mistere.common.errors import DataError, UsageError
 from mistere.common.parsing.documents import read_json
 from mistere.model.encoders.families.family import Family, Features, pad_stack
+from mistere.model.encoders.inputs.power_spectrum import power_spectra
 
 RATE = 16000
 HOP = 160
@@ -149,6 +150,7 @@ class Convolutional(Family):
     name = "convolutional"
     kind = "audio"
     measured = True
+    graph_inputs = ("samples",)
     lora_targets = ("expand", "contract")
     rate = 100.0
     unit = 4
@@ -215,6 +217,17 @@ class Convolutional(Family):
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         model: Any = backbone
         every, mask = model(batch["frames"].to(model.stem.weight.dtype), batch["frame_mask"])
+        return every, mask
+
+    def graph_states(self, backbone: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        wave, sizes, margin = inputs["samples"], self._sizes(), (WINDOW - HOP) // 2
+        step = HOP * sizes.stride
+        count = torch.div(wave.shape[1] + step - 1, step, rounding_mode="floor") * sizes.stride
+        padded = torch.cat([wave.new_zeros(1, margin), wave, wave.new_zeros(1, step + margin)], dim=1)
+        power = power_spectra(padded, WINDOW, HOP, SPECTRUM)[:, :, :count].transpose(1, 2)
+        frames = (power @ torch.from_numpy(mel_filters(sizes.bands))).clamp(min=QUIETEST).log()
+        model: Any = backbone
+        every, mask = model(frames, torch.ones_like(frames[..., 0], dtype=torch.bool))
         return every, mask
 
     def altered(self, features: Features, draw: random.Random) -> Features:

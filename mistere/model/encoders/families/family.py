@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.fused import FusedLayer
-
-Features = dict[str, Any]
-"""One prepared utterance: numpy arrays or lists, and ``length`` (frames or tokens) for batching by length."""
+from mistere.model.encoders.preparation import Features as Features
 
 
 class Family(ABC):
@@ -44,6 +42,8 @@ class Family(ABC):
     """``length`` is a multiple of this."""
     shortens: ClassVar[bool] = False
     """Whether :meth:`write_shortened` can leave out layers of a backbone."""
+    graph_inputs: ClassVar[tuple[str, ...]] = ()
+    """Names of the inputs of an exported graph, see :meth:`graph_states`; empty for a family that cannot be exported."""
     variants: ClassVar[tuple[str, ...]] = ("",)
     """Kinds of backbone that :meth:`write_random` can make; the conformance tests cover each."""
 
@@ -163,6 +163,25 @@ class Family(ABC):
             The states ``[B, T, D]`` of the input and of every layer, and the mask ``[B, T]`` of the positions to pool, none
             of which is padding; it includes position 0 if ``first`` pooling makes sense.
         """
+
+    def graph_states(self, backbone: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Run the backbone in operations that a graph can hold, from inputs that a program without PyTorch can make.
+
+        No number may be taken out of a tensor: it would become a constant of the graph.
+
+        Args:
+            backbone: the backbone.
+            inputs: by the names of :attr:`graph_inputs`: of text tokens ``[B, T]`` and their masks, of audio the samples ``[1, N]``
+                at 16 kHz of one utterance, of a vector its values ``[B, d]``.
+
+        Returns:
+            As :meth:`hidden_states`.
+        """
+        raise NotImplementedError
+
+    def write_graph_files(self, folder: Path) -> dict[str, Any]:
+        """Write the files that a program needs to make the inputs of the graph, and return the numbers that it needs."""
+        return {}
 
 
 _MODEL_FILES = (

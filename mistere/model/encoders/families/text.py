@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mistere.common.errors import UsageError
 from mistere.data.kinds.text import Transcript
 from mistere.model.encoders.families.family import Family, Features, copy_model_files, pad_stack, save_half
 from mistere.model.encoders.fused import MOST_POSITIONS, FusedLayer, LayerParts, fused_states
+from mistere.model.encoders.inputs.token_window import token_window
 from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
 
-_LONGEST_TOKEN = 64
-"""Upper bound of the characters of a token: longer texts are cut before tokenisation, to bound its cost."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789'.,?!-"
 
 
@@ -30,6 +30,7 @@ class BidirectionalText(Family):
     kind = "text"
     lora_targets = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj")
     shortens = True
+    graph_inputs = ("input_ids", "mask", "pooled")
     variants = ("bert", "roberta", "distilbert")
     _TYPES = frozenset(
         {"bert", "roberta", "xlm-roberta", "distilbert", "deberta", "deberta-v2", "electra", "camembert", "mpnet"}
@@ -98,16 +99,14 @@ class BidirectionalText(Family):
 
     def prepare(self, utterance: Transcript) -> Features:
         tokenizer = self._tokenizer()
-        limit = self._max_tokens()
-        tokens = tokenizer(utterance.text[: limit * _LONGEST_TOKEN])["input_ids"]
-        tokens = [*tokens[: limit - 1], tokens[-1]] if len(tokens) > limit else tokens
-        before: list[int] = []
-        if utterance.context and (room := limit - len(tokens)) > 1:
-            turns = f" {tokenizer.sep_token} ".join(turn[: limit * _LONGEST_TOKEN] for turn in utterance.context)
-            words = tokenizer(turns, add_special_tokens=False)["input_ids"]
-            before = [*words[1 - room :], tokenizer.sep_token_id]
-        pooled = [True, *[False] * len(before), *[True] * (len(tokens) - 1)]
-        return {"input_ids": [tokens[0], *before, *tokens[1:]], "pooled": pooled, "length": len(pooled)}
+        return token_window(
+            utterance,
+            self._max_tokens(),
+            lambda text: tokenizer(text)["input_ids"],
+            lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+            tokenizer.sep_token,
+            tokenizer.sep_token_id,
+        )
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
         tokens, mask = pad_stack([feature["input_ids"] for feature in features], self._tokenizer().pad_token_id)
@@ -127,13 +126,38 @@ class BidirectionalText(Family):
         if self.fused and batch["input_ids"].shape[1] <= MOST_POSITIONS:
             embeddings: Any = backbone.embeddings
             return fused_states(self.fused, embeddings(batch["input_ids"]), batch["mask"]), batch["pooled"]
+        return self.graph_states(backbone, batch)
+
+    def graph_states(self, backbone: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         output = backbone(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["mask"].long(),
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["mask"].long(),
             output_hidden_states=True,
             return_dict=True,
         )
-        return list(output.hidden_states), batch["pooled"]
+        return list(output.hidden_states), inputs["pooled"]
+
+    def write_graph_files(self, folder: Path) -> dict[str, Any]:
+        """Write ``tokenizer.json``; return what :func:`~mistere.model.encoders.inputs.token_window.token_window` needs beside it.
+
+        Raises:
+            UsageError: the tokenizer is a program, which no file describes.
+        """
+        tokenizer = self._tokenizer()
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise UsageError(
+                f"encoder {self.settings.source}: its tokenizer has no tokenizer.json, which an export needs."
+            )
+        backend.no_truncation()
+        backend.no_padding()
+        backend.save(str(folder / "tokenizer.json"))
+        return {
+            "max_tokens": self._max_tokens(),
+            "pad_id": tokenizer.pad_token_id,
+            "separator": tokenizer.sep_token,
+            "separator_id": tokenizer.sep_token_id,
+        }
 
     def _max_tokens(self) -> int:
         """``max_tokens``, limited by the number of positions of the backbone."""

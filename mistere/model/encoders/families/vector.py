@@ -28,6 +28,7 @@ class VectorColumns(Family):
     name = "vector"
     kind = "vector"
     measured = True
+    graph_inputs = ("values",)
 
     @classmethod
     def handles(cls, model_type: str) -> bool:
@@ -99,6 +100,10 @@ class VectorColumns(Family):
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         values = backbone(batch["values"])
         return [values], torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+
+    def graph_states(self, backbone: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        mean, std = (torch.from_numpy(column) for column in self._columns())
+        return self.hidden_states(backbone, {"values": ((inputs["values"] - mean) / std)[:, None]})
 
     def _columns(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation ``[d]`` of the columns.

@@ -27,6 +27,7 @@ class Waveform(Family):
     kind = "audio"
     lora_targets = ("q_proj", "v_proj")
     rate = 16000.0
+    graph_inputs = ("samples",)
     variants = ("wav2vec2", "wav2vec2-group", "hubert", "wavlm")
 
     @classmethod
@@ -119,6 +120,19 @@ class Waveform(Family):
             frames = model.feature_extractor(samples).transpose(1, 2)
             counts = model._get_feat_extract_output_lengths(lengths)
             mask = torch.arange(frames.shape[1], device=frames.device)[None, :] < counts[:, None]
+        return self._states(model, frames, mask), mask
+
+    def graph_states(self, backbone: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        model: Any = backbone
+        wave = inputs["samples"]
+        wave = (wave - wave.mean(1, keepdim=True)) / (wave.var(1, unbiased=False, keepdim=True) + 1e-7).sqrt()
+        frames = model.feature_extractor(wave).transpose(1, 2)
+        mask = torch.ones_like(frames[..., 0], dtype=torch.bool)
+        return self._states(model, frames, mask), mask
+
+    @staticmethod
+    def _states(model: Any, frames: Tensor, mask: Tensor) -> list[Tensor]:
+        """States ``[B, T, D]`` of the input and of every layer, from the output of the convolutions ``[B, T, D']``."""
         projected = model.feature_projection(frames)
         states = projected[0] if isinstance(projected, tuple) else projected
         states = states * mask[..., None]
@@ -135,7 +149,7 @@ class Waveform(Family):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [states, *every[:-1], last], mask
+        return [states, *every[:-1], last]
 
     @staticmethod
     def _one_by_one(model: Any, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from mistere.model.encoders.families.family import (
     save_half,
 )
 from mistere.model.encoders.fused import MOST_POSITIONS, FusedConvolution, FusedLayer, LayerParts, fused_states
+from mistere.model.encoders.inputs.power_spectrum import power_spectra
 from mistere.model.encoders.pretrained import load_pretrained
 
 _MARGIN = 400
@@ -43,6 +44,7 @@ class Whisper(Family):
     rate = 100.0
     unit = 2
     shortens = True
+    graph_inputs = ("samples",)
 
     @classmethod
     def handles(cls, model_type: str) -> bool:
@@ -156,6 +158,16 @@ class Whisper(Family):
         every[-1] = encoder.layer_norm(every[-1])
         return every, mask
 
+    def graph_states(self, backbone: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        encoder: Any = backbone
+        pooled = self._pooled()
+        multiple = 2 * pooled
+        longest = 2 * self._positions() // multiple * multiple
+        frames = log_mel_graph(self._extractor(), inputs["samples"], multiple * _FRAME_SAMPLES)[:, :longest]
+        every, mask = tower_states(encoder, frames, torch.ones_like(frames[..., 0], dtype=torch.bool), pooled)
+        every[-1] = encoder.layer_norm(every[-1])
+        return every, mask
+
     def _fused_input(self, encoder: Any, frames: Tensor, mask: Tensor) -> Tensor:
         """Input of the first layer ``[B, T/2, D]`` for frames ``[B, T, mel]`` and their mask."""
         first, second = self._convolutions
@@ -209,7 +221,24 @@ def pooled_positions(states: Tensor, mask: Tensor, pooled: int) -> tuple[Tensor,
     """States ``[B, T, D]`` and their mask with each ``pooled`` positions averaged into one; lengths are multiples of it."""
     if pooled == 1:
         return states, mask
-    return states.unflatten(1, (-1, pooled)).mean(2), mask[:, ::pooled]
+    parts = states.reshape(states.shape[0], -1, pooled, states.shape[2])  # a graph would fix the sizes of `unflatten`
+    return parts.mean(2), mask[:, ::pooled]
+
+
+def log_mel_graph(extractor: Any, wave: Tensor, multiple: int) -> Tensor:
+    """As :func:`log_mel`, in operations that a graph can hold: ``[1, T, mel]`` of samples ``[1, N]``.
+
+    What follows the samples is silence, so that only the number of windows depends on their padding.
+    """
+    size, hop = extractor.n_fft, extractor.hop_length
+    padded = torch.cat([wave, wave.new_zeros(1, 2 * size + multiple)], dim=1)
+    # Windows are centred; the samples are reflected at their start.
+    padded = torch.cat([padded[:, 1 : size // 2 + 1].flip(1), padded], dim=1)
+    power = power_spectra(padded, size, hop, size)
+    count = torch.div(wave.shape[1] + _MARGIN + multiple - 1, multiple, rounding_mode="floor") * (multiple // hop)
+    filters = torch.from_numpy(np.asarray(extractor.mel_filters, np.float32))
+    mel = (power[:, :, :count].transpose(1, 2) @ filters).clamp(min=1e-10).log10()
+    return (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8) + 4) / 4
 
 
 def tower_states(encoder: Any, frames: Tensor, mask: Tensor, pooled: int = 1) -> tuple[list[Tensor], Tensor]:

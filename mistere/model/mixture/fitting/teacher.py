@@ -12,7 +12,7 @@ from torch import Tensor
 from mistere.model.embeddings import EmbeddedDialogue
 from mistere.model.losses import distillation_loss
 from mistere.model.mixture.mixture import MixtureOfExperts, MixtureOutput
-from mistere.model.mixture.prediction import DialoguePrediction
+from mistere.model.dialogue_prediction import DialoguePrediction
 
 _TINY = 1e-9
 

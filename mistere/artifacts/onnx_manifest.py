@@ -1,0 +1,112 @@
+"""The manifest of an exported model: graphs, tokenizers, and what a program needs to use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mistere.artifacts.manifest import Manifest
+from mistere.artifacts.manifests import ModelBundle
+from mistere.common.names import RelativeName, Segment
+from mistere.common.parsing.documents import read_json
+
+MIXTURE_GRAPH: Final = "mixture.onnx"
+
+
+class TextInput(BaseModel):
+    """How a text encoder's graph is fed.
+
+    Attributes:
+        tokenizer: its ``tokenizer.json``.
+        max_tokens: tokens of an utterance with its context at most.
+        pad_id: token of padding.
+        separator: token between the turns of the context, as text.
+        separator_id: the token between context and utterance.
+        context_turns: earlier turns that are read with an utterance.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokenizer: RelativeName
+    max_tokens: int = Field(gt=2, le=1 << 20)
+    pad_id: int = Field(ge=0)
+    separator: str
+    separator_id: int = Field(ge=0)
+    context_turns: int = Field(ge=0)
+
+
+class AudioInput(BaseModel):
+    """How a speech encoder's graph is fed: mono samples float32 in −1..1.
+
+    Attributes:
+        sampling_rate: of the samples, Hz.
+        min_seconds: shorter recordings are padded with silence.
+        max_seconds: longer recordings are cut.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sampling_rate: int = Field(gt=0)
+    min_seconds: float = Field(ge=0)
+    max_seconds: float = Field(gt=0, le=3600)
+
+
+class EncoderGraph(BaseModel):
+    """The graph of one modality's encoder; its output is ``vectors`` float32 ``[B, dimension]``.
+
+    Attributes:
+        graph: its file.
+        kind: of the modality.
+        inputs: names of the graph's inputs.
+        dimension: width of a vector.
+        text: for an encoder of text.
+        audio: for an encoder of speech.
+        width: for an encoder of vectors, the number of their values.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    graph: RelativeName
+    kind: Literal["text", "audio", "vector"]
+    inputs: list[str]
+    dimension: int = Field(gt=0)
+    text: TextInput | None = None
+    audio: AudioInput | None = None
+    width: int | None = Field(default=None, gt=0)
+
+
+class OnnxModel(Manifest):
+    """A bundle as ONNX graphs: a graph for each encoder, ``mixture.onnx``, and tokenizers.
+
+    The mixture's inputs are, for each modality, ``NAME`` float32 ``[B, T, d]`` and ``NAME_present`` bool ``[B, T]``, and ``lengths``
+    int64 ``[B]``; its outputs ``probabilities`` ``[B, T, C]`` (calibrated), ``expert_weights`` ``[B, T, E]`` and
+    ``expert_probabilities`` ``[B, T, E, C]``.
+    """
+
+    outside_digest = Manifest.outside_digest | {"versions"}
+
+    labels: list[str]
+    experts: list[str]
+    dimensions: dict[Segment, int] = Field(description="Width of the vectors by modality, in the order of the experts.")
+    encoders: dict[Segment, EncoderGraph]
+    context_mode: Literal["full", "causal"]
+    weights: int = Field(ge=0, description="Number of the mixture's weights.")
+    precision: Literal["float32", "int8"]
+    bundle: ModelBundle = Field(description="The source bundle's manifest, without files and provenance.")
+    bundle_digest: Segment
+    difference: float = Field(description="Largest difference of a probability from the bundle's, in float32.")
+    figures: dict[str, float] = Field(
+        default_factory=dict, description="Of the check on a dataset: weighted F1 and its paired difference."
+    )
+    versions: dict[str, str] = Field(default_factory=dict, description="Of what made the graphs.")
+
+
+def is_exported(location: str) -> bool:
+    """Whether a location is the folder of an exported model; only its manifest is read."""
+    try:
+        content = read_json(Path(location) / "manifest.json")
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == OnnxModel.__name__

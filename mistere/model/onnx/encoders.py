@@ -1,0 +1,137 @@
+"""The encoders of an exported model: they prepare utterances as the bundle's do, and compute vectors with graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mistere.artifacts.onnx_manifest import EncoderGraph
+from mistere.common.counting import counted
+from mistere.common.errors import ArtifactError
+from mistere.common.modalities import HasModalities, cell_of
+from mistere.config.encoder import EncoderConfig
+from mistere.data.kinds import kind_of
+from mistere.data.kinds.audio import RATE, crop_and_pad
+from mistere.data.kinds.kind import UnreadableError
+from mistere.data.utterances import batches_within
+from mistere.model.encoders.inputs.token_window import token_window
+from mistere.model.encoders.preparation import Features
+from mistere.model.onnx.session import GraphSession
+
+OUTPUT = "vectors"
+_BATCH_TOKENS = 512
+"""Tokens of a batch at most, including padding."""
+
+
+class GraphEmbedder:
+    """An encoder of one modality, computed by a graph (:class:`mistere.model.dialogue_model.UtteranceEmbedder`).
+
+    Args:
+        folder: of the exported model.
+        modality: that it embeds.
+        graph: describes the graph.
+        settings: the encoder's section, as used for fine-tuning.
+        threads: of an operation.
+
+    Raises:
+        ArtifactError: a file is damaged or refused.
+    """
+
+    def __init__(self, folder: Path, modality: str, graph: EncoderGraph, settings: EncoderConfig, threads: int) -> None:
+        self.modality, self.settings, self.kind = modality, settings, kind_of(graph.kind)
+        self.dimension = graph.dimension
+        self.rate = float(RATE) if graph.kind == "audio" else 1.0
+        self._graph, self._folder = graph, folder
+        self._session = GraphSession(folder / graph.graph, threads, graph.inputs, [OUTPUT])
+        if graph.kind == "text":
+            _ = self._tokenizer  # damage is found now, not at the first request
+
+    @property
+    def input_width(self) -> int | None:
+        """The number of values that it reads of an utterance; None if any number will do."""
+        return self._graph.width
+
+    def prepare(self, utterance: HasModalities, context: Sequence[str] = ()) -> Features | None:
+        """Features of one utterance; None if it lacks the modality.
+
+        Args:
+            utterance: the utterance to embed.
+            context: transcripts of the turns before it, oldest first.
+
+        Raises:
+            UnreadableError: the modality's value does not decode.
+        """
+        cell = cell_of(utterance, self.modality)
+        value = None if cell is None else self.kind.encoder_input(cell, self.settings, context)
+        if value is None:
+            return None
+        if self._graph.kind == "text":
+            return self._tokens(value)
+        if self._graph.kind == "vector":
+            if len(value) != self._graph.width:
+                raise UnreadableError(
+                    f"The vector has {counted(len(value), 'value')}; this encoder reads vectors of {self._graph.width}."
+                )
+            return {"values": value.astype(np.float32), "length": 1}
+        return {"samples": value.astype(np.float32), "length": len(value)}
+
+    def prepare_samples(self, wave: np.ndarray, rate: int) -> Features:
+        """Features of decoded audio: mono samples ``[N]`` and their rate in Hz."""
+        samples = crop_and_pad(wave, rate, self.settings).astype(np.float32)
+        return {"samples": samples, "length": len(samples)}
+
+    def embed(self, features: Sequence[Features | None]) -> np.ndarray:
+        """Vectors float32 ``[N, dimension]`` in the order of ``features``; a NaN row for None.
+
+        Recordings are computed one at a time: they are long enough, and their graph takes no padding.
+        """
+        present = [(index, feature) for index, feature in enumerate(features) if feature is not None]
+        vectors = np.full((len(features), self.dimension), np.nan, dtype=np.float32)
+        budget = 0.0 if self._graph.kind == "audio" else float(_BATCH_TOKENS)
+        for batch in batches_within([feature["length"] for _, feature in present], budget):
+            chosen = [present[position] for position in batch]
+            (rows,) = self._session.run(self._inputs([feature for _, feature in chosen]))
+            if rows.shape != (len(chosen), self.dimension):
+                raise ArtifactError(f"the graph of {self.modality} made vectors {rows.shape}", "export the model again")
+            vectors[[index for index, _ in chosen]] = rows
+        return vectors
+
+    def _inputs(self, features: Sequence[Features]) -> dict[str, np.ndarray]:
+        if self._graph.text is None:
+            name = self._graph.inputs[0]
+            return {name: np.stack([feature[name] for feature in features])}
+        longest = max(feature["length"] for feature in features)
+        tokens = np.full((len(features), longest), self._graph.text.pad_id, np.int64)
+        mask, pooled = np.zeros(tokens.shape, bool), np.zeros(tokens.shape, bool)
+        for row, feature in enumerate(features):
+            tokens[row, : feature["length"]] = feature["input_ids"]
+            mask[row, : feature["length"]] = True
+            pooled[row, : feature["length"]] = feature["pooled"]
+        return {"input_ids": tokens, "mask": mask, "pooled": pooled}
+
+    def _tokens(self, utterance: Any) -> Features:
+        text, tokenizer = self._graph.text, self._tokenizer
+        assert text is not None
+        return token_window(
+            utterance,
+            text.max_tokens,
+            lambda words: tokenizer.encode(words).ids,
+            lambda words: tokenizer.encode(words, add_special_tokens=False).ids,
+            text.separator,
+            text.separator_id,
+        )
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        assert self._graph.text is not None
+        file = self._folder / self._graph.text.tokenizer
+        try:
+            return Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises plain exceptions
+            raise ArtifactError(f"{file} is no tokenizer", "export the model again") from error

@@ -1,0 +1,182 @@
+"""A bundle as ONNX graphs: exported, served without PyTorch, and read by the example of the guide."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mistere.artifacts.io import MANIFEST, open_artifact
+from mistere.artifacts.locations import split_bundle_location
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import open_store
+from mistere.artifacts.onnx_manifest import OnnxModel
+from mistere.common.errors import ArtifactError, UsageError
+from mistere.config.predictor import PredictorConfig
+from mistere.data.dataset import Utterance as DatasetUtterance
+from mistere.model.inference import UtteranceInput, load_bundle
+from mistere.model.onnx.export import QualityError, export_model
+from mistere.model.onnx.loading import load_onnx
+from mistere.predictor.server import check_onnx_options
+from pipelines.cli.commands.export import examples
+from tests.local.workshop import mistere
+from tests.serving.conftest import LABELS, ROOT, Server, Utterance, clip, launch
+
+EXAMPLE = ROOT / "docs" / "examples" / "onnx_predict.py"
+
+
+def export(location: str, target: Path, **options: object) -> OnnxModel:
+    model = load_bundle(location, device="cpu")
+    root, digest = split_bundle_location(location)
+    opened = open_artifact(open_store(root), ModelBundle, digest)
+    return export_model(model, opened, target, examples(opened.path, model), **options).manifest  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def exported(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("onnx") / "model"
+    export(bundle, target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def onnx_server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = launch(
+        ["-m", "mistere.predictor"], str(exported), tmp_path_factory.mktemp("log") / "log", "--threads", "1"
+    )
+    server.client.wait_ready(300)
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+def test_the_manifest_says_what_a_program_needs(exported: Path, bundle: str) -> None:
+    content = json.loads((exported / MANIFEST).read_text())
+    assert content["labels"] == LABELS and content["bundle_digest"] == Path(bundle).name
+    assert content["difference"] < 1e-4 and content["versions"]["onnxruntime"]
+    assert content["encoders"]["speech"]["audio"] == {"sampling_rate": 16000, "min_seconds": 0.5, "max_seconds": 30.0}
+    assert content["encoders"]["text"]["text"]["max_tokens"] == 32
+    assert set(content["files"]) == {"mixture.onnx", "speech/encoder.onnx", "text/encoder.onnx", "text/tokenizer.json"}
+
+
+def test_the_server_answers_as_the_bundle_and_never_loads_torch(
+    onnx_server: Server, bundle: str, dialogue: list[Utterance]
+) -> None:
+    (expected,) = load_bundle(bundle).predict([[UtteranceInput(one.text, one.audio) for one in dialogue]])
+    for answer in (onnx_server.client.predict_rest(dialogue), onnx_server.client.predict_grpc(dialogue)):
+        np.testing.assert_allclose(answer.probabilities, expected.probabilities, atol=1e-3)
+        np.testing.assert_allclose(answer.expert_weights, expected.expert_weights, atol=1e-3)
+        assert answer.parameters["bundle_digest"] == Path(bundle).name
+    long = [Utterance(f"This is turn {turn}.", clip(0.6, pitch=100 + turn)) for turn in range(12)]
+    assert len(onnx_server.client.predict_rest(long).probabilities) == 12  # prepared in threads
+    maps = Path(f"/proc/{onnx_server.process.pid}/maps").read_text()
+    assert "onnxruntime" in maps and "libtorch" not in maps
+
+
+def test_the_example_of_the_guide_needs_no_torch(exported: Path, bundle: str, tmp_path: Path) -> None:
+    assert len(EXAMPLE.read_text().splitlines()) <= 60
+    with wave.open(str(tmp_path / "0.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes((3000 * np.sin(np.arange(16000) / 20)).astype("<i2").tobytes())
+    turns = [{"text": "Where have you been?", "audio": "0.wav"}, {"text": "At home, why? " * 20}, {}]
+    (tmp_path / "dialogue.json").write_text(json.dumps(turns))
+    without = (
+        "import sys, runpy; sys.modules['torch'] = sys.modules['transformers'] = None; runpy.run_path(sys.argv.pop(1))"
+    )
+    command = [sys.executable, "-c", without, str(EXAMPLE), str(exported), str(tmp_path / "dialogue.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    audio = (tmp_path / "0.wav").read_bytes()
+    inputs = [UtteranceInput(turn.get("text"), audio if "audio" in turn else None) for turn in turns]
+    (expected,) = load_bundle(bundle).predict([inputs])
+    for line, row in zip(done.stdout.splitlines(), expected.probabilities, strict=True):
+        assert line.startswith(LABELS[row.argmax()]) and abs(float(line.split()[1]) - row.max()) < 2e-3
+
+
+def test_int8_computes_in_integers_and_is_compared_on_a_dataset(bundle: str, tmp_path: Path) -> None:
+    model = load_bundle(bundle)
+    texts = [[f"I said {word} {turn}." for turn in range(5)] for word in ("so", "that", "no", "why", "well")]
+    answers = model.predict([[UtteranceInput(text) for text in dialogue] for dialogue in texts])
+    labelled = [
+        [
+            DatasetUtterance(f"d{number}", turn, LABELS[row.argmax()], text=text)
+            for turn, (text, row) in enumerate(zip(dialogue, answer.probabilities, strict=True))
+        ]
+        for number, (dialogue, answer) in enumerate(zip(texts, answers, strict=True))
+    ]
+    manifest = export(bundle, tmp_path / "int8", int8=True, dialogues=labelled, margin=1.0)
+    assert manifest.precision == "int8" and manifest.figures["bundle.weighted_f1"] == 1.0
+    assert manifest.figures["turns"] == 25 and manifest.figures["difference.weighted_f1.low"] <= 0
+    for name in ("mixture.onnx", "text/encoder.onnx", "speech/encoder.onnx"):
+        assert b"MatMulInteger" in (tmp_path / "int8" / name).read_bytes()
+    assert load_onnx(tmp_path / "int8").labels == LABELS
+    wrong = [[DatasetUtterance(d.dialogue_id, d.turn, LABELS[0], text=d.text) for d in one] for one in labelled]
+    wrong[0][0] = DatasetUtterance("d0", 0, "bored", text="so")
+    with pytest.raises(Exception, match="has the label 'bored', which the model lacks"):
+        export(bundle, tmp_path / "no", dialogues=wrong)
+    assert not (tmp_path / "no").exists() and [path.name for path in tmp_path.iterdir()] == ["int8"]
+
+
+def test_too_large_a_loss_writes_nothing(bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mistere.metrics.classification import Interval
+    from mistere.model.onnx import export as module
+    from mistere.model.onnx.comparison import QualityDifference
+
+    lost = QualityDifference(Interval(0.8, 0.7, 0.9), Interval(0.75, 0.7, 0.8), Interval(-0.05, -0.08, -0.01), 40)
+    monkeypatch.setattr(module, "quality_difference", lambda *_: lost)
+    said = [[DatasetUtterance("d", 0, LABELS[0], text="so")]]
+    with pytest.raises(QualityError, match=r"-0.050 \(-0.080 to -0.010, 40 turns\) may exceed the margin of 0.020"):
+        export(bundle, tmp_path / "model", dialogues=said)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["mixture.onnx", "text/tokenizer.json"])
+def test_damaged_missing_and_added_files_are_named(exported: Path, name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(exported, folder)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{name} has SHA-256"):
+        load_onnx(folder)
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=f"{name} is missing"):
+        load_onnx(folder)
+    (folder / name).symlink_to("/etc/hostname")
+    with pytest.raises(ArtifactError, match="leads out of"):
+        load_onnx(folder)
+    (folder / name).unlink()
+    shutil.copyfile(exported / name, folder / name)
+    (folder / "weights.bin").write_bytes(b"1")
+    with pytest.raises(ArtifactError, match=r"weights.bin is not in its manifest"):
+        load_onnx(folder)
+
+
+def test_wrong_uses_are_one_sentence(exported: Path, bundle: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no exported model in"):
+        load_onnx(tmp_path)
+    for changes, words in (
+        ({"int8": True}, "quantised when it is written"),
+        ({"device": "cuda"}, "computed on the CPU"),
+        ({"traffic_store": "bundle"}, "name one with --traffic-store"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            check_onnx_options(PredictorConfig.model_validate(changes))
+    both = mistere("serve", bundle, "--onnx", str(exported))
+    assert both.returncode == 2 and "name either a bundle or --onnx DIR" in both.stderr
+    there = mistere("export", str(tmp_path), "--model", bundle)
+    assert there.returncode == 2 and "exists already" in there.stderr
+
+
+@pytest.mark.long
+def test_the_command_exports_and_says_what_it_wrote(bundle: str, tmp_path: Path) -> None:
+    done = mistere("export", str(tmp_path / "model"), "--model", bundle)
+    assert done.returncode == 0, done.stderr
+    assert "MB in float32, from bundle" in done.stdout and "mistere serve --onnx" in done.stdout
