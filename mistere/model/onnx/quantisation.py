@@ -14,7 +14,7 @@ in integers is slower."""
 def quantise_graph(path: Path) -> None:
     """Replace a graph by one with 8-bit weights, one scale for each column, and activations that are quantised as they come.
 
-    Weights use seven of the bits: on processors without VNNI the sums of products of eight bits overflow, and more labels change.
+    The weights are unsigned: on processors without VNNI, sums of products of signed ones overflow, and twice as many labels change.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -29,8 +29,7 @@ def quantise_graph(path: Path) -> None:
             path,
             op_types_to_quantize=_OPERATIONS,
             per_channel=True,
-            weight_type=QuantType.QInt8,
-            reduce_range=True,
+            weight_type=QuantType.QUInt8,
         )
     finally:
         root.setLevel(level)
