@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mistere.model.dialogue_prediction import DialoguePrediction
 from mistere.model.embeddings import EmbeddedDialogue
 from mistere.model.losses import distillation_loss
 from mistere.model.mixture.mixture import MixtureOfExperts, MixtureOutput
-from mistere.model.dialogue_prediction import DialoguePrediction
 
 _TINY = 1e-9
 
