@@ -17,7 +17,8 @@ MAX_MESSAGE_BYTES: Final = 1 << 18
 MAX_CHANNELS: Final = 8
 _MAX_TEXT: Final = 4096
 """Characters of a transcript."""
-_ENCODING: Final = "pcm16"
+PCM, OPUS = "pcm16", "opus"
+"""Encodings of the audio."""
 
 
 class CloseCode(IntEnum):
@@ -59,12 +60,14 @@ class Start:
         channels: speakers, one a channel.
         parameters: those of a V1 request: ``detail``, ``transcribe``, ``consent``, ``dialogue_id``.
         interim: whether open turns are answered, too, about once a second.
+        encoding: of the audio.
     """
 
     model: str = ""
     channels: int = 1
     parameters: dict[str, Any] = field(default_factory=dict)
     interim: bool = False
+    encoding: str = PCM
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,11 @@ def _start(content: dict[str, Any]) -> Start:
     model = content.get("model", "")
     if not isinstance(model, str):
         raise StreamError(CloseCode.POLICY, "The field model must be a string.")
-    if content.get("rate", RATE) != RATE or content.get("encoding", _ENCODING) != _ENCODING:
+    encoding = content.get("encoding", PCM)
+    if encoding not in (PCM, OPUS) or (encoding == PCM and content.get("rate", RATE) != RATE):
         raise StreamError(
-            CloseCode.UNSUPPORTED, f"Send {_ENCODING} at {RATE} Hz: signed 16-bit integers, little-endian."
+            CloseCode.UNSUPPORTED,
+            f"Send {PCM} at {RATE} Hz (signed 16-bit integers, little-endian) or {OPUS} (a packet a message).",
         )
     try:
         parameters = read_parameters(content.get("parameters"), "a stream")
@@ -148,7 +153,7 @@ def _start(content: dict[str, Any]) -> Start:
     interim = content.get("interim", False)
     if not isinstance(interim, bool):
         raise StreamError(CloseCode.POLICY, "The field interim must be true or false.")
-    return Start(model, _number(content, "channels", 1, 1, MAX_CHANNELS), dict(parameters), interim)
+    return Start(model, _number(content, "channels", 1, 1, MAX_CHANNELS), dict(parameters), interim, encoding)
 
 
 def _number(content: dict[str, Any], name: str, default: int, least: int, most: int) -> int:

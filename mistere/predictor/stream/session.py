@@ -14,6 +14,7 @@ from mistere.predictor.errors import RequestError, as_request_error
 from mistere.predictor.protocol.codec import response_parameters
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.settings import Limits
+from mistere.predictor.stream.audio import AudioReader, audio_reader
 from mistere.predictor.stream.conversation import Conversation
 from mistere.predictor.stream.interim import InterimAnswers
 from mistere.predictor.stream.messages import (
@@ -35,6 +36,8 @@ _WAITING_TURNS: Final = 8
 _SPEED: Final = 8
 _AHEAD_SECONDS: Final = 60.0
 """Audio is read at so many times the speed of speech, and so much more at once: finding turns takes the event loop's time."""
+_LEAST_SECONDS: Final = 0.01
+"""What a message counts at least: tiny ones take the event loop's time, too."""
 _ANSWERED, _CLIENT_LEFT = 200, 499
 """Codes of turns, as those of REST."""
 
@@ -67,6 +70,7 @@ class StreamSession:
         self._channels = 1
         self._texts: dict[int, str] = {}
         self._splitter: ChannelSplitter
+        self._audio: AudioReader
         self._conversation: Conversation
         self._interim: InterimAnswers | None = None
         self._ended: deque[Cut | int] = deque()
@@ -130,6 +134,7 @@ class StreamSession:
         self._splitter = ChannelSplitter(
             message.channels, self._limits.stream_silence_seconds, _longest_turn(self._limits)
         )
+        self._audio = audio_reader(message.encoding, self._splitter, message.channels)
         self._conversation = Conversation(self._data_plane, name, self._limits, message.parameters)
         if message.interim:
             self._interim = InterimAnswers(
@@ -155,15 +160,11 @@ class StreamSession:
         while True:
             content = await self._next()
             if isinstance(content, bytes):
-                if len(content) % (SAMPLE_BYTES * self._channels):
-                    raise StreamError(
-                        CloseCode.UNSUPPORTED,
-                        f"A binary message must hold whole samples of 16 bits for each of the {self._channels} channels.",
-                    )
-                await self._await_answers(self._splitter.add(content))
+                cuts, seconds = self._audio.read(content)
+                await self._await_answers(cuts)
                 now = time.monotonic()
                 credit, since = min(_AHEAD_SECONDS, credit + _SPEED * (now - since)), now
-                credit -= len(content) / (SAMPLE_BYTES * self._channels * RATE)
+                credit -= max(seconds, _LEAST_SECONDS)
                 if credit < 0:
                     await asyncio.sleep(-credit / _SPEED)
                 continue

@@ -152,6 +152,7 @@ class ChannelSplitter:
     def __init__(self, channels: int, silence_seconds: float, max_seconds: float) -> None:
         self._cutters = [TurnCutter(channel, silence_seconds, max_seconds) for channel in range(channels)]
         self._pending = b""
+        self._tails: dict[int, bytes] = {}
 
     def open_turns(self) -> Iterator[tuple[int, Cut]]:
         """The open turns as they would be if they ended now, by channel."""
@@ -171,6 +172,16 @@ class ChannelSplitter:
             for channel, cutter in enumerate(self._cutters):
                 if (cut := cutter.add(samples[channel::channels].tobytes())) is not None:
                     yield cut
+
+    def add_to(self, channel: int, pcm: bytes) -> Iterator[Cut]:
+        """Take the next samples of one channel; returns the turns that end in them. A stream uses either this or :meth:`add`."""
+        size = _FRAME * SAMPLE_BYTES
+        data = self._tails.get(channel, b"") + pcm
+        whole = len(data) // size * size
+        self._tails[channel] = data[whole:]
+        for at in range(0, whole, size):
+            if (cut := self._cutters[channel].add(data[at : at + size])) is not None:
+                yield cut
 
     def close(self, channel: int | None = None) -> list[Cut]:
         """End the open turn of a channel, or of all."""
