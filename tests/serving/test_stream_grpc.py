@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,15 @@ from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 
 from mistere.data.kinds.audio import encoded
+from mistere.predictor.settings import Limits
 from mistere.predictor.stream import grpc_stream
-from mistere.predictor.stream.grpc_stream import ClientMessage, ServerMessage, declared_file
+from mistere.predictor.stream.grpc_stream import ClientMessage, GrpcStreams, ServerMessage, declared_file
 from mistere.predictor.stream.messages import MAX_MESSAGE_BYTES
+from mistere.predictor.stream.streams import Streams
 from mistere.predictor.stream.turns import RATE
 from tests.serving.conftest import LABELS, ROOT, Server, launch
 from tests.serving.test_stream import call, metric, opened, rest_of, send_audio, silence, voice, wait_until
+from tests.serving.test_stream_turns import Plane, as_plane, run
 
 METHOD = f"/{grpc_stream.SERVICE}/Stream"
 START: dict[str, Any] = {"type": "start"}
@@ -113,6 +118,37 @@ def test_both_kinds_of_streams_share_one_limit_and_a_cancelled_call_makes_room(s
     wait_until(lambda: metric(server, "mistere_streams") == 0)
     release.set()
     assert metric(server, 'mistere_streams_closed_total{code="1006"}') >= left + 7
+
+
+class Deaf:
+    """A call whose client sends, and reads no answer."""
+
+    def __init__(self, *messages: Content) -> None:
+        self.messages = [encode(message) for message in messages]
+        self.ended: tuple[str, str] | None = None
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    async def read(self) -> bytes:
+        if not self.messages:
+            await asyncio.Event().wait()
+        return self.messages.pop(0)
+
+    async def write(self, message: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def abort(self, status: Any, sentence: str) -> None:
+        self.ended = (status.name, sentence)
+
+
+def test_a_client_that_does_not_read_is_cut_off() -> None:
+    async def work() -> tuple[str, str] | None:
+        limits, deaf = replace(Limits(), body_seconds=0.05), Deaf(START)
+        await GrpcStreams(Streams(as_plane(Plane()), limits), limits)._serve(None, deaf)
+        return deaf.ended
+
+    assert run(work()) == ("CANCELLED", "Nothing was read within 0.05 s.")
 
 
 def test_a_server_without_streams_does_not_know_the_method(faulty: Server) -> None:
