@@ -60,12 +60,13 @@ def answers(messages: Any) -> list[dict[str, Any]]:
 
 
 def test_a_stream_over_grpc_gives_the_answers_of_a_web_socket(server: Server) -> None:
-    begin = {"channels": 2, "parameters": {"detail": True}}
+    begin: dict[str, Any] = {"channels": 2, "parameters": {"detail": True}}
     with opened(server, begin) as socket:
         send_audio(socket, call())
         socket.send(json.dumps({"type": "end"}))
         expected = rest_of(socket)
-    for end in ([], [{"type": "end"}]):  # without end, the client half-closes the call
+    ends: list[list[Content]] = [[], [{"type": "end"}]]
+    for end in ends:  # without end, the client half-closes the call
         ready, *turns = answers(stream(server, iter([{**START, **begin}, *pieces(call()), *end])))
         assert ready["type"] == "ready" and ready["labels"].split(",") == LABELS
         assert len(turns) == len(expected) == 3
