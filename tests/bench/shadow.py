@@ -1,6 +1,6 @@
 """A shadow: latency of the predictor in front with and without one, as ratios of alternating arms of one run.
 
-usage: mistere bench shadow [--bundle BUNDLE] [--output DIR] [--rounds 30] [--requests 60] [--share 1.0] [--clients 1] [--parts elsewhere,here]
+usage: mistere bench shadow [--bundle BUNDLE] [--output DIR] [--rounds 20] [--requests 50] [--share 1.0] [--clients 1] [--parts elsewhere,here]
 
 Two predictors of one bundle get the same requests in turns, at half of what they could answer; one of them copies. In the part
 `elsewhere` the shadow answers at once, which leaves the cost of copying. In `here` it is a real predictor on this machine, of a bundle
@@ -33,6 +33,8 @@ from tests.bench.serving_speed import Send, free_port, predictor, rest_sender, r
 from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
 
 _PATH = "/v1/models/mistere:predict"
+_UTTERANCES = 2
+"""Utterances of a request, all new: about what a live conversation adds."""
 
 
 def measure(send: Send, requests: int, clients: int) -> np.ndarray:
@@ -121,14 +123,14 @@ def store_with_shadow(bundle: str) -> Iterator[str]:
 
 def main() -> None:
     parser = bundle_parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--requests", type=int, default=60, help="requests of a block")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=50, help="requests of a block")
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--parts", default="elsewhere,here")
     arguments = parser.parse_args()
     bundle, example = bundle_and_example(arguments)
-    bodies = [v1_body(dialogue) for dialogue in versions(example, 64)]
+    bodies = [v1_body(dialogue) for dialogue in versions(example[:_UTTERANCES], 64)]
     parts = set(arguments.parts.split(","))
     with store_with_shadow(bundle) as copied:
         labels = open_artifact(LocalStore(Path(copied).parents[2]), ModelBundle, Path(copied).name).manifest.labels

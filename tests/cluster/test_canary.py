@@ -250,7 +250,9 @@ def test_a_candidate_that_gets_requests_is_kept_until_the_gateway_knows(
 KILLED_AT = {"dark": 0, "10": 10, "100": 100, "in the service": 100}
 
 
-@pytest.mark.parametrize("moment", KILLED_AT)
+@pytest.mark.parametrize(
+    "moment", [pytest.param(moment, marks=[] if moment == "10" else pytest.mark.long) for moment in KILLED_AT]
+)
 def test_the_next_process_takes_a_killed_canary_back(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release, moment: str
 ) -> None:
