@@ -22,8 +22,16 @@ from mistere.config.canary import CanaryConfig, GatewayConfig
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import connect
 from mistere.registry.lineage import Lineage
-from mistere.registry.release.canary import end_canary, hold_canary, standing_canaries, standing_canary
+from mistere.registry.release.canary import (
+    end_canary,
+    hold_canary,
+    interrupted_canary,
+    standing_canaries,
+    standing_canary,
+)
+from mistere.registry.release.candidates import reject_candidate
 from mistere.registry.release.champion import read_champion
+from mistere.registry.release.journal import HeldJournal
 from mistere.registry.release.promotion_log import read_log
 from mistere.registry.release.recovery import recover
 from mistere.serving import protocol
@@ -247,6 +255,33 @@ def test_a_candidate_that_gets_requests_is_kept_until_the_gateway_knows(
     all_is_back(cluster, gateway, first)
 
 
+def test_a_second_attempt_waits_for_the_gateway_too(
+    cluster: Cluster, gateway: Gateway, traffic: Traffic, store: LocalStore, release: Release
+) -> None:
+    """The first attempt changes the route; the Gateway has not taken it when the next process comes."""
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    traffic.quality[second.manifest.digest] = Quality(errors=50)
+
+    def break_at_10(weights: dict[str, int]) -> None:
+        if weights.get(CANDIDATE) == 10:
+            gateway.refuses = "Pending"
+
+    gateway.on_change = break_at_10
+    with pytest.raises(RollbackError):
+        release(second)
+    route = cluster.api.find("httproutes", "mistere-route")
+    assert route is not None and len(route["spec"]["rules"][0]["backendRefs"]) == 1, "the route is right already"
+    with pytest.raises(MistereError, match="does not take the route"):
+        cluster.to(second, CONFIG).undo(cluster.deployment(first, CONFIG))
+    assert cluster.api.find("inferenceservices", "mistere-candidate") is not None
+    assert gateway.weights == shares(10)[0]
+    gateway.refuses = ""
+    assert "rolled back" in recover(store, released.mirror, "mistere")
+    all_is_back(cluster, gateway, first)
+    assert not Route(connect(), CONFIG).candidate_may_receive()
+
+
 KILLED_AT = {"dark": 0, "10": 10, "100": 100, "in the service": 100}
 
 
@@ -343,6 +378,71 @@ def test_a_share_by_hand_stays_until_it_is_released(
     ]
 
 
+def test_an_attempt_that_changes_nothing_leaves_the_canary(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    hold(cluster, store, second, 20)
+
+    def stands() -> bool:
+        journal = standing_canary(store, "mistere")
+        return journal is not None and journal.share == 20 and gateway.weights == {SERVICE: 80, CANDIDATE: 20}
+
+    def refuse(_: object) -> None:
+        raise MistereError("the cluster does not answer.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Route, "check", refuse)
+        with pytest.raises(MistereError, match="does not answer"):
+            release(second)
+        assert stands()
+        with pytest.raises(MistereError, match="does not answer"):
+            hold(cluster, store, second, 30)
+        assert stands()
+    with pytest.raises(MistereError, match=r"as a canary, by a Gateway that .* do not name: `mistere rollback`"):
+        release(second, CONFIG.model_copy(update={"gateway": GatewayConfig()}))
+    assert stands()
+    release(second)
+    all_is_back(cluster, gateway, second)
+
+
+def test_another_candidate_begins_without_a_share(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
+) -> None:
+    """The same model with other settings must not get the share of the one that was tested."""
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    hold(cluster, store, second, 20)
+    gateway.seen.clear()
+    release(second, CONFIG.model_copy(update={"env": {"LEVEL": "1"}}))
+    assert gateway.seen == [CHAMPION_ONLY, *shares(0, 10, 50, 100), CHAMPION_ONLY]
+    all_is_back(cluster, gateway, second)
+
+
+def test_a_share_that_cannot_be_recorded_is_taken_back(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    update = HeldJournal.update
+
+    def fail(held: HeldJournal, **fields: Any) -> None:
+        if fields.get("state") == "canary":
+            raise MistereError("the store does not answer.")
+        update(held, **fields)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HeldJournal, "update", fail)
+        with pytest.raises(MistereError, match=r"gets 20 % of the requests, but this could not be recorded"):
+            hold(cluster, store, second, 20)
+    assert interrupted_canary(store, "mistere") is not None
+    monkeypatch.setattr(command, "mirror_champion", lambda _uri, _champion: None)
+    command.rollback(RegistryLocation(store, ""), "")  # of the first champion, which has no previous one
+    all_is_back(cluster, gateway, first)
+    assert released.journal(store).state == "done" and read_champion(store).digest == first.manifest.digest
+
+
 def test_a_share_by_hand_can_be_taken_back(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
 ) -> None:
@@ -350,6 +450,8 @@ def test_a_share_by_hand_can_be_taken_back(
     release(first)
     assert end_canary(store, "mistere", "why", "who") is None
     hold(cluster, store, second, 20)
+    with pytest.raises(MistereError, match=r"gets 20 % of the requests of mistere as a canary: `mistere rollback`"):
+        reject_candidate(store, second.manifest.digest, "1", "Bad.", "who")
     ended = end_canary(store, "mistere", "Too many complaints.", "who")
     assert ended is not None and ended.deployment.bundle_digest == second.manifest.digest
     all_is_back(cluster, gateway, first)

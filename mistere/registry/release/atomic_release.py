@@ -187,7 +187,10 @@ class _Releasing:
         incomplete = isinstance(
             error, RollbackError
         )  # the journal stays open, so that recover() completes the rollback
-        self.held.update(**{"since": 0.0} if incomplete else {"state": "done", "share": 0})
+        if incomplete:
+            self.held.update(since=0.0)
+        else:
+            self.held.close_undone()
 
     def _move_back(self, pointer: ChampionPointer) -> None:
         """Undo the champion's move, unless another process moves it meanwhile."""

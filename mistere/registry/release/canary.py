@@ -69,19 +69,47 @@ def hold_canary(
     """
     event = _event(store, champion.bundle_digest, champion.model_version, f"{share} % of the requests. {reason}", by)
     held = acquire(store, mirror, champion, deployment, event)
-    add(store, event)
     try:
+        add(store, event)
         message = start(held.renew_lease)
-        held.update(state="canary", share=share)
     except LeaseLostError:
         raise  # the process that took over undoes and records it
     except BaseException as error:
         complete(store, event, "undone", why(error))
-        incomplete = isinstance(error, RollbackError)  # the journal stays open, so that recover() completes it
-        held.update(**{"since": 0.0} if incomplete else {"state": "done", "share": 0})
+        if isinstance(error, RollbackError):
+            held.update(since=0.0)  # the journal stays open, so that recover() completes it
+        else:
+            held.close_undone()
         raise
+    try:
+        held.update(state="canary", share=share)
+    except LeaseLostError:
+        raise
+    except MistereError as error:
+        with suppress(MistereError):
+            held.update(state="pending", since=0.0)
+        raise MistereError(
+            f"version {champion.model_version} gets {share} % of the requests, but this could not be recorded: {error} `mistere "
+            "rollback`, or the next release, takes it back."
+        ) from error
     complete(store, event, "done")
     return message
+
+
+def interrupted_canary(store: ObjectStore, service: str) -> Journal | None:
+    """The journal of a canary whose process has not finished giving it a share, or taking that back; None if there is none.
+
+    A release counts while its candidate may have a share.
+
+    Raises:
+        ArtifactError: the journal is damaged.
+    """
+    record = read_journal(store, service)
+    if record is None or not record[0].unfinished:
+        return None
+    journal = record[0]
+    by_hand = journal.event is not None and journal.event.action == "canary"
+    return journal if by_hand or journal.share else None
 
 
 def end_canary(store: ObjectStore, service: str, reason: str, by: str) -> Journal | None:
@@ -103,7 +131,7 @@ def end_canary(store: ObjectStore, service: str, reason: str, by: str) -> Journa
     held.update(state="pending", **this_process())
     try:
         undo_interrupted(journal.deployment, previous_deployment(store, journal))
-    except MistereError:
+    except BaseException:
         held.update(state="canary")
         raise
     champion = journal.champion

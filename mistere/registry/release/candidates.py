@@ -19,7 +19,7 @@ from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.common.names import Segment
 from mistere.registry.release.champion import read_champion
-from mistere.registry.release.journal import read_journal, services
+from mistere.registry.release.journal import Journal, read_journal, services
 from mistere.registry.release.promotion_log import PromotionEvent, add, complete, now, read_log
 
 _FOLDER = "candidates"
@@ -154,7 +154,7 @@ def reject_candidate(store: ObjectStore, bundle_digest: str, version: str, reaso
         by: for the log.
 
     Raises:
-        ConflictError: a release of it is in progress, or was faster.
+        ConflictError: a release of it is in progress, or was faster, or it is a canary.
     """
     champion = read_champion(store).digest
     event = PromotionEvent(
@@ -168,7 +168,14 @@ def reject_candidate(store: ObjectStore, bundle_digest: str, version: str, reaso
         by=by,
     )
     add(store, event)
-    released = _in_release(store, bundle_digest) or read_champion(store).digest == bundle_digest
+    journal = _in_release(store, bundle_digest)
+    if journal is not None and journal.state == "canary":
+        complete(store, event, "lost", "The version had a share of the requests as a canary.")
+        raise ConflictError(
+            f"version {version} gets {journal.share} % of the requests of {journal.deployment.service} as a canary: `mistere rollback` takes "
+            "it back; then reject it."
+        )
+    released = journal is not None or read_champion(store).digest == bundle_digest
     final = complete(store, event, "lost", _RELEASED_MEANWHILE) if released else complete(store, event, "done")
     if final.outcome != "done":
         raise ConflictError(
@@ -205,11 +212,11 @@ def require_no_rejection(store: ObjectStore, bundle_digest: str, version: str, k
             )
 
 
-def _in_release(store: ObjectStore, bundle_digest: str) -> bool:
-    """Whether a journal holds an unfinished release of a bundle."""
+def _in_release(store: ObjectStore, bundle_digest: str) -> Journal | None:
+    """The journal of an unfinished release, or of a canary, of a bundle; None if there is none."""
     for service in services(store):
         with suppress(MistereError):  # a damaged journal stops every release of its service
             record = read_journal(store, service)
             if record is not None and record[0].state != "done" and record[0].champion.bundle_digest == bundle_digest:
-                return True
-    return False
+                return record[0]
+    return None

@@ -78,11 +78,31 @@ class Journal(SealedRecord):
 
 @dataclass
 class HeldJournal:
-    """A journal that this process holds."""
+    """A journal that this process holds.
+
+    Attributes:
+        store: the object store.
+        journal: its content.
+        version: of its object.
+        standing: the journal of the canary that stood when this process took it; None if none did.
+    """
 
     store: ObjectStore
     journal: Journal
     version: str
+    standing: Journal | None = None
+
+    def close_undone(self) -> None:
+        """Close the journal of a release that was undone. A canary that the attempt has not touched stands as before.
+
+        Raises:
+            LeaseLostError: another process took over the journal.
+        """
+        if self.standing is not None and self.journal.share:
+            self.journal = self.standing.model_copy(update={"holder": self.journal.holder})
+            self.update(share=self.standing.share)
+        else:
+            self.update(state="done", share=0)
 
     def update(self, **fields: Any) -> None:
         """Write changed fields and renew the lease.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, ObjectStore
 from mistere.common.errors import ArtifactError, MistereError
@@ -171,7 +172,8 @@ def acquire(
                 share=last[0].share if last else 0,
                 **this_process(),
             )
-            held = HeldJournal(store, journal, write_journal(store, journal, last[1] if last else ABSENT))
+            standing = last[0] if last and last[0].state == "canary" else None
+            held = HeldJournal(store, journal, write_journal(store, journal, last[1] if last else ABSENT), standing)
         except ConflictError:
             if time.monotonic() > deadline:
                 raise
@@ -182,12 +184,26 @@ def acquire(
 
 
 def _require_no_other_canary(journal: Journal, deployment: Deployment) -> None:
-    version = journal.deployment.model_version
-    if journal.state == "canary" and journal.deployment.bundle_digest != deployment.bundle_digest:
+    """Check that a release can go on from a standing canary, or that there is none."""
+    if journal.state != "canary":
+        return
+    version, stands = journal.deployment.model_version, journal.deployment
+    gets = f"version {version} gets {journal.share} % of the requests of {deployment.service} as a canary"
+    if stands.bundle_digest != deployment.bundle_digest:
         raise MistereError(
-            f"version {version} gets {journal.share} % of the requests of {deployment.service} as a canary: `mistere promote "
-            f"{journal.champion.model_name}/{version}` releases it, `mistere rollback` takes it back; then run again."
+            f"{gets}: `mistere promote {journal.champion.model_name}/{version}` releases it, `mistere rollback` takes it back; then run "
+            "again."
         )
+    if _routing(stands) != _routing(deployment):
+        raise MistereError(
+            f"{gets}, by a Gateway that the profile's deployment.mode, deployment.namespace and deployment.gateway do not name: "
+            "`mistere rollback` takes it back; then run again."
+        )
+
+
+def _routing(deployment: Deployment) -> tuple[Any, ...]:
+    """The settings of a deployment that say which route splits its requests."""
+    return (deployment.mode, *(deployment.settings.get(key) for key in ("namespace", "gateway")))
 
 
 def _complete_abandoned(store: ObjectStore) -> None:

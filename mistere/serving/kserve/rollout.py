@@ -142,7 +142,7 @@ class ClusterDeployment:
         except BaseException as error:
             if not (applied or shares) and isinstance(error, KubernetesError) and error.code in _REFUSED:
                 raise
-            self._undo_after(error, undo)
+            self._undo_after(error, undo, renew_lease)
             raise
         return RolledOut(f"{message} {measured}".rstrip(), address(self.api.get(path) or {}), undo)
 
@@ -169,13 +169,18 @@ class ClusterDeployment:
         deployed = Revision(self.api, self.config.namespace, self.config.service, revision_of(before))
         canary = Canary(self.route, self._revision(manifest), deployed, self.on_status)
         try:
+            other = self.api.get(service_path(self.config, manifest["metadata"]["name"]))
+            if other is not None and revision_of(other) != revision_of(manifest):
+                self.route.restore(renew_lease)  # the requests of another candidate must not reach this one untested
+                renew_lease(0)
             return give(canary, self._test_beside(manifest, check, renew_lease))
         except BaseException as error:
-            self._undo_after(error, lambda: None)
+            self._undo_after(error, lambda: None, renew_lease)
             raise
 
-    def _undo_after(self, error: BaseException, undo: Callable[[], None]) -> None:
-        """Undo the roll-out after an error; whoever has taken the release over ends the canary, too.
+    def _undo_after(self, error: BaseException, undo: Callable[[], None], renew_lease: RenewLease) -> None:
+        """Undo the roll-out after an error, and record that the candidate has no share; whoever has taken the release over ends the
+        canary, too.
 
         Raises:
             RollbackError: it cannot be undone yet.
@@ -186,6 +191,9 @@ class ClusterDeployment:
             if self.route.configured and not isinstance(error, ConflictError):
                 self.route.restore(no_lease)
                 self.api.delete(service_path(self.config, candidate_name(self.config.service)))
+                renew_lease(0)
+        except ConflictError:
+            raise
         except MistereError as undo_error:
             raise RollbackError(
                 f"{error} The roll-out could not be undone yet ({undo_error}); the next release undoes it."

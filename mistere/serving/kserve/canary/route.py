@@ -27,6 +27,8 @@ GATEWAYS: Final = "gateways"
 _SERVICE_PORT: Final = 80
 _ROUTE: Final = "-route"
 _ACCEPTED_SECONDS: Final = 60.0
+_RECEIVES: Final = "mistere/candidate-receives"
+"""Annotation of a route from which a Gateway may have learnt a share of the candidate, until it has confirmed that there is none."""
 SETTLING_SECONDS: Final = 5.0
 """Time in which the proxies of a Gateway apply a route that its controller has accepted; the status does not tell."""
 
@@ -47,12 +49,13 @@ def gateway_path(config: DeploymentConfig) -> str:
     return f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{GATEWAYS}/{config.gateway.name}"
 
 
-def http_route(config: DeploymentConfig, share: int | None) -> dict[str, Any]:
+def http_route(config: DeploymentConfig, share: int | None, *, receives: bool = False) -> dict[str, Any]:
     """Render the route.
 
     Args:
         config: the ``deployment`` section.
         share: percentage of the requests for the candidate; None while there is none.
+        receives: whether a Gateway may still send the candidate requests, whatever the share.
     """
     gateway = config.gateway
     parent = {"name": gateway.name, "namespace": gateway.namespace or config.namespace}
@@ -64,7 +67,12 @@ def http_route(config: DeploymentConfig, share: int | None) -> dict[str, Any]:
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "HTTPRoute",
-        "metadata": {"name": route_name(config.service), "namespace": config.namespace, "labels": dict(POD_LABELS)},
+        "metadata": {
+            "name": route_name(config.service),
+            "namespace": config.namespace,
+            "labels": dict(POD_LABELS),
+            **({"annotations": {_RECEIVES: "true"}} if receives or share else {}),
+        },
         "spec": {
             "parentRefs": [parent],
             **({"hostnames": list(gateway.hostnames)} if gateway.hostnames else {}),
@@ -88,6 +96,14 @@ def share_of_candidate(route: dict[str, Any] | None, service: str) -> int | None
     }
     total = sum(weights.values())
     return round(100 * weights[name] / total) if name in weights and total else weights.get(name)
+
+
+def may_receive(route: dict[str, Any] | None, service: str) -> bool:
+    """Whether a Gateway may send the candidate requests: the route says so, or it did and the Gateway has not confirmed that it no
+    longer does.
+    """
+    annotations = (route or {}).get("metadata", {}).get("annotations") or {}
+    return bool(share_of_candidate(route, service)) or _RECEIVES in annotations
 
 
 def problem(route: dict[str, Any], gateway: str) -> str:
@@ -145,6 +161,14 @@ class Route:
         """
         return share_of_candidate(self._live(), self.config.service)
 
+    def candidate_may_receive(self) -> bool:
+        """Whether the Gateway may send the candidate requests now (:func:`may_receive`).
+
+        Raises:
+            MistereError: the cluster has no Gateway API.
+        """
+        return may_receive(self._live(), self.config.service)
+
     def check(self) -> None:
         """Check, without changing anything, that the cluster would take the route.
 
@@ -173,40 +197,45 @@ class Route:
         Raises:
             MistereError: the Gateway does not take the route.
         """
-        path = route_path(self.config)
-        before = self.share()
-        self.api.apply(path, http_route(self.config, share), force=force)
+        path, received = route_path(self.config), self.candidate_may_receive()
+        self.api.apply(path, http_route(self.config, share, receives=received), force=force)
+        self._wait_until_taken(path, renew_lease)
+        if received or share:
+            renew_lease()
+            time.sleep(SETTLING_SECONDS)
+        if received and not share:  # only now is it known, to whoever goes on after this process, too
+            self.api.apply(path, http_route(self.config, share), force=force)
+
+    def _wait_until_taken(self, path: str, renew_lease: RenewLease) -> None:
         collection, _, name = path.rpartition("/")
         deadline = time.monotonic() + _ACCEPTED_SECONDS
         while True:
             live = self.api.get(path) or {"metadata": {}}
             if not (found := problem(live, self.config.gateway.name)):
-                break
+                return
             if time.monotonic() > deadline:
                 raise MistereError(f"the Gateway does not take the route {name}: {found}.")
             renew_lease()
             version = str(live["metadata"].get("resourceVersion", ""))
             left = max(0.0, deadline - time.monotonic()) + 0.1
             self.api.wait_for_change(collection, version, min(WATCH_SECONDS, left), fields=f"metadata.name={name}")
-        if before != share and (before or share):
-            renew_lease()
-            time.sleep(SETTLING_SECONDS)
 
     def restore(self, renew_lease: RenewLease) -> None:
         """Give the deployed version all requests again, if there is a route.
 
-        A candidate that still gets requests must not be deleted before the Gateway knows; one without requests may.
+        A candidate that may still get requests must not be deleted before the Gateway has confirmed that it gets none, also if an earlier
+        attempt has changed the route already. One that never had a share may, so that a Gateway that takes no route blocks nothing.
 
         Raises:
             MistereError: the Gateway does not take the route.
         """
         try:
-            share = self.share()
+            live = self._live()
         except NoGatewayApiError:
             return
-        if share:
+        if may_receive(live, self.config.service):
             self.split(None, renew_lease, force=True)
-        elif share is not None:
+        elif share_of_candidate(live, self.config.service) is not None:
             self.api.apply(route_path(self.config), http_route(self.config, None), force=True)
 
     def delete(self) -> None:

@@ -19,7 +19,7 @@ from mistere.kubernetes.api import connect
 from mistere.registry.lineage import Lineage, read_lineage
 from mistere.registry.mlflow.model_registry import mirror_champion, registered_versions
 from mistere.registry.release.atomic_release import release
-from mistere.registry.release.canary import end_canary, hold_canary, standing_canary
+from mistere.registry.release.canary import end_canary, hold_canary, interrupted_canary, standing_canary
 from mistere.registry.release.candidates import Standing, standing
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.promotion_log import who
@@ -69,7 +69,7 @@ def promote(
 
 
 def rollback(location: RegistryLocation, reason: str) -> None:
-    """Take a canary back, if there is one; else restore the previous champion, after its smoke test.
+    """Take a canary back, if there is one, also an interrupted one; else restore the previous champion, after its smoke test.
 
     Args:
         location: store and registry.
@@ -78,7 +78,7 @@ def rollback(location: RegistryLocation, reason: str) -> None:
     Raises:
         UsageError: there is no champion, or no previous one.
     """
-    if _take_canary_back(location.store, reason):
+    if _recover_canary(location) or _take_canary_back(location.store, reason):
         return
     champion = read_champion(location.store).champion
     if champion is None:
@@ -96,6 +96,24 @@ def rollback(location: RegistryLocation, reason: str) -> None:
     release_version(
         location, lineage, "rollback", reason or f"Rolled back by hand from version {champion.model_version}."
     )
+
+
+def _recover_canary(location: RegistryLocation) -> bool:
+    """End a canary that was interrupted, which is all that its rollback has to do; False if there was none."""
+    served = served_deployment(location.store)
+    journal = interrupted_canary(location.store, served.service) if served else None
+    if served is None or journal is None:
+        return False
+    message = recover(location.store, partial(mirror_champion, location.tracking_uri), served.service)
+    if read_champion(location.store).digest == journal.champion.bundle_digest:  # it had been released by then
+        _CONSOLE.print(message, markup=False)
+        return False
+    _CONSOLE.print(
+        f"The canary of version {journal.deployment.model_version} had been interrupted and gets no requests any more; the champion stays, "
+        f"version {served.model_version}. Run `mistere rollback` again to restore the champion before it.",
+        markup=False,
+    )
+    return True
 
 
 def _take_canary_back(store: ObjectStore, reason: str) -> bool:
