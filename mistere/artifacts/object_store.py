@@ -6,6 +6,7 @@ the champion pointer.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -17,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mistere.artifacts.usage import MOVED
 from mistere.common.errors import MistereError, UsageError
@@ -108,11 +109,19 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def delete(self, prefix: str) -> None:
-        """Delete every object under ``prefix/``."""
+        """Delete every object under ``prefix/``; one that is written meanwhile may remain.
+
+        Raises:
+            StoreError: an object cannot be deleted.
+        """
 
     @abstractmethod
     def delete_object(self, key: str) -> None:
-        """Delete one object, if it exists."""
+        """Delete one object, if it exists.
+
+        Raises:
+            StoreError: it cannot be deleted.
+        """
 
     def local_path(self, key: str) -> Path | None:
         """Path of the object on this machine's disk; None for a remote store."""
@@ -132,6 +141,10 @@ _LOCK: Final = ".lock"
 
 _ATTEMPTS: Final = 20
 """How often a folder is made again that another process deletes between its making and the writing of a file into it."""
+
+
+_GONE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY}
+"""What is no failure of a deletion: there is nothing, or another process writes into the folder at the same time."""
 
 
 def _version(data: bytes) -> str:
@@ -221,10 +234,29 @@ class LocalStore(ObjectStore):
                     yield path.relative_to(self.root).as_posix(), f"{status.st_size}-{status.st_mtime_ns}"
 
     def delete(self, prefix: str) -> None:
-        shutil.rmtree(self._deletable(prefix), ignore_errors=True)
+        failures: list[StoreError] = []
+
+        def fail(_function: object, path: str, raised: tuple[Any, Any, Any]) -> None:
+            if raised[1].errno not in _GONE:
+                failures.append(self._undeletable(raised[1], Path(path)))
+
+        shutil.rmtree(self._deletable(prefix), onerror=fail)  # goes on after a failure
+        if failures:
+            raise failures[0]
 
     def delete_object(self, key: str) -> None:
-        self._deletable(key).unlink(missing_ok=True)
+        path = self._deletable(key)
+        try:
+            path.unlink()
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise self._undeletable(error, path) from error
+
+    @staticmethod
+    def _undeletable(error: OSError, path: Path) -> StoreError:
+        return StoreError(
+            f"cannot delete {path} ({error.strerror or error}): correct its owner and permissions, or delete it yourself."
+        )
 
     def _deletable(self, key: str) -> Path:
         """The path of a key to delete. Stores may share folders by links; nothing is deleted through such a link."""

@@ -114,7 +114,7 @@ def traffic_delete(
     output: Output = Path("output"),
     store: StoreLocation = None,
 ) -> None:
-    """Delete all that was kept of a dialogue: text, recordings, vectors and answers."""
+    """Delete all that was kept of a dialogue: text, recordings, vectors, answers, and its lines in the request log."""
     from pipelines.cli.commands.label.kept_dialogues import delete
 
     delete(output, store, dialogue, export or [])

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import product
 from typing import Final
 
 from mistere.artifacts.locations import split_bundle_location
@@ -73,10 +74,9 @@ class Sweeper:
 
     def _run(self) -> None:
         while True:
-            for store in self._stores:
+            for store, sweep in product(self._stores, (sweep_log, sweep_comparisons)):
                 try:
-                    deleted = sweep_log(store, self._clock()) + sweep_comparisons(store, self._clock())
-                    if deleted:
+                    if deleted := sweep(store, self._clock()):
                         logger.info("%d files were deleted from %s after their time", deleted, store.uri)
                 except Exception as error:  # of any library of the store; an endpoint without a sweep still answers
                     reason = str(error) or type(error).__name__

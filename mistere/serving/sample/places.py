@@ -18,6 +18,7 @@ from typing import Final
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, UsageError
+from mistere.serving.traffic.deletion import delete_each
 
 PREFIX: Final = "sample"
 DIALOGUES: Final = f"{PREFIX}/dialogues"
@@ -137,6 +138,9 @@ def sweep(store: ObjectStore, now: float) -> int:
     Args:
         store: the object store.
         now: seconds since 1970.
+
+    Raises:
+        MistereError: one of them cannot be deleted; the others are.
     """
     today, until, folders = day_of(now), dict[str, str](), set[str]()
     for key in store.keys(DIALOGUES):
@@ -145,11 +149,10 @@ def sweep(store: ObjectStore, now: float) -> int:
         if match := _MARKER.fullmatch(key):
             until[match["folder"]] = min(match["day"], until.get(match["folder"], match["day"]))
     expired = sorted(folder for folder in folders if until.get(folder, "") < today)
-    deleted = 0
-    for folder in expired:
-        place = f"{DIALOGUES}/{folder}"
-        if folder not in until and any(map(_MARKER.fullmatch, store.keys(place))):
-            continue  # the listing missed it while a predictor wrote it again
-        store.delete(place)
-        deleted += 1
-    return deleted
+
+    def is_over(place: str, folder: str) -> bool:
+        """Whether it has no day: a listing may have missed it while a predictor wrote the dialogue again."""
+        return folder in until or not any(map(_MARKER.fullmatch, store.keys(place)))
+
+    found = ((f"{DIALOGUES}/{folder}", folder) for folder in expired)
+    return delete_each(store.delete, (place for place, folder in found if is_over(place, folder)))

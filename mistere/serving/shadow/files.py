@@ -18,6 +18,7 @@ import numpy as np
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import read_parquet
+from mistere.config.predictor import PredictorConfig
 from mistere.serving.sample.places import DAY_SECONDS, day_of
 from mistere.serving.shadow.figures import (
     MOST_DIALOGUES,
@@ -28,6 +29,7 @@ from mistere.serving.shadow.figures import (
     DifferingDialogue,
     ShadowCounts,
 )
+from mistere.serving.traffic.deletion import delete_each
 from mistere.serving.traffic.files import HOUR_SECONDS, hour_name, hour_of
 
 PREFIX: Final = "shadow"
@@ -62,15 +64,24 @@ def shadow_key(front: str, shadow: str, hour: int, replica: str, days: int) -> s
 def sweep_comparisons(store: ObjectStore, now: float) -> int:
     """Delete the files whose last day has passed; returns how many they were.
 
+    Those of earlier versions, whose names have no day, are kept as long as the default of the option says.
+
     Args:
         store: the object store.
         now: seconds since 1970.
+
+    Raises:
+        MistereError: one of them cannot be deleted; the others are.
     """
-    today = day_of(now)
-    expired = [key for key in store.keys(PREFIX) if (match := _EXPIRY.fullmatch(key)) and match["day"] < today]
-    for key in expired:
-        store.delete_object(key)
-    return len(expired)
+    today, days = day_of(now), PredictorConfig().shadow_days
+
+    def until(key: str) -> str:
+        if match := _EXPIRY.fullmatch(key):
+            return match["day"]
+        hour = _hour("/".join(key.rsplit("/", 2)[1:]))
+        return today if hour < 0 else day_of((hour + 1) * HOUR_SECONDS + days * DAY_SECONDS)
+
+    return delete_each(store.delete_object, [key for key in store.keys(PREFIX) if until(key) < today])
 
 
 def _axes(counts: ShadowCounts) -> dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]]:

@@ -13,6 +13,7 @@ from mistere.serving.deployment import deployed_services, find_deployment
 from mistere.serving.request_log.files import sweep_log
 from mistere.serving.sample.places import sweep
 from mistere.serving.shadow.files import sweep_comparisons
+from mistere.serving.traffic.deletion import UndeletedError
 
 _KINDS: Final[tuple[tuple[str, str, Callable[[ObjectStore, float], int]], ...]] = (
     ("kept dialogue", "kept dialogues", sweep),
@@ -24,29 +25,29 @@ STORE_OPTIONS: Final = ("sample_store", "request_log_store")
 """The options of the predictor that name a store with such objects."""
 
 
-def sweep_all(store: ObjectStore, now: float) -> list[tuple[int, str]]:
+def sweep_all(store: ObjectStore, now: float) -> Iterator[tuple[int, str]]:
     """Delete everything in a store whose last day has passed.
 
     Args:
         store: the object store.
         now: seconds since 1970.
 
-    Returns:
+    Yields:
         How much was deleted of each kind, as a number and in words: ``3 kept dialogues``.
 
     Raises:
         MistereError: the first failure of several, after everything else was deleted.
     """
-    deleted, failures = list[tuple[int, str]](), list[MistereError]()
+    failures = list[MistereError]()
     for one, many, delete in _KINDS:
         try:
             number = delete(store, now)
-            deleted.append((number, counted(number, one, many)))
         except MistereError as error:
             failures.append(error)
+            number = error.deleted if isinstance(error, UndeletedError) else 0
+        yield number, counted(number, one, many)
     if failures:
         raise failures[0]
-    return deleted
 
 
 def try_to_sweep(store: ObjectStore, now: float, note: Callable[[str], object], named: Iterable[str] = ()) -> None:
@@ -64,13 +65,11 @@ def try_to_sweep(store: ObjectStore, now: float, note: Callable[[str], object], 
     for location in ("", *sorted(locations)):
         where = f" from {location}" if location else ""
         try:
-            deleted = sweep_all(open_store(location) if location else store, now)
+            for number, words in sweep_all(open_store(location) if location else store, now):
+                if number:
+                    note(f"{words} deleted{where}, whose time is over.")
         except MistereError as error:
-            note(f"What was kept of the traffic and whose time is over was not deleted{where}: {error}")
-            continue
-        for number, words in deleted:
-            if number:
-                note(f"{words} deleted{where}, whose time is over.")
+            note(f"Not all that was kept of the traffic and whose time is over was deleted{where}: {error}")
 
 
 def _named_by_predictors(store: ObjectStore, note: Callable[[str], object]) -> Iterator[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +61,28 @@ def test_delete_removes_the_prefix_only(store: ObjectStore) -> None:
     store.delete("runs/one")
     store.delete("runs/one")
     assert list(store.keys("runs")) == ["runs/one-more/c"]
+
+
+def test_a_deletion_in_a_folder_says_what_it_could_not_delete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, unlink = LocalStore(tmp_path), os.unlink
+    for key in ("a/mine", "a/theirs", "a/z", "file"):
+        store.write(key, b"x")
+
+    def refuse(path: Any, **options: Any) -> None:
+        if str(path).endswith("theirs"):
+            raise PermissionError(errno.EACCES, "Permission denied", "theirs")
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    for delete in (lambda: store.delete("a"), lambda: store.delete_object("a/theirs")):
+        with pytest.raises(MistereError) as caught:
+            delete()
+        assert str(caught.value).startswith(f"cannot delete {tmp_path}/a/theirs (Permission denied): correct its owner")
+    assert list(store.keys("a")) == ["a/theirs"]  # the others are gone
+    for nothing in ("a/theirs/below", "file"):  # no folder
+        store.delete(nothing)
+    store.delete_object("file/below")
+    assert store.exists("file")
 
 
 def test_delete_object_ignores_a_missing_object(store: ObjectStore) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import logging
+import os
 import threading
 import time
 import uuid
@@ -18,7 +20,7 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.artifacts.s3.store import S3Store
-from mistere.common.errors import UsageError
+from mistere.common.errors import ArtifactError, UsageError
 from mistere.config.predictor import BUNDLE_STORE, PredictorConfig
 from mistere.model.mixture.prediction import DialoguePrediction
 from mistere.predictor import metrics
@@ -29,11 +31,13 @@ from mistere.predictor.settings import ServerSettings
 from mistere.predictor.tracing.request_trace import TRACING, RequestTrace, TimedPhase
 from mistere.predictor.traffic.sweeper import Sweeper, start_sweeper
 from mistere.serving.deployment import Deployment, deployment_key
-from mistere.serving.request_log.files import HASHING_KEY, log_key, read_log, sweep_log
+from mistere.serving.request_log.files import HASHING_KEY, delete_requests, log_file, log_key, read_log, sweep_log
 from mistere.serving.request_log.line import LoggedRequest, logged_hash, logged_id
 from mistere.serving.sample.places import DAY_SECONDS, hashing_key
 from mistere.serving.shadow.files import shadow_key
+from mistere.serving.traffic.files import hour_name
 from mistere.serving.traffic.retention import sweep_all, try_to_sweep
+from pipelines.cli.commands.label.kept_dialogues import delete
 from pipelines.cli.commands.request_log import Choice, show_log
 from tests.unit.labelling.kept import LABELS, NOW, keep, kept_turn
 
@@ -211,13 +215,105 @@ def test_a_sweep_deletes_what_is_over_and_nothing_else(store: ObjectStore) -> No
         store.write(shadow_key("f" * 64, "e" * 64, hour - 48, f"host-{days}", days), b"")
     store.write("requests/until-2020-01-01", b"")
     keep(store, "old", [kept_turn()], keep_until="2026-12-30")
-    store.write("shadow/f/e/2020-01-01T00/host.parquet", b"")
-    deleted = ["1 kept dialogue", "1 file of the request log", "1 file of a shadow"]
+    earlier = [f"shadow/f/e/{hour_name(hour - 24 * days)}/host.parquet" for days in (89, 92)]  # without a day
+    for name in (*earlier, "shadow/f/e/2026-02-31T00/host.parquet", "shadow/host.parquet"):
+        store.write(name, b"")
+    deleted = ["1 kept dialogue", "1 file of the request log", "2 files of shadows"]
     assert [words for _, words in sweep_all(store, NOW)] == deleted
     kept = shadow_key("f" * 64, "e" * 64, hour - 48, "host-2", 2)
-    assert sorted(store.keys("shadow")) == ["shadow/f/e/2020-01-01T00/host.parquet", kept]
+    odd = ["shadow/f/e/2026-02-31T00/host.parquet", "shadow/host.parquet"]
+    assert sorted(store.keys("shadow")) == sorted([earlier[0], kept, *odd])
     assert list(store.keys("requests")) == ["requests/until-2020-01-01", log_key(hour - 48, 2, "host", 2)]
     assert sweep_log(store, NOW) == 0
+
+
+def test_a_sweep_says_what_it_could_not_delete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of another user, of which a deletion must not say that they are gone, and must not end the monitor."""
+    store, hour, notes, unlink = LocalStore(tmp_path), int(NOW // 3600), list[str](), os.unlink
+    for replica in ("mine", "theirs"):
+        store.write(log_key(hour - 72, 1, replica, 0), b"")
+        store.write(shadow_key("f" * 64, "e" * 64, hour - 72, replica, 1), b"")
+        keep(store, replica, [kept_turn()], keep_until="2026-12-30")
+
+    def refuse(path: Any, **options: Any) -> None:
+        if "theirs" in str(path):
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    for _ in range(2):
+        try_to_sweep(store, NOW, notes.append)
+    first, second = notes[:-1], notes[-1]
+    assert [note.split(",")[0] for note in first[:3]] == [
+        "2 kept dialogues deleted",
+        "1 file of the request log deleted",
+        "1 file of a shadow deleted",
+    ]
+    assert first[3:] == [second] and "theirs-000000.jsonl.gz (Operation not permitted): correct its owner" in second
+    assert all(any("theirs" in key for key in store.keys(prefix)) for prefix in ("requests", "shadow"))
+
+
+def test_a_deleted_dialogue_leaves_no_line(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = hashing_key(store, create=True, place=HASHING_KEY)
+    assert key is not None and delete_requests(store, "nobody") == 0
+    hour = int(NOW // 3600)
+
+    def of(identity: str, dialogue: str) -> str:
+        line = LoggedRequest.model_validate_json(entry(identity).line(key))
+        return line.model_copy(update={"dialogue": logged_hash(key, dialogue)}).model_dump_json(exclude_defaults=True)
+
+    quoting = json.dumps({**json.loads(of("c", "other")), "later": logged_hash(key, "call")})  # another's line
+    store.write(log_key(hour, 30, "host", 0), log_file([of("a", "call"), of("b", ""), quoting]))
+    store.write(log_key(hour, 30, "host", 1), log_file([of("d", "call"), of("e", "call")]))
+    store.write(log_key(hour + 1, 30, "host", 2), kept := log_file([of("f", "other")]))
+    write = type(store).write
+
+    def killed(*arguments: Any, **options: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(store), "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        delete_requests(store, "call")
+    assert logged(store) == ["a", "b", "c", "d", "e", "f"]
+    raced: list[str] = []
+
+    def other_first(of_store: ObjectStore, key: str, data: bytes, expected: str | None = None) -> str:
+        """Another process deletes a dialogue from the file at the same time."""
+        if not raced:
+            raced.append(write(of_store, key, log_file([of("a", "call"), quoting])))
+        return write(of_store, key, data, expected)
+
+    monkeypatch.setattr(type(store), "write", other_first)
+    assert delete_requests(store, "call") == 3 and delete_requests(store, "call") == 0
+    assert logged(store) == ["c", "f"] and not store.exists(log_key(hour, 30, "host", 1))
+    assert gzip.decompress(store.read(log_key(hour, 30, "host", 0))[0]).decode() == f"{quoting}\n"
+    assert store.read(log_key(hour + 1, 30, "host", 2))[0] == kept
+    store.write(log_key(hour, 30, "host", 0), b"damaged")
+    store.write(log_key(hour, 30, "host", 3), log_file([of("g", "call")]))
+    with pytest.raises(ArtifactError, match=r"host-000000.jsonl.gz may have requests .* cannot be read .*; delete it"):
+        delete_requests(store, "call")
+    assert not store.exists(log_key(hour, 30, "host", 3))
+
+
+def test_the_command_deletes_from_a_log_without_a_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = LocalStore(tmp_path)
+    writer = started(store)
+    log = RequestLog(served(), "mistere", writer, 1.0)
+    for dialogue in ("call", "other"):
+        log.add(trace(dialogue_id=dialogue), "200", "", 1.5)
+    writer.close(60)
+    delete(tmp_path, store.uri, "call", [])
+    delete(tmp_path, store.uri, "call", [])
+    assert capsys.readouterr().out.splitlines() == [
+        "deleted 1 line of the request log",
+        "the request log has no line of the dialogue",
+    ]
+    assert len(logged(store)) == 1
+    with pytest.raises(UsageError, match="no dialogue was ever kept"):  # its name in exports is unknown
+        delete(tmp_path, store.uri, "call", [tmp_path / "export"])
+    keep(store, "call", [kept_turn()])
+    delete(tmp_path, store.uri, "call", [])
+    assert "the request log has no line of the dialogue" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -338,7 +434,7 @@ def test_the_stores_that_deployed_predictors_name_are_swept_too(tmp_path: Path) 
     try_to_sweep(store, NOW, notes.append)
     assert not other.exists(name)
     assert notes[0] == f"1 file of the request log deleted from {other.uri}, whose time is over." and len(notes) == 2
-    assert "not deleted from ftp://x" in notes[1]
+    assert "was deleted from ftp://x: ftp://x: the object store" in notes[1]
     store.write(deployment_key("mistere"), b"damaged")
     notes.clear()
     try_to_sweep(store, NOW, notes.append)

@@ -185,7 +185,7 @@ def test_a_sweep_beside_other_work_says_what_it_did(tmp_path: Any) -> None:
     assert notes == ["1 kept dialogue deleted, whose time is over."]
     try_to_sweep(S3Store("s3://b/x", endpoint="http://127.0.0.1:1", attempts=1), NOW, notes.append)
     assert len(notes) == 3 and notes[2].startswith(
-        "What was kept of the traffic and whose time is over was not deleted: "
+        "Not all that was kept of the traffic and whose time is over was deleted: "
     )
 
 
