@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,13 +14,23 @@ from mistere.common.names import RelativeName, Segment
 from mistere.common.parsing.documents import read_json
 
 MIXTURE_GRAPH: Final = "mixture.onnx"
+TOKENIZER: Final = "tokenizer.json"
+"""The name of a tokenizer's file, by which its checks find it."""
+GRAPH_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "text": ("input_ids", "mask", "pooled"),
+    "audio": ("samples",),
+    "vector": ("values",),
+}
+"""The inputs of an encoder's graph by the kind of its modality."""
+_MAX_TOKEN: Final = 2**31 - 1
+_Width = Annotated[int, Field(gt=0, le=2**16)]
 
 
 class TextInput(BaseModel):
     """How a text encoder's graph is fed.
 
     Attributes:
-        tokenizer: its ``tokenizer.json``.
+        tokenizer: its file, a ``tokenizer.json`` in any folder.
         max_tokens: tokens of an utterance with its context at most.
         pad_id: token of padding.
         separator: token between the turns of the context, as text.
@@ -31,10 +42,10 @@ class TextInput(BaseModel):
 
     tokenizer: RelativeName
     max_tokens: int = Field(gt=2, le=1 << 20)
-    pad_id: int = Field(ge=0)
-    separator: str
-    separator_id: int = Field(ge=0)
-    context_turns: int = Field(ge=0)
+    pad_id: int = Field(ge=0, le=_MAX_TOKEN)
+    separator: str = Field(max_length=100)
+    separator_id: int = Field(ge=0, le=_MAX_TOKEN)
+    context_turns: int = Field(ge=0, le=64)
 
 
 class AudioInput(BaseModel):
@@ -59,7 +70,7 @@ class EncoderGraph(BaseModel):
     Attributes:
         graph: its file.
         kind: of the modality.
-        inputs: names of the graph's inputs.
+        inputs: names of the graph's inputs, those of :data:`GRAPH_INPUTS`.
         dimension: width of a vector.
         text: for an encoder of text.
         audio: for an encoder of speech.
@@ -71,10 +82,10 @@ class EncoderGraph(BaseModel):
     graph: RelativeName
     kind: Literal["text", "audio", "vector"]
     inputs: list[str]
-    dimension: int = Field(gt=0)
+    dimension: _Width
     text: TextInput | None = None
     audio: AudioInput | None = None
-    width: int | None = Field(default=None, gt=0)
+    width: _Width | None = None
 
 
 class OnnxModel(Manifest):
@@ -89,10 +100,12 @@ class OnnxModel(Manifest):
 
     labels: list[str]
     experts: list[str]
-    dimensions: dict[Segment, int] = Field(description="Width of the vectors by modality, in the order of the experts.")
+    dimensions: dict[Segment, _Width] = Field(
+        description="Width of the vectors by modality, in the order of the experts."
+    )
     encoders: dict[Segment, EncoderGraph]
     context_mode: Literal["full", "causal"]
-    weights: int = Field(ge=0, description="Number of the mixture's weights.")
+    weights: int = Field(ge=0, le=2**40, description="Number of the mixture's weights.")
     precision: Literal["float32", "int8"]
     bundle: ModelBundle = Field(description="The source bundle's manifest, without files and provenance.")
     bundle_digest: Segment

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistere.artifacts.onnx_manifest import is_exported
-from mistere.common.errors import ExitCode, MistereError, UsageError
+from mistere.common.errors import ArtifactError, ExitCode, Interrupted, MistereError, UsageError
+from mistere.common.parsing.documents import first_line
 from mistere.common.processes.standard_streams import guard_streams
 from mistere.config.predictor import BUNDLE_STORE, PredictorConfig
 from mistere.kubernetes.secret_keys import use_storage_variables
@@ -72,7 +73,9 @@ def _load_verified(options: PredictorConfig, location: str) -> EmotionModel:
         from mistere.model.onnx.loading import load_onnx
 
         check_onnx_options(options)
-        return load_onnx(Path(location), options.threads)
+        model = load_onnx(Path(location), options.threads)
+        _check_prediction(model, location)
+        return model
     import torch
 
     from mistere.common.processes.threads import usable_cores
@@ -82,6 +85,25 @@ def _load_verified(options: PredictorConfig, location: str) -> EmotionModel:
     choose_device(options.device, "--device")  # before the bundle is downloaded
     torch.set_num_threads(options.threads or usable_cores())
     return load_bundle(location, int8=options.int8, device=options.device, dtype=options.dtype)
+
+
+def _check_prediction(model: EmotionModel, location: str) -> None:
+    """Predict once with an exported model, whose manifest and graphs may be a stranger's and may not fit together.
+
+    Raises:
+        ArtifactError: it cannot predict.
+    """
+    from mistere.predictor.warm_up import predict_once
+
+    try:
+        predict_once(model)
+    except (Interrupted, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library for tokenizers is no Exception
+        raise ArtifactError(
+            f"the exported model in {location} cannot predict an utterance ({first_line(Exception(error))})",
+            "export the model again with `mistere export`",
+        ) from error
 
 
 def check_onnx_options(options: PredictorConfig) -> None:
@@ -96,10 +118,16 @@ def check_onnx_options(options: PredictorConfig) -> None:
         )
     if options.device == "cuda" or options.dtype != "float32":
         raise UsageError("--device and --dtype are for bundles: an exported model is computed on the CPU.")
-    if BUNDLE_STORE in (options.traffic_store, options.sample_store if options.sample_share else ""):
-        raise UsageError(
-            "an exported model has no store for statistics or samples: name one with --traffic-store or --sample-store."
-        )
+    stores = {
+        "--traffic-store": options.traffic_store,
+        "--sample-store": options.sample_store if options.sample_share else "",
+        "--request-log-store": options.request_log_store if options.request_log_share else "",
+    }
+    for option, store in stores.items():
+        if store == BUNDLE_STORE:
+            raise UsageError(
+                f"an exported model has no store for statistics, samples or the log of requests: name one with {option}."
+            )
 
 
 def main(arguments: Sequence[str] | None = None, load_bundle: LoadBundle | None = None) -> int:

@@ -7,24 +7,26 @@ import shutil
 import subprocess
 import sys
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mistere.artifacts.io import MANIFEST, open_artifact
+from mistere.artifacts.io import MANIFEST, open_artifact, with_files
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.artifacts.onnx_manifest import OnnxModel
+from mistere.artifacts.signing import VERIFYING_KEY_VARIABLE
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.config.predictor import PredictorConfig
 from mistere.data.dataset import Utterance as DatasetUtterance
 from mistere.model.inference import UtteranceInput, load_bundle
 from mistere.model.onnx.export import QualityError, export_model
 from mistere.model.onnx.loading import load_onnx
-from mistere.predictor.server import check_onnx_options
+from mistere.predictor.server import _load_verified, check_onnx_options
 from pipelines.cli.commands.export import examples
 from tests.local.workshop import mistere
 from tests.serving.conftest import LABELS, ROOT, Server, Utterance, clip, launch
@@ -166,6 +168,8 @@ def test_wrong_uses_are_one_sentence(exported: Path, bundle: str, tmp_path: Path
         ({"int8": True}, "quantised when it is written"),
         ({"device": "cuda"}, "computed on the CPU"),
         ({"traffic_store": "bundle"}, "name one with --traffic-store"),
+        ({"sample_share": 0.1}, "name one with --sample-store"),
+        ({"request_log_share": 0.1}, "name one with --request-log-store"),
     ):
         with pytest.raises(UsageError, match=words):
             check_onnx_options(PredictorConfig.model_validate(changes))
@@ -173,6 +177,103 @@ def test_wrong_uses_are_one_sentence(exported: Path, bundle: str, tmp_path: Path
     assert both.returncode == 2 and "name either a bundle or --onnx DIR" in both.stderr
     there = mistere("export", str(tmp_path), "--model", bundle)
     assert there.returncode == 2 and "exists already" in there.stderr
+
+
+def altered(source: Path, target: Path, alter: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of an exported model whose manifest is changed, with the digests of its files."""
+    shutil.copytree(source, target)
+    content = json.loads((target / MANIFEST).read_text())
+    (target / MANIFEST).unlink()
+    alter(content)
+    model = OnnxModel.model_validate(content)
+    (target / MANIFEST).write_text(with_files(model, target).model_dump_json())
+    return target
+
+
+def serve_until_loaded(folder: Path) -> None:
+    _load_verified(PredictorConfig(), str(folder))
+
+
+def test_an_export_is_refused_where_signatures_are_required(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, "bundle.pub")
+    with pytest.raises(ArtifactError, match="is not signed, as no export is, and MISTERE_VERIFYING_KEY requires a sig"):
+        serve_until_loaded(exported)
+    done = mistere("serve", "--onnx", str(exported))
+    assert done.returncode == 1 and "is not signed" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_tokenizer_of_another_name_is_refused_unread(exported: Path, tmp_path: Path) -> None:
+    """A tokenizer that lengthens texts is refused, and cannot escape its check under another name."""
+
+    def rename(content: dict[str, Any]) -> None:
+        content["encoders"]["text"]["text"]["tokenizer"] = "text/words.json"
+        (tmp_path / "model/text/tokenizer.json").rename(tmp_path / "model/text/words.json")
+
+    with pytest.raises(ArtifactError, match=r"the tokenizer of text is not named tokenizer\.json"):
+        serve_until_loaded(altered(exported, tmp_path / "model", rename))
+
+    def lengthen(_: dict[str, Any]) -> None:
+        file = tmp_path / "long/text/tokenizer.json"
+        step = {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 2000}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "normalizer": step}))
+
+    with pytest.raises(UsageError, match="lengthens a text by more than 1000 times"):
+        serve_until_loaded(altered(exported, tmp_path / "long", lengthen))
+
+
+@pytest.mark.parametrize(
+    ("alter", "words"),
+    [
+        (lambda content: content["encoders"]["text"].update(inputs=["input_ids"]), "other inputs than input_ids, mask"),
+        (lambda content: content["encoders"]["speech"].update(inputs=[]), "has other inputs than samples"),
+        (
+            lambda content: content["encoders"]["text"].update(dimension=9) or content["dimensions"].update(text=9),
+            "cannot predict an utterance",
+        ),
+        (lambda content: content["labels"].append("bored"), "it describes another bundle than it names"),
+        (
+            lambda content: content["labels"].append("bored") or content["bundle"]["labels"].append("bored"),
+            "cannot predict an utterance",
+        ),
+    ],
+)
+def test_a_hostile_manifest_is_one_sentence(
+    exported: Path, alter: Callable[[dict[str, Any]], object], words: str, tmp_path: Path
+) -> None:
+    folder = altered(exported, tmp_path / "model", alter)
+    with pytest.raises(ArtifactError, match=words) as refusal:
+        serve_until_loaded(folder)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("where", ["dimension", "pad_id", "dimensions"])
+def test_unbounded_numbers_of_a_manifest_are_one_sentence(exported: Path, where: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(exported, folder)
+    content = json.loads((folder / MANIFEST).read_text())
+    text = content["encoders"]["text"]
+    owner, key = {
+        "dimension": (text, "dimension"),
+        "pad_id": (text["text"], "pad_id"),
+        "dimensions": (content["dimensions"], "text"),
+    }[where]
+    owner[key] = 10**12
+    (folder / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match="does not hold a valid manifest") as refusal:
+        serve_until_loaded(folder)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_panic_of_a_library_is_one_sentence(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        """As PyO3 raises it."""
+
+    def fail(*_: object) -> None:
+        raise Panic("index out of bounds")
+
+    monkeypatch.setattr("mistere.predictor.warm_up.predict_once", fail)
+    with pytest.raises(ArtifactError, match=r"cannot predict an utterance \(index out of bounds\); export"):
+        serve_until_loaded(exported)
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mistere.artifacts.io import MANIFEST, ArtifactHandle, with_files
 from mistere.artifacts.manifests import ModelBundle
-from mistere.artifacts.onnx_manifest import MIXTURE_GRAPH, AudioInput, EncoderGraph, OnnxModel, TextInput
+from mistere.artifacts.onnx_manifest import MIXTURE_GRAPH, TOKENIZER, AudioInput, EncoderGraph, OnnxModel, TextInput
 from mistere.common.errors import MistereError
 from mistere.common.processes.threads import usable_cores
 from mistere.data.dataset import Utterance
@@ -145,7 +145,7 @@ def _write_encoder(embedder: Embedder, folder: Path) -> EncoderGraph:
     numbers = encoder.family.write_graph_files(folder / name)
     fed: dict[str, Any] = {}
     if embedder.kind.name == "text":
-        fed["text"] = TextInput(tokenizer=f"{name}/tokenizer.json", context_turns=settings.context_turns, **numbers)
+        fed["text"] = TextInput(tokenizer=f"{name}/{TOKENIZER}", context_turns=settings.context_turns, **numbers)
     elif embedder.kind.name == "audio":
         fed["audio"] = AudioInput(
             sampling_rate=RATE, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds

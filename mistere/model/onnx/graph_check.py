@@ -22,6 +22,9 @@ _NODE_ATTRIBUTE, _NODE_DOMAIN = 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_MAX_KEY: Final = 2**32 - 1
+"""Runtimes read 32 bits of a field's key: a larger one would be another field to them than it is here."""
+_MAX_NUMBER: Final = 2**64 - 1
 _DOMAINS: Final = (b"", b"ai.onnx", b"com.microsoft", b"ai.onnx.ml")
 
 
@@ -103,6 +106,8 @@ def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int
     while start < end:
         key, start = _varint(content, start, end)
         number, wire = key >> 3, key & 7
+        if key > _MAX_KEY or not number:
+            raise ValueError("a field has no possible number")
         if wire == 2:
             length, start = _varint(content, start, end)
             if length > end - start:
@@ -121,11 +126,16 @@ def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int
 
 
 def _varint(content: mmap.mmap, start: int, end: int) -> tuple[int, int]:
+    """A number of at most 64 bits in its only short form, and where it ends."""
     value = shift = 0
     while start < end and shift < 70:
         byte = content[start]
         value |= (byte & 127) << shift
         start, shift = start + 1, shift + 7
         if byte < 128:
+            if not byte and shift > 7:
+                raise ValueError("a number is longer than it needs to be")
+            if value > _MAX_NUMBER:
+                break
             return value, start
     raise ValueError("a number has no end")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from mistere.artifacts.io import ArtifactHandle, verify_directory
-from mistere.artifacts.onnx_manifest import OnnxModel
+from mistere.artifacts.onnx_manifest import GRAPH_INPUTS, TOKENIZER, OnnxModel
+from mistere.artifacts.signing import VERIFYING_KEY_VARIABLE
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.common.processes.threads import usable_cores
 from mistere.config.encoder import EncoderConfig
@@ -24,10 +26,16 @@ def verify_onnx(folder: Path) -> ArtifactHandle[OnnxModel]:
 
     Raises:
         UsageError: there is no exported model.
-        ArtifactError: a file is missing, damaged, or leads out of the folder.
+        ArtifactError: a file is missing, damaged, or leads out of the folder; or the environment requires a signature, which no exported
+            model has.
     """
     if not (folder / "manifest.json").is_file():
         raise UsageError(f"there is no exported model in {folder}: name a folder that `mistere export` wrote.")
+    if os.environ.get(VERIFYING_KEY_VARIABLE):
+        raise ArtifactError(
+            f"the exported model in {folder} is not signed, as no export is, and {VERIFYING_KEY_VARIABLE} requires a signature",
+            "serve the signed bundle, or unset the variable for a folder that you exported yourself",
+        )
     return verify_directory(folder, OnnxModel)
 
 
@@ -87,6 +95,10 @@ def _disagreement(model: OnnxModel) -> str:
         fed = {"text": graph.text, "audio": graph.audio, "vector": graph.width}
         if {kind for kind, how in fed.items() if how is not None} != {graph.kind}:
             return f"it does not say how the encoder of {name} is fed"
+        if tuple(graph.inputs) != GRAPH_INPUTS[graph.kind]:
+            return f"the encoder of {name} has other inputs than {', '.join(GRAPH_INPUTS[graph.kind])}"
+        if graph.text is not None and Path(graph.text.tokenizer).name != TOKENIZER:
+            return f"the tokenizer of {name} is not named {TOKENIZER}"
         if {graph.graph, *([graph.text.tokenizer] if graph.text else [])} - model.files.keys():
             return f"a file of the encoder of {name} is not in it"
     return ""

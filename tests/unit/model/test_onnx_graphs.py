@@ -169,3 +169,59 @@ def test_graphs_with_other_files_loops_or_strange_operations_are_refused(tmp_pat
         path.write_bytes(damaged)
         with pytest.raises(ArtifactError):
             check_graph(path)
+
+
+def varint(value: int) -> bytes:
+    return bytes([value & 127 | 128]) + varint(value >> 7) if value > 127 else bytes([value])
+
+
+def nested(path: list[int], hidden: int = -1) -> bytes:
+    """A message in a message by field numbers; the key of one level has bit 32 set, which runtimes cut off."""
+    content = b"\x01"
+    for level in reversed(range(len(path))):
+        key = path[level] << 3 | (0 if path[level] == 14 and level == len(path) - 1 else 2)
+        key += (level == hidden) << 32
+        content = varint(key) + (content if not key & 7 else varint(len(content)) + content)
+    return content
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        [25],
+        [7, 15],
+        [7, 5, 13],
+        [7, 5, 14],
+        [7, 1, 7],
+        [7, 1, 5, 6],
+        [7, 1, 5, 11],
+        [7, 1, 5, 5, 13],
+        [7, 1, 5, 10, 13],
+        [7, 1, 5, 22],
+        [7, 1, 5, 23],
+    ],
+    ids=str,
+)
+def test_a_key_of_more_than_32_bits_hides_no_forbidden_field(path: list[int], tmp_path: Path) -> None:
+    file = tmp_path / "graph.onnx"
+    file.write_bytes(nested([7, 2]))
+    check_graph(file)
+    file.write_bytes(nested(path))
+    with pytest.raises(ArtifactError, match=r"defines|holds|refers|has an operation"):
+        check_graph(file)
+    for hidden in range(len(path)):
+        file.write_bytes(nested([7, 2]) + nested(path, hidden))
+        with pytest.raises(ArtifactError, match="is no ONNX file"):
+            check_graph(file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xba\x00\x00", b"\x3a\x80\x00", b"\x02\x00", b"\x00\x01", b"\x08" + b"\xff" * 9 + b"\x02"],
+    ids=["long key", "long length", "field 0 of bytes", "field 0 of a number", "more than 64 bits"],
+)
+def test_numbers_that_readers_may_read_differently_are_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "graph.onnx"
+    file.write_bytes(nested([7, 2]) + content)
+    with pytest.raises(ArtifactError, match="is no ONNX file"):
+        check_graph(file)
