@@ -11,7 +11,7 @@ import pytest
 
 from mistere.data.kinds.audio import encoded
 from mistere.predictor.settings import Limits
-from mistere.predictor.stream.turns import RATE
+from mistere.predictor.stream.turns import RATE, TurnCutter
 from tests.serving.conftest import Server, Utterance
 from tests.serving.test_stream import closed_with, metric, opened, send_audio, silence, voice, wait_until
 from tests.serving.test_stream_turns import Client, Plane, run, settled
@@ -129,3 +129,30 @@ def test_an_interim_answer_is_dropped_once_its_turn_has_ended() -> None:
         return [message["type"] for message in client.received]
 
     assert run(work()) == ["ready", "turn"]
+
+
+def test_the_audio_of_an_open_turn_is_copied_for_an_answer_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may send thousands of small messages a second, each of which looks at the open turns."""
+    copies, so_far = [], TurnCutter.so_far
+
+    def counted(cutter: TurnCutter) -> Any:
+        copies.append(cutter)
+        return so_far(cutter)
+
+    monkeypatch.setattr(TurnCutter, "so_far", counted)
+
+    async def work() -> None:
+        plane = BusyPlane()
+        client, serving = talking(plane)
+        await speak(client, voice(3.4))  # the first answer is still computed
+        for _ in range(50):
+            client.messages.put_nowait(json.dumps({"type": "transcript", "channel": 0, "text": "so"}))
+            client.messages.put_nowait(b"")
+        await settled()
+        assert len(copies) == 1
+        plane.may_answer.set()
+        client.messages.put_nowait(json.dumps({"type": "end"}))
+        await serving
+
+    run(work())
+    assert len(copies) == 2

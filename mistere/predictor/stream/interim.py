@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from mistere.predictor import metrics
 from mistere.predictor.stream.conversation import Conversation
-from mistere.predictor.stream.turns import RATE, SAMPLE_BYTES, ChannelSplitter, Cut
+from mistere.predictor.stream.turns import RATE, ChannelSplitter, Cut
 
-_EVERY: Final = RATE * SAMPLE_BYTES
-"""Bytes of an open turn between two interim answers: a second."""
+_EVERY: Final = RATE
+"""Samples of an open turn between two interim answers: a second."""
 
 
 class InterimAnswers:
@@ -43,25 +43,27 @@ class InterimAnswers:
 
     def update(self) -> None:
         """Drop the answer to a turn that has ended, and begin one to a turn that has grown by a second."""
-        open_turns = {(channel, cut.start): cut for channel, cut in self._splitter.open_turns()}
+        open_turns = {(channel, start): length for channel, start, length in self._splitter.open_turns()}
         if self._turn not in open_turns and self._task is not None and not self._is_sending:
             self._task.cancel()
         self._seconds = {turn: self._seconds.get(turn, 0) for turn in open_turns}
-        for turn, cut in open_turns.items():
-            seconds = len(cut.pcm) // _EVERY
+        for turn, length in open_turns.items():
+            seconds = length // _EVERY
             if seconds > self._seconds[turn]:
                 self._seconds[turn] = seconds
-                self._begin(turn, cut)
+                self._begin(turn)
 
     def close(self) -> None:
         """Drop the answer that is being computed or sent."""
         if self._task is not None:
             self._task.cancel()
 
-    def _begin(self, turn: tuple[int, int], cut: Cut) -> None:
+    def _begin(self, turn: tuple[int, int]) -> None:
         is_free = self._task is None or self._task.done()
         if not is_free or not self._conversation.is_answered or not self._is_idle():
             metrics.labelled(metrics.INTERIM, "dropped").inc()
+            return
+        if (cut := self._splitter.so_far(turn[0])) is None:
             return
         self._turn = turn
         self._task = asyncio.create_task(self._answer(cut))

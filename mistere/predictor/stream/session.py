@@ -24,6 +24,7 @@ from mistere.predictor.stream.messages import (
     EndTurn,
     Start,
     StreamError,
+    Transcript,
     parse_message,
 )
 from mistere.predictor.stream.turns import RATE, SAMPLE_BYTES, WAV_HEAD_BYTES, ChannelSplitter, Cut
@@ -37,7 +38,7 @@ _SPEED: Final = 8
 _AHEAD_SECONDS: Final = 60.0
 """Audio is read at so many times the speed of speech, and so much more at once: finding turns takes the event loop's time."""
 _LEAST_SECONDS: Final = 0.01
-"""What a message counts at least: tiny ones take the event loop's time, too."""
+"""What a message counts at least: tiny ones and control messages take the event loop's time, too."""
 _ANSWERED, _CLIENT_LEFT = 200, 499
 """Codes of turns, as those of REST."""
 
@@ -158,29 +159,37 @@ class StreamSession:
         """Read until the client ends the stream."""
         credit, since = _AHEAD_SECONDS, time.monotonic()
         while True:
-            content = await self._next()
+            content, seconds = await self._next(), 0.0
             if isinstance(content, bytes):
                 cuts, seconds = self._audio.read(content)
                 await self._await_answers(cuts)
-                now = time.monotonic()
-                credit, since = min(_AHEAD_SECONDS, credit + _SPEED * (now - since)), now
-                credit -= max(seconds, _LEAST_SECONDS)
-                if credit < 0:
-                    await asyncio.sleep(-credit / _SPEED)
-                continue
-            message = parse_message(content, self._channels)
-            if isinstance(message, End):
-                return
-            if isinstance(message, Start):
-                raise StreamError(CloseCode.POLICY, "The stream has started already: open another one.")
-            if isinstance(message, EndTurn):
-                await self._await_answers(self._splitter.close(message.channel))
-            elif message.turn is None:
-                self._texts[message.channel] = message.text
-            elif self._conversation.set_text(message.turn, message.text):
-                await self._await_answers([message.turn])
             else:
-                await self._send({"type": "error", "error": f"Turn {message.turn} is not held here."})
+                message = parse_message(content, self._channels)
+                if isinstance(message, End):
+                    return
+                await self._control(message)
+            now = time.monotonic()
+            credit, since = min(_AHEAD_SECONDS, credit + _SPEED * (now - since)), now
+            credit -= max(seconds, _LEAST_SECONDS)
+            if credit < 0:
+                await asyncio.sleep(-credit / _SPEED)
+
+    async def _control(self, message: Start | EndTurn | Transcript) -> None:
+        """Carry out a control message.
+
+        Raises:
+            StreamError: it is a second start.
+        """
+        if isinstance(message, Start):
+            raise StreamError(CloseCode.POLICY, "The stream has started already: open another one.")
+        if isinstance(message, EndTurn):
+            await self._await_answers(self._splitter.close(message.channel))
+        elif message.turn is None:
+            self._texts[message.channel] = message.text
+        elif self._conversation.set_text(message.turn, message.text):
+            await self._await_answers([message.turn])
+        else:
+            await self._send({"type": "error", "error": f"Turn {message.turn} is not held here."})
 
     async def _end_turns(self) -> None:
         """End the open turns; the answers end with theirs."""

@@ -92,13 +92,23 @@ class TurnCutter:
         self._speech = self._quiet = 0
         self._frames = 0
 
-    def so_far(self) -> Cut | None:
-        """The open turn as it would be if it ended now; None if there is none, or hardly any speech in it."""
+    @property
+    def extent(self) -> tuple[int, int] | None:
+        """First sample and length, samples, of the open turn if it ended now; None if there is none, or hardly any speech in it."""
         if self._speech < _LEAST_SPEECH:
             return None
-        first = self._frames - len(self._turn)
-        kept = len(self._turn) - max(0, self._quiet - _TAIL)
-        return Cut(self._channel, first * _FRAME, b"".join(self._turn[:kept]))
+        return (self._frames - len(self._turn)) * _FRAME, self._kept * _FRAME
+
+    def so_far(self) -> Cut | None:
+        """The open turn as it would be if it ended now, or None as :attr:`extent`. Copies its audio."""
+        if (extent := self.extent) is None:
+            return None
+        return Cut(self._channel, extent[0], b"".join(self._turn[: self._kept]))
+
+    @property
+    def _kept(self) -> int:
+        """Frames of the open turn that belong to it if it ends now."""
+        return len(self._turn) - max(0, self._quiet - _TAIL)
 
     def add(self, frame: bytes) -> Cut | None:
         """Take the next frame.
@@ -154,11 +164,15 @@ class ChannelSplitter:
         self._pending = b""
         self._tails: dict[int, bytes] = {}
 
-    def open_turns(self) -> Iterator[tuple[int, Cut]]:
-        """The open turns as they would be if they ended now, by channel."""
+    def open_turns(self) -> Iterator[tuple[int, int, int]]:
+        """Channel, first sample and length, samples, of the open turns if they ended now. Cheap: it runs at every message."""
         for channel, cutter in enumerate(self._cutters):
-            if (cut := cutter.so_far()) is not None:
-                yield channel, cut
+            if (extent := cutter.extent) is not None:
+                yield channel, *extent
+
+    def so_far(self, channel: int) -> Cut | None:
+        """The open turn of a channel as it would be if it ended now; None if there is none."""
+        return self._cutters[channel].so_far()
 
     def add(self, pcm: bytes) -> Iterator[Cut]:
         """Take the next samples, interleaved; returns the turns that end in them, in the order of their ends."""
