@@ -21,9 +21,10 @@ from websockets.typing import Origin
 
 from mistere.data.kinds.audio import encoded
 from mistere.predictor.stream.turns import RATE
-from pipelines.cli.demo.live import LiveAudio, live_audio
+from pipelines.cli.demo.live import SCRIPT_TAG, LiveAudio, live_audio
 from pipelines.cli.demo.origin import AllowedHosts
-from pipelines.cli.demo.server import closed_page
+from pipelines.cli.demo.rendering import show_live
+from pipelines.cli.demo.server import Application, closed_page
 from tests.local.servers import free_port
 from tests.serving.browser import CHROMIUM, browser
 from tests.serving.conftest import LABELS, Server
@@ -37,11 +38,18 @@ async def no_page(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def bare_page(scope: Any, receive: Any, send: Any) -> None:
+    """The microphone's section alone."""
+    page = f"<!doctype html><body>{show_live('this machine', True)}{SCRIPT_TAG}"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
+    await send({"type": "http.response.body", "body": page.encode()})
+
+
 @contextmanager
-def page_server(live: LiveAudio | None) -> Iterator[int]:
+def page_server(live: LiveAudio | None, page: Application = no_page) -> Iterator[int]:
     """The page's server without Gradio; yields its port."""
     port = free_port()
-    application = closed_page(no_page, AllowedHosts("127.0.0.1"), live)
+    application = closed_page(page, AllowedHosts("127.0.0.1"), live)
     server = uvicorn.Server(
         uvicorn.Config(application, port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
     )
@@ -160,3 +168,68 @@ def test_a_microphone_in_a_browser(server: Server, tmp_path: Path) -> None:
         assert tab.value("document.documentElement.scrollWidth") <= 400
         hosts = {address.split("/")[2] for address in tab.requested if address.startswith(("http", "ws"))}
         assert hosts == {url.removeprefix("http://")} and tab.complaints == []
+
+
+STATE = "[...document.querySelectorAll('#live-button, #live-status, #live-trouble')].map(one => one.textContent)"
+OFF, ON = "Start the microphone", "Stop the microphone"
+DEVICES = """
+window.asked = [];
+window.devices = navigator.mediaDevices;
+window.open_microphone = devices.getUserMedia.bind(devices);
+window.put = (value) => Object.defineProperty(navigator, 'mediaDevices', {value, configurable: true});
+window.ask = () => new Promise((allow, refuse) => asked.push({allow, refuse}));
+"""
+"""Lets the test answer the question for the microphone."""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_a_microphone_that_is_missing_refused_or_allowed_too_late(server: Server, tmp_path: Path) -> None:
+    with page_server(stream_of(server), bare_page) as port, browser(tmp_path) as tab:
+        tab.open(f"http://127.0.0.1:{port}/", 800, 600)
+        tab.wait("!!document.querySelector('#live-button') && document.readyState == 'complete'")
+        tab.value(DEVICES)
+        tab.value("put(undefined)")  # as on plain http
+        tab.click("#live-button")
+        missing = [OFF, "", "The browser allows the microphone only on localhost and https."]
+        tab.wait(f"JSON.stringify({STATE}) == {json.dumps(json.dumps(missing, separators=(',', ':')))}")
+        tab.value("put({getUserMedia: ask})")
+        tab.click("#live-button")
+        assert tab.value(STATE) == [ON, "Waiting for the microphone", ""]
+        tab.value("asked[0].refuse(new DOMException('', 'NotAllowedError'))")
+        assert tab.value(STATE) == [OFF, "", "The browser gives no access to a microphone (NotAllowedError)."]
+
+        tab.click("#live-button")
+        tab.click("#live-button")  # stopped while the question is open
+        assert tab.value(STATE) == [OFF, "", ""]
+        tab.value("open_microphone({audio: true}).then(sound => { window.late = sound; asked[1].allow(sound); })")
+        tab.wait("late.getTracks().every(track => track.readyState == 'ended')")
+        assert tab.value(STATE) == [OFF, "", ""]
+
+        tab.click("#live-button")
+        tab.click("#live-button")
+        tab.click("#live-button")  # another session
+        tab.value("open_microphone({audio: true}).then(sound => { window.own = sound; asked[3].allow(sound); })")
+        tab.wait(f"{STATE}[1] == 'Listening'")
+        tab.value("asked[2].refuse(new DOMException('', 'NotAllowedError'))")
+        assert tab.value(STATE) == [ON, "Listening", ""]
+        tab.click("#live-button")
+        tab.wait(f"{STATE}[0] == {json.dumps(OFF)}")
+        assert tab.value(STATE) == [OFF, "", ""]
+        assert tab.value("own.getTracks().every(track => track.readyState == 'ended')") and tab.complaints == []
+
+
+@pytest.mark.long
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_a_predictor_that_is_gone_turns_the_microphone_off(tmp_path: Path) -> None:
+    live = LiveAudio(f"ws://127.0.0.1:{free_port()}/v1/stream", True)
+    with page_server(live, bare_page) as port, browser(tmp_path) as tab:
+        tab.open(f"http://127.0.0.1:{port}/", 800, 600)
+        tab.wait("!!document.querySelector('#live-button') && document.readyState == 'complete'")
+        tab.value(DEVICES)
+        tab.value("put({getUserMedia: ask})")
+        tab.click("#live-button")
+        tab.value("open_microphone({audio: true}).then(sound => { window.own = sound; asked[0].allow(sound); })")
+        tab.wait(f"{STATE}[2] == 'The predictor does not answer: try again in a few seconds.'")
+        assert tab.value(STATE)[0] == OFF
+        assert tab.value("own.getTracks().every(track => track.readyState == 'ended')")

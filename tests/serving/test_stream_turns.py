@@ -197,7 +197,9 @@ def test_a_turn_ends_where_a_request_could_not_hold_it() -> None:
     assert len(lengths) > 2 and 1.5 < max(lengths) < 2
 
 
-@pytest.mark.parametrize("messages", [[silence(8).tobytes()] * 3, [json.dumps({"type": "end_turn"})] * 2400], ids=["audio", "end_turn"])
+@pytest.mark.parametrize(
+    "messages", [[silence(8).tobytes()] * 3, [json.dumps({"type": "end_turn"})] * 2400], ids=["audio", "end_turn"]
+)
 def test_a_client_that_sends_without_pause_is_read_at_a_limited_speed(
     monkeypatch: pytest.MonkeyPatch, messages: list[bytes | str]
 ) -> None:

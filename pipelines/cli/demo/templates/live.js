@@ -63,12 +63,11 @@
     while (list.children.length > MOST_TURNS) list.firstChild.remove();
   }
 
-  async function start() {
+  // What is awaited may end long after "Stop", when another session may run: each wait is followed by a look at its own session.
+  async function start(own) {
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new Error("The browser allows the microphone only on localhost and https.");
     }
-    session = { isOver: false };
-    const own = session;
     say("Waiting for the microphone");
     try {
       own.sound = await navigator.mediaDevices.getUserMedia({
@@ -77,9 +76,12 @@
     } catch (error) {
       throw new Error(`The browser gives no access to a microphone (${error.name}).`);
     }
+    if (own.isOver) return release(own);
     own.context = new AudioContext();
     await own.context.resume();
+    if (own.isOver) return release(own);
     await own.context.audioWorklet.addModule("/live/worklet.js");
+    if (own.isOver) return release(own);
     const worklet = new AudioWorkletNode(own.context, "mistere-pcm", {
       numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit",
     });
@@ -116,20 +118,31 @@
     }
   }
 
+  function release(own) {
+    own.sound?.getTracks().forEach((track) => track.stop());
+    own.context?.close();
+    own.sound = own.context = null; // a context can be closed once
+  }
+
   // Stop listening; the answers to what was said still come.
   function hangUp(own) {
     own.isOver = true;
-    own.sound?.getTracks().forEach((track) => track.stop());
-    if (own.context && own.context.state !== "closed") own.context.close();
-    if (own.socket?.readyState === WebSocket.OPEN) own.socket.send('{"type": "end"}');
-    else own.socket?.close();
+    release(own);
+    const state = own.socket?.readyState ?? WebSocket.CONNECTING;
+    if (state === WebSocket.OPEN) {
+      say("Waiting for the last answers");
+      own.socket.send('{"type": "end"}');
+    } else if (state === WebSocket.CONNECTING) {
+      end(own, ""); // nothing was sent, so nothing is answered
+    }
   }
 
   function end(own, sentence) {
+    own.isOver = true;
+    release(own);
+    own.socket?.close();
     if (session !== own) return;
     session = null;
-    hangUp(own);
-    own.socket?.close();
     document.querySelector("#live-turns .m-interim")?.remove();
     const button = part("button");
     button.setAttribute("aria-pressed", "false");
@@ -140,15 +153,15 @@
 
   function toggle(button) {
     if (session) {
-      say("Waiting for the last answers");
       hangUp(session);
-      if (!session.socket) end(session, "");
       return;
     }
+    const own = { isOver: false };
+    session = own;
     complain("");
     button.setAttribute("aria-pressed", "true");
     button.textContent = "Stop the microphone";
-    start().catch((error) => end(session, error.message));
+    start(own).catch((error) => end(own, error.message));
   }
 
   document.addEventListener("click", (event) => {
