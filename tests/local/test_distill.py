@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mistere.artifacts.io import open_artifact
+from mistere.artifacts.io import artifact_key, open_artifact, publish
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
@@ -88,6 +89,28 @@ def test_a_new_store_gives_the_same_student(data: Path, tmp_path: Path) -> None:
         report = distilled(make_bundle(tmp_path / name), data, tmp_path / name / "output", *convolutional)
         digests.append(split_bundle_location(report["student"]["bundle"])[1])
     assert digests[0] == digests[1]
+
+
+def tuned_on(teacher: str, test_digest: str, work: Path) -> str:
+    """The teacher as if its encoders had been fine-tuned on a dataset with this test split."""
+    root, digest = split_bundle_location(teacher)
+    store = LocalStore(Path(root))
+    bundle = open_artifact(store, ModelBundle, digest)
+    shutil.copytree(bundle.path, work, ignore=shutil.ignore_patterns("manifest.json"))
+    encoders = {
+        name: made.model_copy(update={"identity": made.identity.model_copy(update={"test_digest": test_digest})})
+        for name, made in bundle.manifest.encoders.items()
+    }
+    changed = publish(store, bundle.manifest.model_copy(update={"encoders": encoders}), work)
+    return store.location(artifact_key("ModelBundle", changed.digest))
+
+
+def test_data_with_another_test_split_than_the_teachers_are_refused(teacher: str, data: Path, tmp_path: Path) -> None:
+    other = tuned_on(teacher, "0" * 64, tmp_path / "bundle")
+    done = mistere_in_process("distill", other, "--data", str(data), "--output", str(tmp_path / "output"))
+    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
+    assert "has another test split than the data that the teacher was trained on" in done.stderr
+    assert not list((tmp_path / "output").rglob("distill.json"))
 
 
 def test_what_cannot_be_distilled_is_one_sentence(teacher: str, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def distill(bundle: str | None, data: str | None, profile: str, settings: Sequen
 
     Raises:
         UsageError: there is no such bundle, dataset or setting, or the bundle takes vectors only.
-        DataError: the dataset has other labels than the teacher, or none of its modalities.
+        DataError: the dataset has other labels than the teacher, another test split, or none of its modalities.
     """
     from pipelines.profiles import load_profile
 
@@ -182,7 +182,7 @@ class _Distillation:
         """Check that the data suits the teacher.
 
         Raises:
-            DataError: it has other labels, or lacks a modality.
+            DataError: it has other labels or another test split, or lacks a modality.
         """
         teacher = self._teacher.manifest
         if data.labels != teacher.labels:
@@ -192,6 +192,13 @@ class _Distillation:
             )
         if missing := [name for name in teacher.encoders if name not in data.modalities]:
             raise DataError(f"{data.name} has no {missing[0]}, which the teacher reads: name other data with --data.")
+        # Another split may hold utterances that the teacher was trained on: both models would look better than they are.
+        known = {made.identity.test_digest for made in teacher.encoders.values()} - {""}
+        if known - {data.test_digest}:
+            raise DataError(
+                f"{data.name} has another test split than the data that the teacher was trained on, so what the teacher was trained on "
+                "may be in it: name the teacher's data with --data, or leave --data out."
+            )
 
     def _figures(
         self, bundle: ModelBundle, location: str, metrics: dict[str, float], prefix: str, utterances: str
