@@ -45,6 +45,11 @@ UNKNOWN_SCRIPT = Counter(
     "mistere_unknown_script", "Utterances whose text is in a script that the model was not trained on."
 )
 LABELS = Counter("mistere_predicted_label", "Utterances by predicted label.", ["label"])
+LAST_LABELS = Counter(
+    "mistere_last_label",
+    "Dialogues by the predicted label of their last utterance, so that a conversation sent again as it grows counts each turn once.",
+    ["label"],
+)
 CONTEXT = Counter(
     "mistere_context_utterances",
     "Utterances that are context only, which the counters of labels, weights and missing modalities leave out.",
@@ -172,3 +177,5 @@ def observe_prediction(
             labelled(MISSING, modality).inc(count)
     for label, count in Counts(predicted).items():
         labelled(LABELS, label).inc(count)
+    if predicted:
+        labelled(LAST_LABELS, predicted[-1]).inc()

@@ -21,11 +21,13 @@ class Quality:
 
     Attributes:
         errors: of 100 requests.
+        refuses: whether it refuses all others.
         seconds: time of an answer.
         labels: of 100 requests by label, an utterance each.
     """
 
     errors: int = 0
+    refuses: bool = False
     seconds: float = 0.02
     labels: dict[str, int] = field(default_factory=lambda: {"anger": 30, "joy": 70})
 
@@ -62,8 +64,8 @@ class Traffic:
         errors = quality.errors * count // 100
         lines = [
             "# TYPE mistere_requests counter",
-            f'mistere_requests_total{{protocol="rest_v2",code="200"}} {count - errors}',
-            f'mistere_requests_total{{protocol="rest_v2",code="400"}} {count // 10}',
+            f'mistere_requests_total{{protocol="rest_v2",code="200"}} {0 if quality.refuses else count - errors}',
+            f'mistere_requests_total{{protocol="rest_v2",code="400"}} {count if quality.refuses else count // 10}',
             f'mistere_requests_total{{protocol="rest_v2",code="500"}} {errors}',
             "# TYPE request_predict_seconds histogram",
         ]
@@ -71,9 +73,9 @@ class Traffic:
             below = count if quality.seconds <= upper else 0
             text = "+Inf" if upper == float("inf") else f"{upper}"
             lines.append(f'request_predict_seconds_bucket{{le="{text}",model_name="mistere"}} {below}')
-        lines.append("# TYPE mistere_predicted_label counter")
+        lines.append("# TYPE mistere_last_label counter")
         lines += [
-            f'mistere_predicted_label_total{{label="{label}"}} {share * count // 100}'
+            f'mistere_last_label_total{{label="{label}"}} {share * count // 100}'
             for label, share in quality.labels.items()
         ]
         return "\n".join([*lines, ""])

@@ -143,6 +143,19 @@ def test_a_release_goes_through_the_shares(
     assert "; 50 %: " in message and "; 100 %: " in message, message
 
 
+def test_the_candidate_has_as_many_pods_as_the_service_has_now(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
+) -> None:
+    """An autoscaler may have given the service more pods than its minimum."""
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first, CONFIG.model_copy(update={"min_replicas": 2, "max_replicas": 3}))
+    hold(cluster, store, second, 20, CONFIG.model_copy(update={"min_replicas": 1, "max_replicas": 3}))
+    candidate = cluster.api.find("inferenceservices", "mistere-candidate")
+    assert candidate is not None
+    scaling = {key: candidate["spec"]["predictor"][key] for key in ("minReplicas", "maxReplicas")}
+    assert scaling == {"minReplicas": 2, "maxReplicas": 3}
+
+
 def test_the_journal_has_each_share_before_the_route(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
 ) -> None:
@@ -159,12 +172,16 @@ def test_the_journal_has_each_share_before_the_route(
     [
         (Quality(errors=20), r"failed at 10 % .*1\d\.\d% of its \d+ requests ended in an error, 0\.0% of the deployed"),
         (
+            Quality(refuses=True),
+            r"failed at 10 % .*it refused 100\.0% of its \d+ requests, the deployed version 9\.\d%",
+        ),
+        (
             Quality(seconds=0.2),
             r"failed at 10 % .*99th percentile of its time is 24\d ms, that of the deployed version 25 ms",
         ),
         (Quality(labels={"anger": 80, "joy": 20}), r"failed at 10 % .*anger is 80% instead of 30%"),
     ],
-    ids=["errors", "slow", "labels"],
+    ids=["errors", "refusals", "slow", "labels"],
 )
 def test_a_worse_model_goes_back_by_itself(
     cluster: Cluster,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -18,11 +20,11 @@ CONFIG = CanaryConfig()
 INF = float("inf")
 
 
-def figures(requests: int = 1000, errors: int = 0, slow: int = 0, anger: float = 0.3, turns: int = 1) -> LiveFigures:
+def figures(requests: int = 1000, errors: int = 0, slow: int = 0, anger: float = 0.3, refused: int = 0) -> LiveFigures:
     """``slow`` of the requests take up to 1 s, the others up to 50 ms."""
-    utterances = requests * turns
-    labels = {"anger": round(utterances * anger), "joy": utterances - round(utterances * anger)}
-    return LiveFigures(requests, errors, {0.025: 0, 0.05: requests - slow, 0.5: 0, 1.0: slow, INF: 0}, labels)
+    labels = {"anger": round(requests * anger), "joy": requests - round(requests * anger)}
+    seconds = {0.025: 0, 0.05: requests - slow, 0.5: 0, 1.0: slow, INF: 0}
+    return LiveFigures(requests + refused, requests, errors, refused, seconds, labels)
 
 
 @pytest.mark.parametrize(
@@ -44,8 +46,12 @@ def figures(requests: int = 1000, errors: int = 0, slow: int = 0, anger: float =
         (figures(anger=0.6), figures(), "anger is 60% instead of 30%"),
         (figures(anger=0.4), figures(), ""),
         (figures(100, anger=0.5), figures(100), ""),
-        (figures(100, anger=0.5, turns=50), figures(100, turns=50), ""),
-        (figures(1000, anger=0.5, turns=50), figures(1000, turns=50), "anger is 50% instead of 30%"),
+        (figures(1000, anger=0.5), figures(1000), "anger is 50% instead of 30%"),
+        (figures(0, refused=40), figures(50), "it refused 100.0% of its 40 requests, the deployed version 0.0%"),
+        (figures(50, refused=50), figures(500, refused=500), ""),
+        (figures(100, refused=3), figures(1000, refused=30), ""),
+        (figures(0, refused=40), figures(0), ""),
+        (replace(figures(2000, anger=0.9), answered=20), figures(), ""),
     ],
 )
 def test_what_sends_a_candidate_back(own: LiveFigures, deployed: LiveFigures, expected: str) -> None:
@@ -60,7 +66,7 @@ def test_only_errors_count_at_once() -> None:
 
 @pytest.mark.parametrize(("labels", "requests"), [(2, 100), (6, 200), (27, 1000)])
 def test_equal_models_seldom_go_back(labels: int, requests: int) -> None:
-    """Two samples from one distribution, in requests whose 10 utterances all have one label: 200 windows, at most one goes back."""
+    """Two samples from one distribution: 200 windows, at most one goes back."""
     draw = random.Random(0)
     weights = [1 / (rank + 1) for rank in range(labels)]
 
@@ -70,19 +76,47 @@ def test_equal_models_seldom_go_back(labels: int, requests: int) -> None:
         seconds = dict.fromkeys(edges, 0)
         for time in times:
             seconds[next(edge for edge in edges if time <= edge)] += 1
-        counts: dict[str, int] = {}
-        for label in draw.choices(range(labels), weights, k=requests):
-            counts[str(label)] = counts.get(str(label), 0) + 10
-        return LiveFigures(requests, 0, seconds, counts)
+        counts = Counter(map(str, draw.choices(range(labels), weights, k=requests)))
+        return LiveFigures(requests, requests, 0, 0, seconds, counts)
 
     assert sum(bool(problem(window(), window(), CONFIG)) for _ in range(200)) <= 1
 
 
+def growing_conversations(draw: random.Random, *, change: float = 0.0) -> tuple[LiveFigures, LiveFigures]:
+    """55 conversations of 20 turns, each with its own mix of 7 emotions, sent again with every turn: 110 requests go to the candidate.
+
+    Args:
+        draw: randomness.
+        change: share of the candidate's turns that it calls anger whatever they are.
+
+    Returns:
+        The figures of the candidate and of the deployed version.
+    """
+    turns = []
+    for _ in range(55):
+        mix = [draw.gammavariate(weight, 1.0) + 1e-9 for weight in (1.35, 0.54, 0.36, 0.3, 0.24, 0.12, 0.09)]
+        turns += draw.choices(range(7), mix, k=20)
+    draw.shuffle(turns)
+    own = ["anger" if draw.random() < change else str(label) for label in turns[:110]]
+    return (
+        LiveFigures(110, 110, labels=Counter(own)),
+        LiveFigures(990, 990, labels=Counter(map(str, turns[110:]))),
+    )
+
+
+def test_growing_conversations_are_no_difference() -> None:
+    """Even where every difference beyond chance counts, none of 1000 windows of two equal models goes back, and a changed one does."""
+    draw, strict = random.Random(0), CanaryConfig(max_label_shift=0.0)
+    assert sum(bool(problem(*growing_conversations(draw), strict)) for _ in range(1000)) == 0
+    found = [problem(*growing_conversations(draw, change=0.4), CONFIG) for _ in range(50)]
+    assert sum("anger is" in one for one in found) == 50
+
+
 def test_percentiles_are_interpolated() -> None:
-    seconds = LiveFigures(100, 0, {0.1: 50, 0.2: 50, INF: 0})
+    seconds = LiveFigures(100, seconds={0.1: 50, 0.2: 50, INF: 0})
     assert seconds.percentile(0.5) == pytest.approx(0.1) and seconds.percentile(0.75) == pytest.approx(0.15)
     assert seconds.slower_than(0.15) == pytest.approx(25) and seconds.slower_than(0.2) == 0
-    assert LiveFigures(1, 0, {0.1: 0, INF: 1}).percentile(0.99) == 0.1
+    assert LiveFigures(1, seconds={0.1: 0, INF: 1}).percentile(0.99) == 0.1
     assert LiveFigures().percentile(0.99) != LiveFigures().percentile(0.99), "NaN of none"
 
 
@@ -122,17 +156,18 @@ class Pods:
 
 
 def test_counters_are_summed_over_pods_and_restarts() -> None:
-    pods = Pods(a=page(100), b=page(50))
+    pods = Pods(a=page(100), b=page(50), d=None)
     counter = LiveCounter(pods)  # type: ignore[arg-type]
     counter.read()
     assert counter.figures() == LiveFigures()
-    pods.pages = {"a": page(110), "b": page(5, errors=1), "c": page(20)}  # b restarted, c is new
+    pods.pages = {"a": page(110), "b": page(5, errors=1), "c": page(20), "d": page(900)}  # b restarted, c is new
     counter.read()
-    pods.pages = {"a": None, "b": page(6, errors=1)}
+    pods.pages = {"a": None, "b": page(6, errors=1), "d": page(902)}  # d was there from the beginning
     counter.read()
     found = counter.figures()
-    one_kind = 10 + 5 + 20 + 1
+    one_kind = 10 + 5 + 20 + 1 + 2
     assert (found.requests, found.errors) == (2 * one_kind + 2 + 14 - 7, 2)
+    assert (found.answered, found.refused) == (one_kind, one_kind + 14 - 7)
     pods.pages = {"a": None}
     counter.read(required=False)
     assert counter.figures() == found
@@ -150,10 +185,8 @@ def test_the_counters_are_those_of_the_predictor(server: Server) -> None:
     pods.pages["a"] = httpx.get(f"{server.url}/metrics").text
     counter.read()
     found = counter.figures()
-    assert (found.requests, found.errors) == (2, 0)
-    assert sum(found.labels.values()) == 2 and set(answer.predicted) == {
-        label for label, n in found.labels.items() if n
-    }
+    assert (found.requests, found.answered, found.errors, found.refused) == (2, 1, 0, 1)
+    assert {label: n for label, n in found.labels.items() if n} == {answer.predicted[-1]: 1}
     assert sum(found.seconds.values()) == 1 and 0 < found.percentile(0.99) <= 60
 
 

@@ -106,17 +106,20 @@ def inference_service(
     }
 
 
-def candidate_of(service: dict[str, Any], *, scaled: bool = False) -> dict[str, Any]:
+def candidate_of(service: dict[str, Any], *, scaled: bool = False, replicas: int = 0) -> dict[str, Any]:
     """Render the candidate: one pod of the same specification as a separate, cluster-local service, for testing without traffic.
 
     Args:
         service: the manifest of the service.
-        scaled: with as many pods as the service instead of one, for a share of its traffic.
+        scaled: with as many pods as the service may have instead of one, for a share of its traffic.
+        replicas: how many pods it has from the beginning, if it is scaled and may have so many.
     """
     candidate = _beside(service, candidate_name(service["metadata"]["name"]))
     if scaled:
         predictor = service["spec"]["predictor"]
-        candidate["spec"]["predictor"] |= {key: predictor[key] for key in _SCALING_FIELDS if key in predictor}
+        own = candidate["spec"]["predictor"]
+        own |= {key: predictor[key] for key in _SCALING_FIELDS if key in predictor}
+        own["minReplicas"] = max(own["minReplicas"], min(replicas, own["maxReplicas"]))
     return candidate
 
 

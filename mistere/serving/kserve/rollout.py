@@ -165,7 +165,7 @@ class ClusterDeployment:
             RollbackError: it failed and could not be undone.
             MistereError: it failed; the service has all requests again.
         """
-        manifest = candidate_of(self.manifest(), scaled=True)
+        manifest = candidate_of(self.manifest(), scaled=True, replicas=self._replicas())
         deployed = Revision(self.api, self.config.namespace, self.config.service, revision_of(before))
         canary = Canary(self.route, self._revision(manifest), deployed, self.on_status)
         try:
@@ -177,6 +177,12 @@ class ClusterDeployment:
         except BaseException as error:
             self._undo_after(error, lambda: None, renew_lease)
             raise
+
+    def _replicas(self) -> int:
+        """How many pods the service or its candidate has now, as an autoscaler has set it, whichever has more."""
+        names = self.config.service, candidate_name(self.config.service)
+        workloads = [self.api.get(workload_path(self.config, name)) or {} for name in names]
+        return max(int(workload.get("spec", {}).get("replicas", 0)) for workload in workloads)
 
     def _undo_after(self, error: BaseException, undo: Callable[[], None], renew_lease: RenewLease) -> None:
         """Undo the roll-out after an error, and record that the candidate has no share; whoever has taken the release over ends the

@@ -1,7 +1,8 @@
 """Whether a candidate's live answers hold up against those of the deployed version in the same window.
 
-Three figures are compared: the share of errors, the 99th percentile of the time, and the shares of the predicted labels. Errors count
-at once; the other two only if both have answered enough requests, and if chance does not explain the difference.
+Four figures are compared: the shares of errors and of refused requests, the 99th percentile of the time, and the shares of the
+predicted labels. The first two count at once; the others only if both have answered enough requests, and if chance does not explain
+the difference.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ _LEAST_ERRORS: Final = 3
 _PERCENTILE: Final = 0.99
 _ALPHA: Final = 0.001
 """Probability of such a difference between the labels by chance, below which it is none."""
+_OVERDISPERSION: Final = 2.0
+"""How many answers amount to one that is independent of the others. A Gateway draws each request anew, but a stream of audio sends all
+turns to one version."""
 
 
 def error_problem(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> str:
-    """Why the candidate has too many errors, as part of a sentence; empty if it has not.
+    """Why the candidate has too many errors or refuses too much, as part of a sentence; empty if it has not.
 
     Args:
         own: the candidate's figures.
@@ -30,10 +34,24 @@ def error_problem(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig)
         config: the bounds.
     """
     if own.errors < _LEAST_ERRORS or own.error_share <= deployed.error_share + config.max_errors:
-        return ""
+        return _refusals(own, deployed, config)
     return (
         f"{own.error_share:.1%} of its {own.requests} requests ended in an error, {deployed.error_share:.1%} of the deployed version's "
         f"(deployment.canary.max_errors={config.max_errors:g})"
+    )
+
+
+def _refusals(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> str:
+    """A share of refused requests that is too large. It depends on the clients, so the intervals of both must be apart."""
+    if own.refused < _LEAST_ERRORS:
+        return ""
+    least = wilson(own.refused, own.requests, own.requests)[0]
+    most = wilson(deployed.refused, deployed.requests, deployed.requests)[1]
+    if least <= most + config.max_errors:
+        return ""
+    return (
+        f"it refused {own.refused / own.requests:.1%} of its {own.requests} requests, the deployed version "
+        f"{deployed.refused / deployed.requests:.1%} (deployment.canary.max_errors={config.max_errors:g})"
     )
 
 
@@ -48,7 +66,7 @@ def problem(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> st
 
 def comparable(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> bool:
     """Whether both have answered enough requests."""
-    return min(own.requests, deployed.requests) >= config.min_requests
+    return min(own.answered, deployed.answered) >= config.min_requests
 
 
 def summary(share: int, own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> str:
@@ -77,7 +95,7 @@ def _slow(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> str:
 
 
 def _labels(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> str:
-    """Labels that have moved too far. Utterances of one request resemble each other: only requests count as independent."""
+    """Labels that have moved too far. Dialogues of one request resemble each other: at most answers count as independent."""
     distance, _ = label_distance(own.labels, deployed.labels)
     if distance <= config.max_label_shift or _by_chance(distance, own, deployed) > _ALPHA:
         return ""
@@ -96,5 +114,8 @@ def _by_chance(distance: float, own: LiveFigures, deployed: LiveFigures) -> floa
     from scipy.special import chdtrc
 
     freedom = len(own.labels.keys() | deployed.labels.keys()) - 1
-    scale = 8 * math.log(2) / (1 / own.requests + 1 / deployed.requests)
+    n, m = (min(one.answered, sum(one.labels.values())) / _OVERDISPERSION for one in (own, deployed))
+    if not n or not m:  # a predictor of an earlier release counts no labels of last utterances
+        return 1.0
+    scale = 8 * math.log(2) / (1 / n + 1 / m)
     return float(chdtrc(freedom, distance**2 * scale)) if freedom > 0 else 1.0

@@ -19,10 +19,14 @@ from mistere.serving.kserve.revision import Revision, is_ready
 _REQUESTS: Final = "mistere_requests_total"
 _SECONDS: Final = "request_predict_seconds_bucket"
 """KServe's histogram of the time from a parsed request to its answer, so that a slow client counts for nothing."""
-_LABELS: Final = "mistere_predicted_label_total"
+_LABELS: Final = "mistere_last_label_total"
+"""Not the labels of all utterances: a conversation that is sent again as it grows would repeat its first ones."""
 _OVERLOADED: Final = 429
 _FAILURES: Final = frozenset({"INTERNAL", "UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "DATA_LOSS"})
 """gRPC codes that are the server's fault."""
+_PASSED: Final = frozenset({"200", "OK"})
+_NO_REFUSALS: Final = frozenset({"409", "499", "FAILED_PRECONDITION", "CANCELLED"})
+"""Neither answered nor refused for what the request says: audio that this pod does not hold yet, and a client that has left."""
 
 Sample = tuple[str, str, str]
 """Name of a metric, and two of its labels."""
@@ -33,14 +37,18 @@ class LiveFigures:
     """Counts of a window.
 
     Attributes:
-        requests: answered requests.
+        requests: all requests, whatever their end.
+        answered: those with an answer of the model.
         errors: those that ended in an error of the server, or were refused for overload.
+        refused: those that were refused for what they say, such as an unknown field.
         seconds: answers by the upper bound of their bucket, seconds; not cumulative.
-        labels: utterances by predicted label.
+        labels: answered dialogues by the predicted label of their last utterance.
     """
 
     requests: int = 0
+    answered: int = 0
     errors: int = 0
+    refused: int = 0
     seconds: Mapping[float, int] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
 
@@ -82,12 +90,14 @@ class LiveCounter:
 
     def __init__(self, revision: Revision) -> None:
         self._revision = revision
-        self._last: dict[str, Mapping[Sample, float]] | None = None
+        self._last: dict[str, Mapping[Sample, float]] = {}
+        self._present: set[str] | None = None
         self._sums: Counter[Sample] = Counter()
 
     def read(self, *, required: bool = True) -> None:
         """Read the counters of all ready pods; the first reading is where counting begins.
 
+        Of a pod that was there then, but could not be read, counting begins where it is first read; of a later one, at 0.
         A pod that ends between two readings takes its last seconds with it.
 
         Args:
@@ -96,8 +106,10 @@ class LiveCounter:
         Raises:
             MistereError: no ready pod can be read, and the reading is required.
         """
-        pods = [pod for pod in self._revision.pods()[0] if is_ready(pod)]
-        first, last = self._last is None, self._last or {}
+        living = self._revision.pods()[0]
+        pods = [pod for pod in living if is_ready(pod)]
+        if self._present is None:
+            self._present = {str(pod["metadata"]["name"]) for pod in living}
         failure: MistereError | None = None
         answered = 0
         for pod in pods:
@@ -108,12 +120,11 @@ class LiveCounter:
                 failure = error
                 continue
             answered += 1
-            before = now if first else last.get(name, {})
-            last[name] = now
+            before = self._last.get(name, now if name in self._present else {})
+            self._last[name] = now
             for sample, value in now.items():
                 grown = value - before.get(sample, 0.0)
                 self._sums[sample] += grown if grown >= 0 else value  # type: ignore[assignment]
-        self._last = last
         if failure is not None and not answered and required:
             raise failure
 
@@ -121,12 +132,15 @@ class LiveCounter:
         """What they have answered since the first reading."""
         cumulative: Counter[float] = Counter()
         labels: Counter[str] = Counter()
-        requests = errors = 0
+        requests = answered = errors = refused = 0
         for (name, one, other), value in self._sums.items():
             count = round(value)
             if name == _REQUESTS:
                 requests += count
-                errors += count if _is_error(one, other) else 0
+                failed, passed = _is_error(one, other), other in _PASSED
+                errors += count * failed
+                answered += count * passed
+                refused += count * (not failed and not passed and other not in _NO_REFUSALS)
             elif name == _SECONDS:
                 cumulative[float(one)] += count
             elif count:
@@ -135,7 +149,7 @@ class LiveCounter:
         for upper in sorted(cumulative):
             seconds[upper] = max(0, cumulative[upper] - before)
             before = cumulative[upper]
-        return LiveFigures(requests, errors, seconds, labels)
+        return LiveFigures(requests, answered, errors, refused, seconds, labels)
 
 
 def samples(text: str) -> dict[Sample, float]:

@@ -61,7 +61,7 @@ class Canary:
             if share != present:
                 self.give(share, renew_lease)
             own, deployed = self._watch(share, restarted, reference, renew_lease)
-            if deployed.requests >= self.config.canary.min_requests:
+            if deployed.answered >= self.config.canary.min_requests:
                 reference = deployed
             measured.append(checks.summary(share, own, reference, self.config.canary))
         return f"Canary: {'; '.join(measured)}." if measured else ""
@@ -99,7 +99,7 @@ class Canary:
             for counter in counters:
                 counter.read(required=required)
             own, deployed = (counter.figures() for counter in counters)
-            return own, deployed if deployed.requests >= config.min_requests or not reference.requests else reference
+            return own, deployed if deployed.answered >= config.min_requests or not reference.requests else reference
 
         def look_at_errors() -> None:
             if found := checks.error_problem(*look(required=False), config):
