@@ -353,6 +353,30 @@ def test_sigterm_deletes_the_train_job(cluster: TrainerCluster) -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_what_a_stopped_node_still_writes_is_deleted(cluster: TrainerCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that SIGTERM ends writes what it used, after the TrainJob was deleted."""
+
+    def work(node: int, _say: Any, stopped: threading.Event, prefix: str) -> int:
+        if node == 0:
+            return fail(cluster, prefix, node, message="it fails", exit_code=1)
+        stopped.wait(300)
+        time.sleep(0.5)
+        used = Usage(cpu_seconds=1000.0).model_dump_json().encode()
+        cluster.store.write(f"{prefix}/{USAGES}/late.json", used)
+        return 1
+
+    def count(counting: Any) -> None:
+        counted.append(list(counting._store.keys(f"{counting._prefix}/{USAGES}")))
+        raise MistereError("the store does not answer")
+
+    counted: list[list[str]] = []
+    monkeypatch.setattr(nodes._Nodes, "_count_usage", count)
+    cluster.run_containers(work)
+    with pytest.raises(MistereError, match="it fails"):
+        train_on_nodes(cluster.job(), "base", cluster.step())
+    assert len(counted) == 1 and counted[0][0].endswith("/late.json") and nothing_is_left(cluster)
+
+
 def test_the_exit_handler_deletes_a_leftover_train_job(cluster: TrainerCluster) -> None:
     left = train_job(NAME, TextConfig(num_nodes=2), "image", (), STEP_POD)
     unrelated = {**left, "metadata": {**left["metadata"], "name": "another-run-s", "ownerReferences": []}}

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from components.finetune_encoder.nodes.node import FAILURES, JOB, SPOOLS, USAGES, WEIGHTS
 from components.finetune_encoder.nodes.pods import NodePods
-from components.finetune_encoder.nodes.train_job import train_job, train_job_name
+from components.finetune_encoder.nodes.train_job import POD_LABEL, TERMINATION_SECONDS, train_job, train_job_name
 from components.finetune_encoder.processes.local import train_in_halves
 from components.finetune_encoder.processes.torchrun import Failure
 from components.finetune_encoder.processes.worker import CURVE
@@ -37,6 +37,10 @@ from mistere.kubernetes.images import image
 _POLL_SECONDS: Final = 5.0
 _PATIENCE_SECONDS: Final = 900.0
 """Time limit for an API or store that does not answer during training, and for the removal of pods."""
+_REMOVAL_SECONDS: Final = TERMINATION_SECONDS + 30.0
+"""Longest wait for nodes to end before their files are deleted."""
+_ENDING_SECONDS: Final = 15.0
+"""The same if this step has SIGTERM itself, after which Kubernetes kills it in half a minute."""
 
 
 def check_nodes(config: EncoderConfig, modality: str, store: ObjectStore) -> None:
@@ -229,10 +233,27 @@ class _Nodes:
         """Delete the TrainJob and its files; a failure here does not hide another error."""
         try:
             self._api.delete(self._path, dependents_first=True)
-            self._count_usage()
-            self._store.delete(self._prefix)
         except MistereError as error:
             self._progress.note(f"TrainJob {self._name} may still exist: {error}")
+            return  # with nodes that read their files
+        self._wait_for_pods()
+        with suppress(MistereError):  # the costs of a run are no reason to keep its files
+            self._count_usage()
+        try:
+            self._store.delete(self._prefix)
+        except MistereError as error:
+            self._progress.note(
+                f"files of TrainJob {self._name} may remain in {self._store.location(self._prefix)}: {error}"
+            )
+
+    def _wait_for_pods(self) -> None:
+        """Wait, not for long, until the nodes are gone: one that gets SIGTERM still writes what it used."""
+        began, path = time.monotonic(), f"/api/v1/namespaces/{self._namespace}/pods"
+        with suppress(KubernetesError):
+            while self._api.list(path, f"{POD_LABEL}={self._name}")[0]:
+                if time.monotonic() - began > (_ENDING_SECONDS if self.terminated else _REMOVAL_SECONDS):
+                    return
+                time.sleep(min(0.5, _POLL_SECONDS))
 
     def _count_usage(self) -> None:
         """Count what the nodes used as used by this task; a node that was killed has not said it."""

@@ -22,7 +22,7 @@ POD_LABEL: Final = "jobset.sigs.k8s.io/jobset-name"
 _MANAGER: Final = "mistere/finetune-encoder"
 _LABELS: Final = {"app.kubernetes.io/part-of": "mistere", "app.kubernetes.io/component": "training"}
 _QUEUE_LABELS: Final = ("kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class")
-_TERMINATION_SECONDS: Final = 120
+TERMINATION_SECONDS: Final = 120
 
 
 def train_job_name(modality: str, key: str) -> str:
@@ -132,7 +132,7 @@ def _patch(config: EncoderConfig, step_pod: dict[str, Any]) -> dict[str, Any]:
     nodes, own = config.nodes, step_pod["spec"]
     mounts, volumes = _authorities(step_pod)
     pod: dict[str, Any] = {
-        "terminationGracePeriodSeconds": _TERMINATION_SECONDS,
+        "terminationGracePeriodSeconds": TERMINATION_SECONDS,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [
             {
