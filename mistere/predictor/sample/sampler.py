@@ -160,6 +160,7 @@ class Sampler:
                 clips=clips,
                 vectors=vectors,
                 size=sum(sizes),
+                origin=asked.origin,
             )
             self.writer.put(answered)
         except Exception:

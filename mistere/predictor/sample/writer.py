@@ -18,9 +18,11 @@ import numpy as np
 
 from mistere.artifacts.object_store import ObjectStore
 from mistere.predictor import metrics
+from mistere.predictor.sample.joining import Part, join
+from mistere.predictor.stream.origin import StreamOrigin
 from mistere.serving.sample.dialogue import KeptDialogue, KeptTurn, pack_vectors
 from mistere.serving.sample.places import DAY_SECONDS, DIALOGUES, day_of, folder_of, hashing_key, path, sweep
-from mistere.serving.sample.reading import read_dialogue
+from mistere.serving.sample.reading import read_dialogue, read_vectors
 
 logger = logging.getLogger("kserve.predictor")
 
@@ -52,6 +54,7 @@ class Answered:
         clips: the recordings by SHA-256.
         vectors: makes the vectors, modality → ``[n, d]``, in the writer's thread.
         size: bytes that it holds in memory.
+        origin: the stream of which the turns are the latest ones; None for a request that came as a whole.
     """
 
     dialogue_id: str
@@ -64,15 +67,26 @@ class Answered:
     clips: Mapping[str, bytes]
     vectors: Callable[[], Mapping[str, np.ndarray]]
     size: int
+    origin: StreamOrigin | None = None
 
 
 @dataclass
 class _Written:
-    """What is in the store of a dialogue."""
+    """What is in the store of a dialogue.
+
+    Attributes:
+        began_at: when its first request was answered, seconds since 1970.
+        keep_until: its last day.
+        clips: the recordings.
+        stream: of which it is; empty for none.
+        first: number of its first turn in the stream.
+    """
 
     began_at: float
     keep_until: str
     clips: set[str] = field(default_factory=set)
+    stream: bytes = b""
+    first: int = 0
 
 
 class SampleWriter:
@@ -95,8 +109,9 @@ class SampleWriter:
         self._store, self._days, self._limit, self._clock = store, days, queue_bytes, clock
         self._key: bytes | None = None
         self._written: OrderedDict[str, _Written] = OrderedDict()
-        self._waiting: OrderedDict[str, Answered] = OrderedDict()
-        self._held = 0
+        self._waiting: OrderedDict[tuple[str, int], Answered] = OrderedDict()
+        """By dialogue, and for parts of streams by a number, since none of them replaces another."""
+        self._held = self._parts = 0
         self._failing = False
         self._closing = False
         self._changed = threading.Condition()
@@ -104,9 +119,12 @@ class SampleWriter:
         self._thread.start()
 
     def put(self, answered: Answered) -> None:
-        """Queue a dialogue; it replaces an earlier, shorter state of itself that still waits."""
+        """Queue a dialogue; it replaces an earlier, shorter state of itself that still waits, but no part of a stream."""
         with self._changed:
-            earlier = self._waiting.get(answered.dialogue_id)
+            if answered.origin is not None:
+                self._parts += 1
+            place = answered.dialogue_id, 0 if answered.origin is None else self._parts
+            earlier = self._waiting.get(place)
             if earlier is not None:  # a recording that was sent once is named by its digest later
                 clips = {**earlier.clips, **answered.clips}
                 more = sum(len(clip) for digest, clip in earlier.clips.items() if digest not in answered.clips)
@@ -117,7 +135,7 @@ class SampleWriter:
                 metrics.labelled(metrics.SAMPLE, "dropped").inc()
                 return
             self._held = held
-            self._waiting[answered.dialogue_id] = answered
+            self._waiting[place] = answered
             self._changed.notify()
 
     def close(self, seconds: float = _CLOSE_SECONDS) -> None:
@@ -181,8 +199,9 @@ class SampleWriter:
             if digest not in written.clips and len(written.clips) < _MOST_CLIPS:
                 self._store.write(path(folder, f"audio/{digest}"), clip)
                 written.clips.add(digest)
-        if vectors := answered.vectors():
-            self._store.write(path(folder, "embeddings.safetensors"), pack_vectors(vectors))
+        part = self._part(folder, written, answered)
+        if part.vectors:
+            self._store.write(path(folder, "embeddings.safetensors"), pack_vectors(part.vectors))
         dialogue = KeptDialogue(
             began_at=written.began_at,
             updated_at=answered.at,
@@ -191,11 +210,23 @@ class SampleWriter:
             labels=answered.labels,
             experts=answered.experts,
             vectors=answered.sent_vectors,
-            turns=list(answered.turns()),
+            turns=list(part.turns),
         )
         self._store.write(path(folder, "dialogue.json"), dialogue.model_dump_json().encode())
+        written.stream, written.first = b"" if answered.origin is None else answered.origin.stream, part.first
         if not self._store.exists(marker):
             self._forget(folder)
+
+    def _part(self, folder: str, written: _Written, answered: Answered) -> Part:
+        """The turns and vectors to write: those of a stream with what the store has of it."""
+        origin = answered.origin
+        part = Part(0 if origin is None else origin.first, answered.turns(), answered.vectors())
+        if origin is None or written.stream != origin.stream:
+            return part
+        kept = read_dialogue(self._store, folder)
+        if kept is None or (kept.bundle_digest, kept.experts) != (answered.bundle_digest, answered.experts):
+            return part
+        return join(Part(written.first, kept.turns, read_vectors(self._store, folder)), part)
 
     def _known(self, folder: str, answered: Answered) -> _Written:
         """What the store has of a dialogue: as remembered, or as another replica or an earlier process wrote it."""

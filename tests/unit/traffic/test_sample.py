@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,7 @@ from mistere.predictor.sample import writer as sample_writer
 from mistere.predictor.sample.sampler import Sampler, is_sampled
 from mistere.predictor.sample.writer import Answered, SampleWriter
 from mistere.predictor.settings import ServerSettings
+from mistere.predictor.stream.origin import StreamOrigin
 from mistere.serving.sample.dialogue import KeptTurn
 from mistere.serving.sample.places import (
     DAY_SECONDS,
@@ -89,6 +91,41 @@ def test_a_dialogue_that_goes_on_is_one_dialogue(store: ObjectStore) -> None:
     assert read_recording(store, folder, "0" * 64) is None
     assert read_vectors(store, folder)["text"].shape == (3, 2)
     assert "call-1" not in "".join(store.keys("sample")) + dialogue.model_dump_json()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_stream_is_kept_whole(together: bool, tmp_path: Any) -> None:
+    """Its requests have a window of its turns, and predict the last one; answers may overtake each other, or be dropped."""
+    store = Held(tmp_path)
+    writer = SampleWriter(store, 30, clock=lambda: NOW)
+
+    def part(stream: bytes, first: int, last: int) -> None:
+        numbers = range(first, last + 1)
+        turns = [kept_turn(text=f"turn {number}", predicted=number == last) for number in numbers]
+        rows = np.array([[number, np.nan if number == 1 else 0] for number in numbers], np.float16)
+        whole = answered("call", *(turn.text or "" for turn in turns))
+        one = replace(whole, turns=lambda: turns, vectors=lambda: {"text": rows}, origin=StreamOrigin(stream, first))
+        writer.put(one)
+        if not together:
+            wait(lambda: not writer._waiting)
+
+    if not together:
+        store.may_answer.set()
+    for first, last in ((0, 0), (0, 1), (1, 3), (1, 2), (3, 4), (7, 8)):
+        part(b"one", first, last)
+    store.may_answer.set()
+    writer.close(60)
+    ((folder, dialogue),) = read_dialogues(store, NOW, pytest.fail)
+    numbers = [0, 1, 2, 3, 4, 7, 8]
+    assert [turn.text for turn in dialogue.turns] == [f"turn {number}" for number in numbers]
+    assert [turn.predicted for turn in dialogue.turns] == [number != 7 for number in numbers]
+    vectors = read_vectors(store, folder)["text"]
+    assert vectors[[0, 2, 3, 4, 5, 6], 0].tolist() == [0, 2, 3, 4, 7, 8] and np.isnan(vectors[1]).all()
+    writer = SampleWriter(store, 30, clock=lambda: NOW)
+    part(b"two", 0, 0)  # the client begins anew
+    writer.close(60)
+    ((_, dialogue),) = read_dialogues(store, NOW, pytest.fail)
+    assert [turn.text for turn in dialogue.turns] == ["turn 0"]
 
 
 @pytest.mark.parametrize("dialogue_id", HOSTILE_IDS)
@@ -269,7 +306,10 @@ def test_what_waits_holds_no_request(tmp_path: Any) -> None:
     writer.put(answered("held", "Hello."))
     wait(lambda: not writer._waiting)
     asked = DialogueRequest(
-        [RequestTurn(text, others={"face": image}), RequestTurn()], dialogue_id="call", consent=True
+        [RequestTurn(text, others={"face": image}), RequestTurn()],
+        dialogue_id="call",
+        consent=True,
+        origin=StreamOrigin(b"stream", 7),
     )
     plan = EncodingPlan([{"text": [b"k", None]}], {b"k": np.ones(4, np.float32)})
     rows = np.array([[0.5, 0.3, 0.2], [0, 0, 0]], np.float32)
@@ -280,6 +320,7 @@ def test_what_waits_holds_no_request(tmp_path: Any) -> None:
     gc.collect()
     assert [each() for each in held] == [None] * 3
     assert len(text) + 1000 < writer._held < len(text) + 3000
+    assert [one.origin for one in writer._waiting.values()] == [StreamOrigin(b"stream", 7)]
     store.may_answer.set()
     writer.close(60)
     found = read_dialogues(store, time.time(), pytest.fail)
@@ -299,7 +340,7 @@ def test_few_dialogues_wait(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> N
     wait(lambda: not writer._waiting)
     for name in ("a", "b", "c", "a"):
         writer.put(answered(name, "Hello."))
-    assert (list(writer._waiting), outcome("dropped") - dropped) == (["a", "b"], 1)
+    assert ([name for name, _ in writer._waiting], outcome("dropped") - dropped) == (["a", "b"], 1)
     store.may_answer.set()
     writer.close(60)
 
