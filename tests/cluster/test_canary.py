@@ -38,6 +38,7 @@ from mistere.serving import protocol
 from mistere.serving.deployment import RollbackError
 from mistere.serving.kserve.canary import route as route_module
 from mistere.serving.kserve.canary.by_hand import start_canary
+from mistere.serving.kserve.canary.held_pods import HeldPods
 from mistere.serving.kserve.canary.route import Route
 from mistere.serving.kserve.cluster_release import Rolling
 from mistere.serving.kserve.lease import no_lease
@@ -143,17 +144,46 @@ def test_a_release_goes_through_the_shares(
     assert "; 50 %: " in message and "; 100 %: " in message, message
 
 
-def test_the_candidate_has_as_many_pods_as_the_service_has_now(
+def test_the_pods_of_an_autoscaler_are_kept_during_a_canary(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
 ) -> None:
-    """An autoscaler may have given the service more pods than its minimum."""
+    """It may have given the service more pods than its minimum: the candidate needs as many, and the service may need them again."""
     first, second = cluster.bundle("a"), cluster.bundle("b")
-    release(first, CONFIG.model_copy(update={"min_replicas": 2, "max_replicas": 3}))
-    hold(cluster, store, second, 20, CONFIG.model_copy(update={"min_replicas": 1, "max_replicas": 3}))
-    candidate = cluster.api.find("inferenceservices", "mistere-candidate")
-    assert candidate is not None
-    scaling = {key: candidate["spec"]["predictor"][key] for key in ("minReplicas", "maxReplicas")}
-    assert scaling == {"minReplicas": 2, "maxReplicas": 3}
+    config = CONFIG.model_copy(update={"min_replicas": 1, "max_replicas": 3})
+    release(first, config)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(HeldPods, "replicas", lambda _: 2)  # the stand-in has no autoscaler
+        hold(cluster, store, second, 20, config)
+
+    def minimum(name: str) -> Any:
+        service: Any = cluster.api.find("inferenceservices", name)
+        return service["spec"]["predictor"]["minReplicas"]
+
+    assert (minimum("mistere"), minimum("mistere-candidate")) == (2, 2)
+    hold(cluster, store, second, 30, config)
+    end_canary(store, "mistere", "why", "who")
+    assert minimum("mistere") == 1
+    all_is_back(cluster, gateway, first)
+
+
+@pytest.mark.long
+def test_a_release_lets_the_kept_pods_go(cluster: Cluster, gateway: Gateway, release: Release) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    config = CONFIG.model_copy(update={"min_replicas": 1, "max_replicas": 3})
+    release(first, config)
+    minimums: list[int] = []
+
+    def note(_: object) -> None:
+        service: Any = cluster.api.find("inferenceservices", "mistere")
+        minimums.append(service["spec"]["predictor"]["minReplicas"])
+
+    gateway.on_change = note
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(HeldPods, "replicas", lambda _: 2)
+        release(second, config)
+    note(None)
+    assert minimums == [2, 2, 2, 2, 2, 1]
+    all_is_back(cluster, gateway, second)
 
 
 def test_the_journal_has_each_share_before_the_route(

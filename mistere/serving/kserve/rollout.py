@@ -26,6 +26,7 @@ from mistere.kubernetes.managed_fields import applied_by
 from mistere.serving.client import EndpointError
 from mistere.serving.deployment import Deployment, RollbackError
 from mistere.serving.example_check import ExampleCheck
+from mistere.serving.kserve.canary.held_pods import HeldPods
 from mistere.serving.kserve.canary.route import Route
 from mistere.serving.kserve.canary.steps import Canary
 from mistere.serving.kserve.inference_service import candidate_name, candidate_of, inference_service, revision_of
@@ -76,6 +77,10 @@ class ClusterDeployment:
         """The route that splits the requests in Standard mode, if a Gateway is configured."""
         return Route(self.api, self.config)
 
+    @property
+    def _held_pods(self) -> HeldPods:
+        return HeldPods(self.api, self.config)
+
     def manifest(self, canary_percent: int | None = None) -> dict[str, Any]:
         """The manifest of the InferenceService."""
         target = self.deployment
@@ -125,7 +130,7 @@ class ClusterDeployment:
         share = config.canary_percent if replaces and config.canary_percent else None
         applied = False
         try:
-            self.api.apply(path, self.manifest(share))
+            self.api.apply(path, self._held_pods.kept(self.manifest()) if shares else self.manifest(share))
             applied = True
             if before is not None and not replaces and self._scaled_to_zero():
                 message = "The revision is unchanged and scaled to zero, so it was not tested again."
@@ -138,6 +143,7 @@ class ClusterDeployment:
             if self.route.configured:
                 self.route.split(None, renew_lease)
                 renew_lease(0)
+                self.api.apply(path, self.manifest())  # without the pods that were held
                 self.api.delete(service_path(config, candidate_name(config.service)))
         except BaseException as error:
             if not (applied or shares) and isinstance(error, KubernetesError) and error.code in _REFUSED:
@@ -165,7 +171,8 @@ class ClusterDeployment:
             RollbackError: it failed and could not be undone.
             MistereError: it failed; the service has all requests again.
         """
-        manifest = candidate_of(self.manifest(), scaled=True, replicas=self._replicas())
+        replicas = self._held_pods.replicas()
+        manifest = self._held_pods.noted(candidate_of(self.manifest(), scaled=True, replicas=replicas))
         deployed = Revision(self.api, self.config.namespace, self.config.service, revision_of(before))
         canary = Canary(self.route, self._revision(manifest), deployed, self.on_status)
         try:
@@ -173,16 +180,12 @@ class ClusterDeployment:
             if other is not None and revision_of(other) != revision_of(manifest):
                 self.route.restore(renew_lease)  # the requests of another candidate must not reach this one untested
                 renew_lease(0)
-            return give(canary, self._test_beside(manifest, check, renew_lease))
+            message = self._test_beside(manifest, check, renew_lease)
+            self._held_pods.hold(replicas)
+            return give(canary, message)
         except BaseException as error:
             self._undo_after(error, lambda: None, renew_lease)
             raise
-
-    def _replicas(self) -> int:
-        """How many pods the service or its candidate has now, as an autoscaler has set it, whichever has more."""
-        names = self.config.service, candidate_name(self.config.service)
-        workloads = [self.api.get(workload_path(self.config, name)) or {} for name in names]
-        return max(int(workload.get("spec", {}).get("replicas", 0)) for workload in workloads)
 
     def _undo_after(self, error: BaseException, undo: Callable[[], None], renew_lease: RenewLease) -> None:
         """Undo the roll-out after an error, and record that the candidate has no share; whoever has taken the release over ends the
@@ -196,6 +199,7 @@ class ClusterDeployment:
             undo()
             if self.route.configured and not isinstance(error, ConflictError):
                 self.route.restore(no_lease)
+                self._held_pods.release()
                 self.api.delete(service_path(self.config, candidate_name(self.config.service)))
                 renew_lease(0)
         except ConflictError:
@@ -215,6 +219,7 @@ class ClusterDeployment:
         path = service_path(config, config.service)
         if self.route.configured:
             self.route.restore(no_lease)  # before the candidate is deleted, which may still get requests
+            self._held_pods.release()
         self.api.delete(service_path(config, candidate_name(config.service)))
         live = self.api.get(path)
         if live is None or revision_of(live) != revision_of(self.manifest()):
