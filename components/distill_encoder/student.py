@@ -31,8 +31,7 @@ from mistere.data.utterances import FeatureSpool, PreviousTurns, UtteranceReader
 from mistere.engine.stage import Step
 from mistere.model.embeddings import UNLABELLED, UTTERANCES_FILE
 from mistere.model.encoders.families import families
-from mistere.model.encoders.families.family import Features
-from mistere.model.encoders.preparation import prepared
+from mistere.model.encoders.preparation import Features, prepared
 from mistere.model.encoders.sources import resolve_base
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, load_tuned, save_tuned
 

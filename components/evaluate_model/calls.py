@@ -17,7 +17,7 @@ from mistere.engine.stage import Step
 from mistere.evaluation.calls import CallMeasurement, CallSettings
 
 if TYPE_CHECKING:
-    from mistere.model.inference import DialogueModel
+    from mistere.model.dialogue_model import DialogueModel
 
 
 def measure_calls(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mistere.artifacts.manifests import UtteranceSet
     from mistere.data.dataset import Utterance
-    from mistere.model.inference import DialogueModel
+    from mistere.model.dialogue_model import DialogueModel
 
 
 def chosen_example(

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from components.evaluate_model.baselines import Baseline
     from components.evaluate_model.raw_utterances import RawTest
     from mistere.evaluation.split_metrics import Answers
+    from mistere.model.dialogue_model import DialogueModel
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.encoders.embedding import Embedder
-    from mistere.model.inference import DialogueModel
     from mistere.model.mixture.mixture import MixtureOfExperts
 
     Present = Mapping[str, tuple[ArtifactHandle[EncoderCheckpoint], ArtifactHandle[EmbeddingSet]]]
@@ -251,7 +251,7 @@ def _runtime(
 def _whole_model(step: Step, mixture: MixtureOfExperts, temperature: float, encoders: Present) -> DialogueModel:
     """The encoders and the mixture, loaded: what the endpoint will run."""
     with step.loading():
-        from mistere.model.inference import DialogueModel
+        from mistere.model.dialogue_model import DialogueModel
         from mistere.model.mixture.prediction import CalibratedMixture
     embedders = {name: _embedder(step, encoder, "float32") for name, (encoder, _) in encoders.items()}
     for embedder in embedders.values():

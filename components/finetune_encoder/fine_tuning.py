@@ -32,8 +32,8 @@ from mistere.data.utterances import FeatureSpool, PreviousTurns, UtteranceReader
 from mistere.engine.stage import Step
 from mistere.model.encoders.device import choose_device
 from mistere.model.encoders.families import families
-from mistere.model.encoders.families.family import Family, Features
-from mistere.model.encoders.preparation import prepared
+from mistere.model.encoders.families.family import Family
+from mistere.model.encoders.preparation import Features, prepared
 from mistere.model.encoders.sources import resolve_base
 from mistere.model.losses import balanced_weights
 

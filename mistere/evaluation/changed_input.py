@@ -13,7 +13,7 @@ from mistere.data.kinds.kind import UnreadableError
 
 if TYPE_CHECKING:
     from mistere.model.encoders.embedding import Embedder
-    from mistere.model.encoders.families.family import Features
+    from mistere.model.encoders.preparation import Features
 
 DialogueChange = Callable[[Sequence[Utterance]], Sequence[Utterance]]
 _WINDOW = 64

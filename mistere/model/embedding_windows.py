@@ -16,7 +16,7 @@ import numpy as np
 from mistere.common.modalities import HasModalities, cell_of
 from mistere.data.kinds.kind import UnreadableError
 from mistere.model.encoders.embedding import Embedder
-from mistere.model.encoders.families.family import Features
+from mistere.model.encoders.preparation import Features
 from mistere.model.vector_cache import VectorCache, window_key
 
 U = TypeVar("U", bound=HasModalities)

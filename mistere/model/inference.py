@@ -14,34 +14,13 @@ from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError
 from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.config.encoder import Device, Precision
-from mistere.model.dialogue_model import (
-    AudioDecodeError,
-    AudioTooLongError,
-    CellDecodeError,
-    DialogueModel,
-    EmotionModel,
-    UtteranceInput,
-    transcript,
-)
-from mistere.model.dialogue_prediction import DialoguePrediction
+from mistere.model.dialogue_model import EmotionModel
 from mistere.model.embedders import open_embedder
 from mistere.model.encoders.embedding import SERVING, Embedder
 from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import CalibratedMixture, load_mixture
 from mistere.model.transcription.transcriber import open_transcriber
 from mistere.model.weight_files import OTHER_MODEL
-
-__all__ = [
-    "AudioDecodeError",
-    "AudioTooLongError",
-    "CellDecodeError",
-    "DialogueModel",
-    "DialoguePrediction",
-    "EmotionModel",
-    "UtteranceInput",
-    "load_bundle",
-    "transcript",
-]
 
 
 def load_bundle(

@@ -62,7 +62,9 @@ def export(
             metavar="DATA", help="A dataset with labels to compare weighted F1 on, as `mistere score` takes it."
         ),
     ] = "",
-    split: Annotated[str, typer.Option(help="The split of the dataset: train, dev or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="The split of the dataset, dev or train; on test, --margin decides nothing.")
+    ] = "dev",
     dialogues: Annotated[int, typer.Option(help="Compare on the first dialogues of the split, at most.", min=1)] = 200,
     margin: Annotated[
         float,

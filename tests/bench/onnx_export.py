@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scores: dict[str, str] = {}
         for kind in ("float32", "int8"):
             target = Path(folder) / kind
-            if export(target, location, options.output, int8=kind == "int8", data=options.data, margin=1.0):
+            if export(target, location, options.output, int8=kind == "int8", data=options.data, split="test"):
                 raise SystemExit(1)
             manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
             sizes[kind] = sum(file["size"] for file in manifest["files"].values())

@@ -34,7 +34,8 @@ from kserve import InferInput, InferRequest
 
 from mistere.data.audio import decode, encode_flac
 from mistere.data.dataset import Utterance
-from mistere.model.inference import EmotionModel, load_bundle
+from mistere.model.dialogue_model import EmotionModel
+from mistere.model.inference import load_bundle
 from tests.bench.reference import mlserver_runtime
 from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
 

@@ -29,7 +29,8 @@ from mistere.config.transcription import TranscriptionConfig
 from mistere.data.dataset import Utterance
 from mistere.data.utterances import UtteranceReader
 from mistere.metrics.classification import DialogueBootstrap, Interval
-from mistere.model.inference import EmotionModel, load_bundle
+from mistere.model.dialogue_model import EmotionModel
+from mistere.model.inference import load_bundle
 from mistere.model.transcription.base import resolve_transcription
 from mistere.model.transcription.transcriber import open_transcriber
 from tests.bench.shared.pipeline_run import deployed_by_run

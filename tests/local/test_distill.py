@@ -16,7 +16,8 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.splits import Split
 from mistere.data.dataset import Utterance
-from mistere.model.inference import UtteranceInput, load_bundle
+from mistere.model.dialogue_model import UtteranceInput
+from mistere.model.inference import load_bundle
 from tests.local.workshop import make_dataset, mistere_in_process, rows
 from tests.serving.conftest import LABELS, clip, make_bundle, make_vectors_bundle
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from mistere.artifacts.io import MANIFEST
 from mistere.artifacts.manifest import canonical_digest
-from mistere.model.inference import UtteranceInput, load_bundle
+from mistere.model.dialogue_model import UtteranceInput
+from mistere.model.inference import load_bundle
 
 
 def copy_with_earlier_manifest(location: Path) -> Path:

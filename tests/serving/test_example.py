@@ -17,7 +17,8 @@ from mistere.common.errors import MistereError
 from mistere.config.deployment import DeploymentConfig
 from mistere.data.dataset import Utterance
 from mistere.data.kinds import kind_of
-from mistere.model.inference import EmotionModel, load_bundle
+from mistere.model.dialogue_model import EmotionModel
+from mistere.model.inference import load_bundle
 from mistere.serving.example_check import ExampleCheck
 from mistere.serving.example_dialogue import read_example, write_example
 from mistere.serving.made_up_dialogue import made_up_dialogue, made_up_vectors

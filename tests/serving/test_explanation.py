@@ -19,7 +19,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 import mistere
-from mistere.model.inference import DialoguePrediction
+from mistere.model.dialogue_prediction import DialoguePrediction
 from mistere.predictor.errors import RequestError
 from mistere.predictor.explanation.masking import (
     MAX_ROWS,

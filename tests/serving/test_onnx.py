@@ -8,6 +8,7 @@ import subprocess
 import sys
 import wave
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.artifacts.onnx_manifest import OnnxModel
 from mistere.artifacts.signing import VERIFYING_KEY_VARIABLE
-from mistere.common.errors import ArtifactError, UsageError
+from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.config.predictor import PredictorConfig
 from mistere.data.dataset import Utterance as DatasetUtterance
-from mistere.model.inference import UtteranceInput, load_bundle
+from mistere.model.dialogue_model import UtteranceInput
+from mistere.model.inference import load_bundle
 from mistere.model.onnx.export import QualityError, export_model
 from mistere.model.onnx.loading import load_onnx
 from mistere.predictor.server import _load_verified, check_onnx_options
-from pipelines.cli.commands.export import examples
+from pipelines.cli.commands.export import deciding_margin, examples
 from tests.local.workshop import mistere
 from tests.serving.conftest import LABELS, ROOT, Server, Utterance, clip, launch
 
@@ -136,6 +138,24 @@ def test_too_large_a_loss_writes_nothing(bundle: str, tmp_path: Path, monkeypatc
     said = [[DatasetUtterance("d", 0, LABELS[0], text="so")]]
     with pytest.raises(QualityError, match=r"-0.050 \(-0.080 to -0.010, 40 turns\) may exceed the margin of 0.020"):
         export(bundle, tmp_path / "model", dialogues=said)
+    assert list(tmp_path.iterdir()) == []
+    assert deciding_margin("dev", 0.02) == 0.02 and deciding_margin("test", 0.02) is None
+    told = export(bundle, tmp_path / "told", dialogues=said, margin=None)
+    assert told.figures["difference.weighted_f1.low"] == -0.08
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_named_before_anything_is_written(
+    bundle: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name == missing:
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr("mistere.model.onnx.session.version", version)
+    with pytest.raises(MistereError, match=f"an export needs {missing}, which is not installed: pip install"):
+        export(bundle, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,8 @@ from mistere.data.dataset_writer import write_dataset
 from mistere.evaluation.call_report import CallReport, Figure
 from mistere.evaluation.calls import CallMeasurement, CallSettings
 from mistere.metrics.classification import confusion, weighted_f1
-from mistere.model.inference import EmotionModel, load_bundle
+from mistere.model.dialogue_model import EmotionModel
+from mistere.model.inference import load_bundle
 from mistere.reports.calls.summary import comparison, model_name
 from pipelines.cli.commands import robustness as command
 from pipelines.cli.commands.robustness import Request, _verdict, robustness

@@ -17,7 +17,8 @@ from kserve.protocol.infer_type import RequestedOutput
 from openapi_spec_validator import validate
 
 import mistere
-from mistere.model.inference import EmotionModel, UtteranceInput, load_bundle
+from mistere.model.dialogue_model import EmotionModel, UtteranceInput
+from mistere.model.inference import load_bundle
 from mistere.predictor.errors import RequestError
 from mistere.predictor.in_process import LoadedModel
 from mistere.predictor.model import EmotionPredictor

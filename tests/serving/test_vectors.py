@@ -16,7 +16,8 @@ from mistere.artifacts.io import artifact_key, open_artifact, publish
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import UsageError
-from mistere.model.inference import EmotionModel, load_bundle
+from mistere.model.dialogue_model import EmotionModel
+from mistere.model.inference import load_bundle
 from mistere.predictor.errors import RequestError
 from mistere.predictor.in_process import LoadedModel
 from mistere.predictor.model import EmotionPredictor

@@ -33,7 +33,7 @@ from mistere.data.kinds.audio import crop_and_pad
 from mistere.data.utterances import batches_of_one_shape, batches_within
 from mistere.model.encoders.device import choose_device, inference_precision
 from mistere.model.encoders.families import families
-from mistere.model.encoders.families.family import Features
+from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.quantisation import quantised
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, load_tuned
 from mistere.model.torch_threads import one_core_each

@@ -24,6 +24,7 @@ from mistere.model.onnx.comparison import QualityDifference, largest_difference,
 from mistere.model.onnx.graphs import OPSET, write_encoder, write_mixture
 from mistere.model.onnx.loading import graph_model
 from mistere.model.onnx.quantisation import quantise_graph
+from mistere.model.onnx.session import check_packages
 
 TOLERANCE: Final = 1e-3
 """The largest difference of a probability of a graph in float32 from the bundle's."""
@@ -64,7 +65,7 @@ def export_model(
     *,
     int8: bool = False,
     dialogues: Sequence[Sequence[Utterance]] = (),
-    margin: float = 0.02,
+    margin: float | None = 0.02,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Exported:
     """Write a bundle's graphs into a new folder, whose manifest is written last.
@@ -76,13 +77,14 @@ def export_model(
         examples: dialogues to compare probabilities on; empty for a model of vectors.
         int8: quantise the graphs to 8-bit integers.
         dialogues: of a dataset, with labels, to compare weighted F1 on; empty for none.
-        margin: weighted F1 that the exported model may lose, with 95 % confidence.
+        margin: weighted F1 that the exported model may lose, with 95 % confidence; None to report it and decide nothing.
         progress: called with what happens.
 
     Raises:
-        MistereError: the bundle is damaged, an encoder cannot be exported, or the probabilities differ.
+        MistereError: a package is not installed, the bundle is damaged, an encoder cannot be exported, or the probabilities differ.
         QualityError: it is not shown that the exported model loses less than the margin.
     """
+    check_packages()
     compared = [*examples, *dialogues[:_COMPARED]]
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -126,7 +128,8 @@ def export_model(
         if dialogues:
             progress("comparing weighted F1")
             quality = quality_difference(model, exported, dialogues, model.labels)
-            _check_quality(quality, margin)
+            if margin is not None:
+                _check_quality(quality, margin)
         update: dict[str, Any] = {"difference": difference, "precision": "int8" if int8 else "float32"}
         manifest = with_files(manifest.model_copy(update={**update, "figures": _figures(quality)}), work)
         (work / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,19 @@ def missing_package(what: str, name: str) -> MistereError:
         name: the package.
     """
     return MistereError(f"{what} needs {name}, which is not installed: pip install {PACKAGES}.")
+
+
+def check_packages() -> None:
+    """Check that both packages of an export are installed, before it takes any time.
+
+    Raises:
+        MistereError: one is not.
+    """
+    for name in ("onnx", "onnxruntime"):
+        try:
+            version(name)
+        except PackageNotFoundError as error:
+            raise missing_package("an export", name) from error
 
 
 class GraphSession:

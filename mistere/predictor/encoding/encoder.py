@@ -39,7 +39,7 @@ from mistere.serving.protocol import token_count
 
 if TYPE_CHECKING:
     from mistere.model.dialogue_model import EmotionModel
-    from mistere.model.encoders.families.family import Features
+    from mistere.model.encoders.preparation import Features
 
 _IN_PARTS: Final = "send its first utterances in a request of their own, then the whole dialogue"
 Embedded = list[dict[str, np.ndarray]]

@@ -21,7 +21,8 @@ from mistere.predictor.tracing.request_trace import TRACING, RequestTrace
 from mistere.serving.request_log.line import LoggedRequest, LoggedTurn, logged_hash, logged_id
 
 if TYPE_CHECKING:
-    from mistere.model.inference import DialoguePrediction, EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
+    from mistere.model.dialogue_prediction import DialoguePrediction
 
 logger = logging.getLogger("kserve.predictor")
 

@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
-    from mistere.model.inference import DialoguePrediction
+    from mistere.model.dialogue_prediction import DialoguePrediction
     from mistere.predictor.errors import RequestError
     from mistere.predictor.protocol.codec import DialogueRequest
 

@@ -23,7 +23,7 @@ from pipelines.cli.split_dialogues import SplitDialogues
 
 if TYPE_CHECKING:
     from mistere.evaluation.call_report import CallReport
-    from mistere.model.inference import EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
 
 NO_MODEL: Final = "none"
 """Instead of a model beside the measured one."""

@@ -32,7 +32,7 @@ from pipelines.cli.output.task_progress import task_progress
 from pipelines.cli.registry_location import registry_location, store_location
 
 if TYPE_CHECKING:
-    from mistere.model.inference import EmotionModel
+    from mistere.model.dialogue_model import EmotionModel
     from mistere.scoring.tables import TableForm
 
 SCORING_CODE = "mistere.scoring.scoring"

@@ -63,7 +63,7 @@ if os.environ.get("MISTERE_MLSERVER"):
             return True
 
         async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-            from mistere.model.inference import UtteranceInput
+            from mistere.model.dialogue_model import UtteranceInput
 
             columns = {one.name: StringCodec.decode_input(one) for one in payload.inputs}
             dialogue = [

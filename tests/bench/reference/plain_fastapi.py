@@ -12,7 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from mistere.model.inference import UtteranceInput, load_bundle
+from mistere.model.dialogue_model import UtteranceInput
+from mistere.model.inference import load_bundle
 
 
 class Turn(BaseModel):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from mistere.artifacts.manifests import ModelBundle
 from mistere.common.progress import Progress
 from mistere.config.mixture import MixtureConfig
+from mistere.model.dialogue_model import EmotionModel
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
-from mistere.model.inference import EmotionModel
 from mistere.model.mixture.context import ContextLayers
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.packed_dialogues import PackedDialogues

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from mistere.common.errors import UsageError
 from mistere.model.encoders.families.decoder_text import write_byte_tokenizer
-from mistere.model.encoders.families.family import Family, Features, pad_stack
+from mistere.model.encoders.families.family import Family, pad_stack
 from mistere.model.encoders.families.whisper import log_mel, tower_states
+from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
 
 AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")

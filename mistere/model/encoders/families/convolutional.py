@@ -22,8 +22,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mistere.common.errors import DataError, UsageError
 from mistere.common.parsing.documents import read_json
-from mistere.model.encoders.families.family import Family, Features, pad_stack
+from mistere.model.encoders.families.family import Family, pad_stack
 from mistere.model.encoders.inputs.power_spectrum import power_spectra
+from mistere.model.encoders.preparation import Features
 
 RATE = 16000
 HOP = 160

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mistere.data.kinds.text import Transcript
-from mistere.model.encoders.families.family import Family, Features, pad_stack
+from mistere.model.encoders.families.family import Family, pad_stack
+from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
 
 _LONGEST_TOKEN = 64

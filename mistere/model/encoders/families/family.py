@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.fused import FusedLayer
-from mistere.model.encoders.preparation import Features as Features
+from mistere.model.encoders.preparation import Features
 
 
 class Family(ABC):

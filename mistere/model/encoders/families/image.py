@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
-from mistere.model.encoders.families.family import Family, Features, pad_stack
+from mistere.model.encoders.families.family import Family, pad_stack
 from mistere.model.encoders.images import Preprocessing
+from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_pretrained
 
 

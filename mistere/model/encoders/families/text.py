@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from mistere.common.errors import UsageError
 from mistere.data.kinds.text import Transcript
-from mistere.model.encoders.families.family import Family, Features, copy_model_files, pad_stack, save_half
+from mistere.model.encoders.families.family import Family, copy_model_files, pad_stack, save_half
 from mistere.model.encoders.fused import MOST_POSITIONS, FusedLayer, LayerParts, fused_states
 from mistere.model.encoders.inputs.token_window import token_window
+from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789'.,?!-"

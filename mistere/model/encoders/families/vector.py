@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from mistere.common.counting import counted
 from mistere.common.errors import DataError, UsageError
 from mistere.data.kinds.kind import UnreadableError
-from mistere.model.encoders.families.family import Family, Features
+from mistere.model.encoders.families.family import Family
+from mistere.model.encoders.preparation import Features
 
 _WEIGHTS = "model.safetensors"
 

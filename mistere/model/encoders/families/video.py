@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
-from mistere.model.encoders.families.family import Family, Features
+from mistere.model.encoders.families.family import Family
 from mistere.model.encoders.families.image import TINY, image_side, write_preprocessor
 from mistere.model.encoders.images import Preprocessing
+from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_pretrained
 
 

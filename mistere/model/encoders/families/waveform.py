@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mistere.common.errors import UsageError
-from mistere.model.encoders.families.family import Family, Features, pad_stack
+from mistere.model.encoders.families.family import Family, pad_stack
+from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_pretrained
 
 

@@ -17,16 +17,10 @@ from torch import Tensor, nn
 
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
-from mistere.model.encoders.families.family import (
-    Family,
-    Features,
-    attention_bias,
-    copy_model_files,
-    pad_stack,
-    save_half,
-)
+from mistere.model.encoders.families.family import Family, attention_bias, copy_model_files, pad_stack, save_half
 from mistere.model.encoders.fused import MOST_POSITIONS, FusedConvolution, FusedLayer, LayerParts, fused_states
 from mistere.model.encoders.inputs.power_spectrum import power_spectra
+from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_pretrained
 
 _MARGIN = 400
