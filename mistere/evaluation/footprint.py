@@ -22,6 +22,7 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.object_store import open_store
 from mistere.common.errors import MistereError
+from mistere.common.parsing.documents import load_json
 from mistere.common.processes.child_environment import child_environment
 from mistere.data.audio import AudioError, decode, resample
 from mistere.data.dataset import Utterance
@@ -72,7 +73,7 @@ def footprint(bundle: str, store: str, utterances: str, dialogues: int) -> Footp
             timeout=_SECONDS,
             check=False,
         )
-        return Footprint(**json.loads(done.stdout.splitlines()[-1]))
+        return Footprint(**load_json(done.stdout.splitlines()[-1]))
     except (ValueError, TypeError, IndexError, subprocess.TimeoutExpired) as error:
         raise MistereError(f"the time and memory of {bundle} could not be measured: run again.") from error
 
@@ -139,7 +140,7 @@ def _peak_mb() -> float:
 
 def main() -> None:
     """Measure what the argument says and print it."""
-    request = json.loads(sys.argv[1])
+    request = load_json(sys.argv[1])
     use_one_core()
     dialogues = timed_dialogues(request["store"], request["utterances"], request["dialogues"])
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from mistere.artifacts.io import MANIFEST, ArtifactHandle, with_files
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.onnx_manifest import MIXTURE_GRAPH, TOKENIZER, AudioInput, EncoderGraph, OnnxModel, TextInput
+from mistere.common.counting import counted
 from mistere.common.errors import MistereError
 from mistere.common.processes.threads import usable_cores
 from mistere.data.dataset import Utterance
@@ -171,7 +172,7 @@ def _check_quality(quality: QualityDifference, margin: float) -> None:
     if difference.low < -margin:
         raise QualityError(
             f"the exported model's weighted F1 is {quality.exported.value:.3f}, the bundle's {quality.bundle.value:.3f}: the difference "
-            f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f}, {quality.turns} turns) may exceed the margin of "
+            f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f}, {counted(quality.turns, 'turn')}) may exceed the margin of "
             f"{margin:.3f}; nothing was written: export without --int8, or allow more with --margin."
         )
 

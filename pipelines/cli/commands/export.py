@@ -10,6 +10,7 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
+from mistere.common.counting import counted
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.paths import check_folder
 from mistere.common.splits import SPLITS
@@ -132,7 +133,7 @@ def _show(exported: Exported, target: Path) -> None:
         gap = one.difference
         print(
             f"weighted F1 {one.exported.value:.3f}, the bundle's {one.bundle.value:.3f}: {gap.value:+.3f} "
-            f"({gap.low:+.3f} to {gap.high:+.3f}, {one.turns} turns)"
+            f"({gap.low:+.3f} to {gap.high:+.3f}, {counted(one.turns, 'turn')})"
         )
     elif manifest.precision == "int8":
         print("weighted F1 was not compared: name a dataset with --data")

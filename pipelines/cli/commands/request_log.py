@@ -80,8 +80,8 @@ def _chosen(
     key = hashing_key(store, place=HASHING_KEY)
     if key is None:
         raise UsageError(
-            f"no request was ever logged in {store.uri}: start the predictor with `mistere serve --request-log-share 1`, or name "
-            "the store of the log with --store."
+            f"no request was ever logged in {store.uri}: name the store of the log with --store, or start "
+            "the predictor with `mistere serve --request-log-share 1`."
         )
     first = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since))
     wanted = choice.matches(key)

@@ -19,7 +19,16 @@ from mistere.common.digests.code import closure, code_meaning
 from mistere.common.paths import PROJECT_ROOT
 
 STAGES = sorted(path.parent.name for path in (PROJECT_ROOT / "components").glob("*/run.py"))
-MODELS = {"embed_shard", "evaluate_model", "finetune_encoder", "score_shard", "train_moe", "transcribe"}
+MODELS = {
+    "distill_encoder",
+    "distill_mixture",
+    "embed_shard",
+    "evaluate_model",
+    "finetune_encoder",
+    "score_shard",
+    "train_moe",
+    "transcribe",
+}
 """The stages that compute with torch."""
 
 
