@@ -10,7 +10,7 @@ import pytest
 from mistere.common.errors import MistereError
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import KubernetesApi, connect
-from mistere.serving.kserve import rollout as cluster_deployment
+from mistere.serving.kserve import smoke_test
 from mistere.serving.kserve.live_service import port_forward, service_path
 from mistere.serving.kserve.rollout import ClusterDeployment
 from tests.cluster.conftest import Cluster
@@ -135,7 +135,7 @@ def test_a_second_bundle_waits_for_the_resources_of_its_candidate(
         end(name)
 
     monkeypatch.setattr(cluster.controller, "_end", slowly)
-    monkeypatch.setattr(cluster_deployment, "_WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(smoke_test, "_WATCH_SECONDS", 0.2)
     cluster.to(second, STANDARD).roll_out(second, nothing)
     assert observed == ["DELETE mistere-candidate"], "nothing was applied while its pod still left"
     assert cluster.served() == second.manifest.digest
@@ -169,7 +169,7 @@ def test_a_second_bundle_waits_for_the_resources_of_its_candidate(
 def test_a_model_that_does_not_start_changes_nothing_and_the_reason_is_reported(
     cluster: Cluster, how: str, config: DeploymentConfig, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_deployment, "_WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(smoke_test, "_WATCH_SECONDS", 0.2)
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, config.model_copy(update={"ready_timeout": 60})).roll_out(first, nothing)
     before = cluster.api.find("inferenceservices", "mistere")
@@ -273,7 +273,7 @@ def test_a_restarting_canary_is_rolled_back(cluster: Cluster) -> None:
 
 def sleep(deployment: ClusterDeployment) -> None:
     """Scale the deployment to zero as Knative does without requests."""
-    revision = deployment._revision(deployment.manifest())
+    revision = deployment._smoke_test.revision
     deadline = time.monotonic() + 180
     absent_since = time.monotonic()
     while time.monotonic() < absent_since + 0.3:  # a write in progress of the controller may restore the pods
@@ -418,7 +418,7 @@ def test_a_service_of_another_manager_is_unchanged(cluster: Cluster) -> None:
 def test_a_mode_that_is_not_installed_is_reported_from_events(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_deployment, "_WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(smoke_test, "_WATCH_SECONDS", 0.2)
     cluster.controller.stop()
     bundle = cluster.bundle("a")
     cluster.api.event("mistere", "InternalError", "Knative Services are not available")

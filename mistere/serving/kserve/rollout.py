@@ -9,7 +9,6 @@ the new one loads. Then the service itself is updated, and a pod of its new revi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from mistere.common.errors import MistereError
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import FIELD_MANAGER, KubernetesApi, KubernetesError
 from mistere.kubernetes.managed_fields import applied_by
-from mistere.serving.client import EndpointError
 from mistere.serving.deployment import Deployment, RollbackError
 from mistere.serving.example_check import ExampleCheck
 from mistere.serving.kserve.canary.held_pods import HeldPods
@@ -35,22 +33,17 @@ from mistere.serving.kserve.live_service import (
     address,
     is_rolled_out,
     is_terminating,
-    not_ready,
     says_ready,
     service_path,
-    share_of,
     workload_path,
 )
-from mistere.serving.kserve.revision import WATCH_SECONDS as _WATCH_SECONDS
-from mistere.serving.kserve.revision import Revision, has_failed, is_ready
+from mistere.serving.kserve.revision import Revision
+from mistere.serving.kserve.smoke_test import OnStatus, SmokeTest
 from mistere.serving.kserve.supported_settings import check_support
 
 _LEAVING_SECONDS: Final = 90.0
 """Twice the longest time that a predictor takes to stop."""
 _REFUSED: Final = range(400, 500)
-
-OnStatus = Callable[[str], object]
-"""Receives what is being waited for."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +73,13 @@ class ClusterDeployment:
     @property
     def _held_pods(self) -> HeldPods:
         return HeldPods(self.api, self.config)
+
+    @property
+    def _smoke_test(self) -> SmokeTest:
+        return self._test_of(self.manifest())
+
+    def _test_of(self, manifest: dict[str, Any]) -> SmokeTest:
+        return SmokeTest(self.api, self.config, manifest, self.deployment.bundle_digest, self.on_status)
 
     def manifest(self, canary_percent: int | None = None) -> dict[str, Any]:
         """The manifest of the InferenceService."""
@@ -132,14 +132,14 @@ class ClusterDeployment:
         try:
             self.api.apply(path, self._held_pods.kept(self.manifest()) if shares else self.manifest(share))
             applied = True
-            if before is not None and not replaces and self._scaled_to_zero():
+            if before is not None and not replaces and self._smoke_test.scaled_to_zero():
                 message = "The revision is unchanged and scaled to zero, so it was not tested again."
             else:
-                message, pod = self._settle(check, renew_lease, share)
+                message, pod = self._smoke_test.settle(check, renew_lease, share)
             if share is not None:
-                self._watch_share(share, renew_lease)
+                self._smoke_test.watch_share(share, renew_lease)
                 self.api.apply(path, self.manifest())
-                message, _ = self._settle(check, renew_lease, None, pod)
+                message, _ = self._smoke_test.settle(check, renew_lease, None, pod)
             if self.route.configured:
                 self.route.split(None, renew_lease)
                 renew_lease(0)
@@ -174,7 +174,7 @@ class ClusterDeployment:
         replicas = self._held_pods.replicas()
         manifest = self._held_pods.noted(candidate_of(self.manifest(), scaled=True, replicas=replicas))
         deployed = Revision(self.api, self.config.namespace, self.config.service, revision_of(before))
-        canary = Canary(self.route, self._revision(manifest), deployed, self.on_status)
+        canary = Canary(self.route, self._test_of(manifest).revision, deployed, self.on_status)
         try:
             other = self.api.get(service_path(self.config, manifest["metadata"]["name"]))
             if other is not None and revision_of(other) != revision_of(manifest):
@@ -254,7 +254,7 @@ class ClusterDeployment:
         manifest = candidate_of(self.manifest())
         self.run_beside(manifest, check, renew_lease)
         self.api.delete(service_path(self.config, manifest["metadata"]["name"]))
-        self._revision(manifest).wait_until_gone(_LEAVING_SECONDS, renew_lease)
+        self._test_of(manifest).revision.wait_until_gone(_LEAVING_SECONDS, renew_lease)
 
     def run_beside(self, manifest: dict[str, Any], check: ExampleCheck, renew_lease: RenewLease) -> str:
         """Apply a service of one pod beside the deployed one and test it; it is deleted again if it fails.
@@ -278,140 +278,14 @@ class ClusterDeployment:
             raise
 
     def _test_beside(self, manifest: dict[str, Any], check: ExampleCheck, renew_lease: RenewLease) -> str:
-        path = service_path(self.config, manifest["metadata"]["name"])
-        revision = self._revision(manifest)
-        self._live(path, renew_lease)
-        self.api.apply(path, manifest, force=True)
-        pod = self._ready_pod(revision, renew_lease, time.monotonic() + self.config.ready_timeout)
-        return self._test(check, revision, pod)
+        test = self._test_of(manifest)
+        test.live(renew_lease)
+        self.api.apply(test.path, manifest, force=True)
+        return test.run(check, renew_lease)
 
     def live_service(self, renew_lease: RenewLease) -> dict[str, Any] | None:
         """The deployed InferenceService; None if there is none."""
-        return self._live(service_path(self.config, self.config.service), renew_lease)
-
-    def _live(self, path: str, renew_lease: RenewLease) -> dict[str, Any] | None:
-        """Read the live InferenceService; wait for one that is terminating, because changes to it would be lost."""
-        deadline = time.monotonic() + self.config.ready_timeout
-        while (live := self.api.get(path)) is not None and is_terminating(live):
-            if time.monotonic() > deadline:
-                name = path.rpartition("/")[2]
-                raise MistereError(
-                    f"{name} is being deleted and does not terminate: check which of its finalizers has no controller."
-                )
-            renew_lease()
-            self._wait_for_change(live, path, deadline)
-        return live
-
-    def _scaled_to_zero(self) -> bool:
-        """Whether the revision has no pod for lack of requests."""
-        allowed = self.config.mode == "knative" and self.config.min_replicas == 0
-        return allowed and not self._revision(self.manifest()).pods()[0]
-
-    def _settle(
-        self, check: ExampleCheck, renew_lease: RenewLease, share: int | None, tested: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        """Wait until the service has reached the applied state, and test one of its pods.
-
-        Args:
-            check: the example dialogue and its expected answer.
-            renew_lease: called every few seconds during a wait.
-            share: percentage of the traffic for the new revision; None for all of it.
-            tested: a pod of the same revision that passed the test before. It suffices if the revision has scaled to zero since.
-
-        Returns:
-            The result in one sentence, and the pod.
-        """
-        config = self.config
-        path = service_path(config, config.service)
-        revision = self._revision(self.manifest())
-        deadline = time.monotonic() + config.ready_timeout
-        idle = tested if tested is not None and self._scaled_to_zero() else None
-        pod = idle or self._ready_pod(revision, renew_lease, deadline)
-        self.on_status(f"waiting for {config.service} to serve the new revision")
-        while True:
-            live = self.api.get(path) or {}
-            missing, watched, where = self._missing(live, pod, share)
-            if not missing:
-                break
-            pods, _ = revision.pods()
-            overwritten = revision_of(live) != revision.revision
-            if overwritten or any(has_failed(other) for other in pods) or time.monotonic() > deadline:
-                raise self._failure(revision, pods, missing)
-            renew_lease()
-            self._wait_for_change(watched, where, deadline)
-        if idle:
-            return "The new revision passed the smoke test during the canary and is scaled to zero now.", pod
-        return self._test(check, revision, pod), pod
-
-    def _ready_pod(self, revision: Revision, renew_lease: RenewLease, deadline: float) -> dict[str, Any]:
-        self.on_status(f"waiting for a pod of {revision.service}")
-        known = revision.rejected_pods()
-        workload = workload_path(self.config, revision.service) if self.config.mode == "standard" else ""
-        while True:
-            pods, version = revision.pods()
-            ready = next((pod for pod in pods if is_ready(pod)), None)
-            if ready is not None:
-                return ready
-            refused = revision.refusal(known, workload)
-            if refused or any(has_failed(pod) for pod in pods) or time.monotonic() > deadline:
-                raise self._failure(revision, pods, refused or "no pod of the new revision is ready")
-            renew_lease()
-            revision.wait(version, min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()) + 0.1))
-
-    def _missing(self, live: dict[str, Any], pod: dict[str, Any], share: int | None) -> tuple[str, dict[str, Any], str]:
-        """What the service still lacks (empty if nothing), the object to watch for the change, and its path."""
-        path = service_path(self.config, self.config.service)
-        if revision_of(live) != revision_of(self.manifest()):
-            return "another client changed the InferenceService meanwhile", live, path
-        if self.config.mode == "standard":
-            where = workload_path(self.config, self.config.service)
-            deployment = self.api.get(where) or {}
-            if not is_rolled_out(deployment, revision_of(live)):
-                return "not all of its pods are of the new revision", deployment, where
-        else:
-            name = pod["metadata"].get("labels", {}).get("serving.knative.dev/revision", "")
-            expected = 100 if share is None else share
-            actual = share_of(live, name)
-            if actual != expected:
-                return f"the new revision gets {actual} % of the traffic instead of {expected} %", live, path
-        return "" if says_ready(live) else not_ready(live), live, path
-
-    def _watch_share(self, share: int, renew_lease: RenewLease) -> None:
-        """Give the new revision its canary share for a while; it must not fail or restart."""
-        seconds, revision = self.config.canary_seconds, self._revision(self.manifest())
-        self.on_status(f"{share} % of the traffic goes to the new revision for {seconds:g} s")
-        if failed := revision.watch(seconds, renew_lease):
-            raise self._failure(revision, failed, f"it restarted while it had {share} % of the traffic")
-
-    def _test(self, check: ExampleCheck, revision: Revision, pod: dict[str, Any]) -> str:
-        """Send the example dialogue to one pod, so that no other revision can answer."""
-        try:
-            return check.run(revision.client(pod, self.config.service, grpc=self.config.mode == "standard"))
-        except EndpointError as error:
-            if error.code == "403" and not self.api.inside:
-                raise MistereError(
-                    f"the example dialogue cannot be sent to {pod['metadata']['name']} from outside the cluster, so "
-                    "the champion stays: allow get and create on pods/proxy, or run the command in the cluster."
-                ) from error
-            pods, _ = revision.pods()
-            raise self._failure(revision, pods, f"it did not answer ({error})") from error
-
-    def _failure(self, revision: Revision, pods: list[dict[str, Any]], what: str) -> MistereError:
-        reason = revision.explain(pods)
-        return MistereError(
-            f"the smoke test of bundle {self.deployment.bundle_digest[:12]} on the cluster failed, so the champion stays: {what} "
-            f"({reason})."
-        )
-
-    def _revision(self, manifest: dict[str, Any]) -> Revision:
-        metadata = manifest["metadata"]
-        return Revision(self.api, metadata["namespace"], metadata["name"], revision_of(manifest))
-
-    def _wait_for_change(self, watched: dict[str, Any], path: str, deadline: float) -> None:
-        seconds = min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()) + 0.1)
-        version = str(watched.get("metadata", {}).get("resourceVersion", ""))
-        collection, _, name = path.rpartition("/")
-        self.api.wait_for_change(collection, version, seconds, fields=f"metadata.name={name}")
+        return self._smoke_test.live(renew_lease)
 
 
 def _share_after_canary(live: dict[str, Any] | None) -> int | None:
