@@ -76,10 +76,8 @@ REJECTIONS: dict[str, tuple[Callable[[], Iterator[Row]], str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [pytest.param(name, marks=[pytest.mark.long] if name != "a speaker in two splits" else []) for name in REJECTIONS],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("damage", REJECTIONS)
 def test_invalid_data_is_rejected_with_a_reason_and_a_report(damage: str, tmp_path: Path) -> None:
     utterances, reason = REJECTIONS[damage]
     rejected = run(tmp_path / "output", make_dataset(tmp_path / "tones", utterances()))

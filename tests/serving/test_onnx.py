@@ -104,6 +104,7 @@ def test_the_example_of_the_guide_needs_no_torch(exported: Path, bundle: str, tm
         assert line.startswith(LABELS[row.argmax()]) and abs(float(line.split()[1]) - row.max()) < 2e-3
 
 
+@pytest.mark.long
 def test_int8_computes_in_integers_and_is_compared_on_a_dataset(bundle: str, tmp_path: Path) -> None:
     model = load_bundle(bundle)
     texts = [[f"I said {word} {turn}." for turn in range(5)] for word in ("so", "that", "no", "why", "well")]
@@ -181,6 +182,7 @@ def test_damaged_missing_and_added_files_are_named(exported: Path, name: str, tm
         load_onnx(folder)
 
 
+@pytest.mark.long
 def test_wrong_uses_are_one_sentence(exported: Path, bundle: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no exported model in"):
         load_onnx(tmp_path)

@@ -78,6 +78,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset(tmp_path_factory.mktemp("calls") / "data", dialogues())
 
 
+@pytest.mark.long
 def test_figures_are_those_of_the_models_answers(bundle: str, text_bundle: str, data: Path, tmp_path: Path) -> None:
     report = run(data, tmp_path / "out", bundle, text_bundle)
     assert report.turns == 14 and report.dialogues == 5 and report.beside is not None

@@ -125,6 +125,7 @@ def test_no_turn_is_predicted_where_no_shard_has_roles(tmp_path: Path) -> None:
     assert set(labels_of(described(written(tmp_path / "plain", CUSTOMER, plain())))) == {None}
 
 
+@pytest.mark.long
 def test_validation_counts_labelled_turns(tmp_path: Path) -> None:
     rows = [(split, replace(row, label="angry" if row.role == "agent" else row.label)) for split, row in calls()]
     write_dataset(tmp_path / "calls", CUSTOMER, rows)

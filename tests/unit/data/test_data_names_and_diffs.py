@@ -68,6 +68,7 @@ def test_pin_accepts_every_spelling_of_a_git_revision(project: Path, tmp_path: P
         assert pin(name, "") == expected
 
 
+@pytest.mark.long
 def test_pin_reads_a_deleted_folder_at_its_revision(project: Path) -> None:
     shutil.rmtree(project / "below")
     assert pin("below/data.dvc@v1", "").digest == pin("data.dvc", "").digest

@@ -191,6 +191,7 @@ class Libopus:
         return output.ravel() / np.float32(32768)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(OPUS is None, reason="libopus is not installed")
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
 def test_lost_packets_are_concealed_about_as_libopus_does(speech: np.ndarray, share: float) -> None:

@@ -162,6 +162,7 @@ def test_the_divergence_is_zero_for_equal_answers_and_ignores_a_constant() -> No
     assert float(distillation_loss(-logits, logits, 2.0)) > 0.1
 
 
+@pytest.mark.long
 def test_a_student_follows_its_teacher_more_than_the_labels_alone_do() -> None:
     data = dialogues_of(sizes=(12, 6, 4))
     config = MixtureConfig(**TINY)

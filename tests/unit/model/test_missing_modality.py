@@ -46,6 +46,7 @@ def curve_of(
     return missing_modality_curve(model, 1.0, read, labels, names, len(data.labels), evaluation)
 
 
+@pytest.mark.long
 def test_curve_starts_at_the_model_score_and_falls(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
     curve = curve_of(trained.model, toy)
     assert [(point.modality, point.share) for point in curve] == [
