@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kfp_server_api as models
@@ -18,6 +18,7 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import MistereError, UsageError
 from mistere.engine.live_progress import LiveProgress, progress_key
 from mistere.runs.outcome import STOPPED, read_outcome
+from pipelines.cli.output import run_follower
 from pipelines.cli.output.run_follower import follow, task_of
 from pipelines.kubeflow.connection.client import Pipelines
 from pipelines.kubeflow.runs import pods as pods_module
@@ -452,21 +453,29 @@ def test_a_pod_that_a_quota_refuses_is_reported(cluster: Cluster) -> None:
     assert pods.new_problems() == [] and len(pods.problems) == 1 and not pods.stopped
 
 
-def interrupting(mounted: MountedCluster) -> Callable[[Any], None]:
-    """A cluster with an endless run; the user who follows it presses Ctrl-C."""
+def interrupt_the_wait(mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run be endless, and press Ctrl-C when it is waited for a second time.
 
-    def run_it(run: Any) -> None:
-        run.state = "RUNNING"
-        looks = ("GET", f"/apis/v2beta1/runs/{run.run_id}")
-        while mounted.api.requests.count(looks) < 2:
-            time.sleep(0.02)
-        _thread.interrupt_main()
+    A signal could hit the main thread inside of ``logging`` while it holds the lock of that module, and every thread of the later tests
+    would wait for it.
+    """
+    waits = 0
 
-    return run_it
+    def sleep(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 2:
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    mounted.api.on_start = lambda run: setattr(run, "state", "RUNNING")
+    monkeypatch.setattr(run_follower, "time", SimpleNamespace(**{**vars(time), "sleep": sleep}))
 
 
-def test_an_interrupt_without_a_terminal_keeps_the_run(mounted: MountedCluster) -> None:
-    mounted.api.on_start = interrupting(mounted)
+def test_an_interrupt_without_a_terminal_keeps_the_run(
+    mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_the_wait(mounted, monkeypatch)
     with pytest.raises(MistereError, match=r"continues: the same command follows it again, and http.* stops it"):
         mounted.submit(wait=True)
     assert [run.state for run in mounted.api.runs.values()] == ["RUNNING"]
@@ -483,7 +492,7 @@ def test_an_interrupt_on_a_terminal_prompts(
     with open(terminal_end, closefd=False) as typed, open(terminal_end, "w", closefd=False) as shown:
         monkeypatch.setattr("sys.stdin", typed)
         monkeypatch.setattr("sys.stdout", shown)
-        mounted.api.on_start = interrupting(mounted)
+        interrupt_the_wait(mounted, monkeypatch)
         with pytest.raises(MistereError, match=message_part):
             mounted.submit(wait=True)
         monkeypatch.undo()
