@@ -284,8 +284,11 @@ class LocalStore(ObjectStore):
                 write(self._target(key))
                 return
             except (FileNotFoundError, MistereError) as error:
-                deleted = isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError)
-                if not deleted or attempt == _ATTEMPTS:
+                cause = error.__cause__ or error
+                parent = self.local_path(key).parent
+                # A folder that is deleted between its creation and the look at it counts as "File exists" to Path.mkdir.
+                exists = isinstance(cause, FileExistsError) and (parent.is_dir() or not parent.exists())
+                if not (isinstance(cause, FileNotFoundError) or exists) or attempt == _ATTEMPTS:
                     raise
 
     def _target(self, key: str) -> Path:

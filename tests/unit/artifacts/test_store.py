@@ -331,6 +331,21 @@ def test_a_folder_works_beside_a_process_that_deletes(tmp_path: Path) -> None:
         deleting.join()
 
 
+def test_a_folder_deleted_while_it_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To Path.mkdir, a folder that is deleted before it looks at it is a file: "File exists"."""
+    mkdir, found = os.mkdir, []
+
+    def exists(path: str, mode: int = 0o777) -> None:
+        if not found:
+            found.append(path)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", exists)
+    LocalStore(tmp_path).write("one/deep/object", b"x")
+    assert found and (tmp_path / "one/deep/object").read_bytes() == b"x"
+
+
 def test_a_listing_leaves_out_what_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore(tmp_path)
     for name in "abc":
