@@ -31,15 +31,29 @@ class Gateway:
         self.weights: dict[str, int] = {}
         self.seen: list[dict[str, int]] = []
         self.on_change: Callable[[dict[str, int]], object] = lambda _: None
+        self._failures: list[BaseException] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
+        """End it.
+
+        Raises:
+            BaseException: what has ended it before, which would otherwise show only as a route that nobody takes.
+        """
         self._over.set()
         self._thread.join()
+        if self._failures:
+            raise self._failures[0]
 
     def _loop(self) -> None:
+        try:
+            self._reconcile()
+        except BaseException as error:
+            self._failures.append(error)
+
+    def _reconcile(self) -> None:
         while not self._over.wait(0.01):
             for route in self.cluster.all("httproutes"):
                 if any(parent["name"] == self.name for parent in route["spec"]["parentRefs"]):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class NginxGateway:
         self._lock, self._over = threading.Lock(), threading.Event()
         self._weights: dict[str, int] = {}
         self._written = ""
+        self._failures: list[BaseException] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._follow_pods, daemon=True)
         self._thread.start()
@@ -68,16 +70,26 @@ class NginxGateway:
             self._write()
 
     def stop(self) -> None:
+        """End nginx.
+
+        Raises:
+            BaseException: what has kept it from following the pods.
+        """
         self._over.set()
         self._thread.join()
         if self._process is not None:
             self._process.terminate()
             self._process.wait(20)
+        if self._failures:
+            raise self._failures[0]
 
     def _follow_pods(self) -> None:
-        while not self._over.wait(0.02):
-            with self._lock:
-                self._write()
+        try:
+            while not self._over.wait(0.02):
+                with self._lock:
+                    self._write()
+        except BaseException as error:
+            self._failures.append(error)
 
     def _addresses(self, backend: str) -> list[str]:
         pods: list[dict[str, Any]] = self._cluster.all("pods")
@@ -111,8 +123,12 @@ class NginxGateway:
         """The processes that take connections: the children that are not shutting down."""
         assert self._process is not None
         pid = self._process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-        return {child for child in children if b"shutting down" not in Path(f"/proc/{child}/cmdline").read_bytes()}
+        taking = set()
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+                if b"shutting down" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                    taking.add(child)
+        return taking
 
     def _configuration(self) -> str:
         drawn = {name: weight for name, weight in self._weights.items() if weight}
