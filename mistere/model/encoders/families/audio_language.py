@@ -7,6 +7,7 @@ the prompt in the language model's input.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,13 @@ class AudioLanguage(Family):
 
     def prepare(self, utterance: np.ndarray) -> Features:
         """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is a multiple of 4 and at most 30 s."""
-        frames = log_mel(self._extractor(), utterance, _FRAMES_PER_STATE * _FRAME_SAMPLES)
-        limit = _FRAMES_PER_STATE * (self._extractor().nb_max_frames // _FRAMES_PER_STATE)
+        frames = log_mel(self._extractor, utterance, _FRAMES_PER_STATE * _FRAME_SAMPLES)
+        limit = _FRAMES_PER_STATE * (self._extractor.nb_max_frames // _FRAMES_PER_STATE)
         return {"frames": frames[:limit], "length": min(len(frames), limit)}
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
         frames, frame_mask = pad_stack([feature["frames"] for feature in features])
-        before, audio, after = self._prompt()
+        before, audio, after = self._prompt
         tokens = [[*before, *[audio] * (len(f["frames"]) // _FRAMES_PER_STATE), *after] for f in features]
         input_ids, mask = pad_stack(tokens)
         return {
@@ -149,26 +150,24 @@ class AudioLanguage(Family):
         projected: Tensor = model.multi_modal_projector(tower.layer_norm(states))[half[:, ::2]]
         return projected
 
+    @cached_property
     def _prompt(self) -> tuple[list[int], int, list[int]]:
         """Tokens before the audio, the audio token, and the tokens after it.
 
         Raises:
             UsageError: the prompt does not hold the audio token exactly once.
         """
-        if not hasattr(self, "_prompt_tokens"):
-            tokenizer = load_tokenizer(self.directory, self.settings.source)
-            prompt = self.settings.prompt or _PROMPT
-            tokens = tokenizer(prompt)["input_ids"]
-            audio = tokenizer.convert_tokens_to_ids(_AUDIO)
-            if tokens.count(audio) != 1:
-                raise UsageError(f"speech.prompt must hold {_AUDIO} once, as the place of the utterance: {prompt!r}.")
-            index = tokens.index(audio)
-            self._prompt_tokens = (tokens[:index], audio, tokens[index + 1 :])
-        return self._prompt_tokens
+        tokenizer = load_tokenizer(self.directory, self.settings.source)
+        prompt = self.settings.prompt or _PROMPT
+        tokens = tokenizer(prompt)["input_ids"]
+        audio = tokenizer.convert_tokens_to_ids(_AUDIO)
+        if tokens.count(audio) != 1:
+            raise UsageError(f"speech.prompt must hold {_AUDIO} once, as the place of the utterance: {prompt!r}.")
+        index = tokens.index(audio)
+        return (tokens[:index], audio, tokens[index + 1 :])
 
+    @cached_property
     def _extractor(self) -> Any:
-        if not hasattr(self, "_loaded_extractor"):
-            from transformers import WhisperFeatureExtractor
+        from transformers import WhisperFeatureExtractor
 
-            self._loaded_extractor = WhisperFeatureExtractor.from_pretrained(str(self.directory), local_files_only=True)
-        return self._loaded_extractor
+        return WhisperFeatureExtractor.from_pretrained(str(self.directory), local_files_only=True)

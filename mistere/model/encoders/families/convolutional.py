@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ class Convolutional(Family):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        backbone = ConvolutionalBackbone(self._sizes())
+        backbone = ConvolutionalBackbone(self._sizes)
         try:
             backbone.load_state_dict(load_file(self.directory / "model.safetensors"), strict=True)
         except (RuntimeError, SafetensorError, OSError) as error:
@@ -203,11 +203,11 @@ class Convolutional(Family):
         return list(backbone.blocks)  # type: ignore[arg-type]
 
     def hidden_size(self, backbone: nn.Module) -> int:
-        return self._sizes().width
+        return self._sizes.width
 
     def prepare(self, utterance: np.ndarray) -> Features:
         """Log-mel frames ``[T, bands]`` of mono samples at 16 kHz; T is a multiple of the stride."""
-        sizes = self._sizes()
+        sizes = self._sizes
         frames = log_mel_frames(utterance, sizes.bands, sizes.stride)
         return {"frames": frames, "length": len(frames)}
 
@@ -221,7 +221,7 @@ class Convolutional(Family):
         return every, mask
 
     def graph_states(self, backbone: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
-        wave, sizes, margin = inputs["samples"], self._sizes(), (WINDOW - HOP) // 2
+        wave, sizes, margin = inputs["samples"], self._sizes, (WINDOW - HOP) // 2
         step = HOP * sizes.stride
         count = torch.div(wave.shape[1] + step - 1, step, rounding_mode="floor") * sizes.stride
         padded = torch.cat([wave.new_zeros(1, margin), wave, wave.new_zeros(1, step + margin)], dim=1)
@@ -247,22 +247,21 @@ class Convolutional(Family):
             frames[:, lowest : lowest + tall] = level[lowest : lowest + tall]
         return {"frames": frames, "length": length}
 
+    @cached_property
     def _sizes(self) -> Sizes:
         """The sizes of the base.
 
         Raises:
             UsageError: its configuration does not say them.
         """
-        if not hasattr(self, "_read_sizes"):
-            try:
-                config = read_json(self.directory / "config.json")
-                values = {name: int(config[name]) for name in asdict(Sizes())}
-                if min(values.values()) < 1 or max(values.values()) > 4096 or not values["kernel"] % 2:
-                    raise ValueError("a size is out of bounds")
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise UsageError(f"encoder {self.settings.source}: its config.json holds no usable sizes.") from error
-            self._read_sizes = Sizes(**values)
-        return self._read_sizes
+        try:
+            config = read_json(self.directory / "config.json")
+            values = {name: int(config[name]) for name in asdict(Sizes())}
+            if min(values.values()) < 1 or max(values.values()) > 4096 or not values["kernel"] % 2:
+                raise ValueError("a size is out of bounds")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"encoder {self.settings.source}: its config.json holds no usable sizes.") from error
+        return Sizes(**values)
 
 
 def _write(target: Path, sizes: Sizes, seed: int, mean: np.ndarray, std: np.ndarray) -> None:

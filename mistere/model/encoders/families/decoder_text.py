@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class DecoderText(Family):
         return int(backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     def prepare(self, utterance: Transcript) -> Features:
-        tokenizer, limit = self._tokenizer(), self.settings.max_tokens
+        tokenizer, limit = self._tokenizer, self.settings.max_tokens
         own = tokenizer(utterance.text[: limit * _LONGEST_TOKEN])["input_ids"][:limit]
         begin = own[:1] if own[0] == tokenizer.bos_token_id else []
         before: list[int] = []
@@ -99,10 +100,9 @@ class DecoderText(Family):
         )
         return list(output.hidden_states), batch["pooled"]
 
+    @cached_property
     def _tokenizer(self) -> Any:
-        if not hasattr(self, "_loaded_tokenizer"):
-            self._loaded_tokenizer = load_tokenizer(self.directory, self.settings.source)
-        return self._loaded_tokenizer
+        return load_tokenizer(self.directory, self.settings.source)
 
 
 def write_byte_tokenizer(target: Path, special: Sequence[str], begin: str = "") -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class ImageFrames(Family):
 
     def prepare(self, utterance: Sequence[np.ndarray]) -> Features:
         """Images ``[H, W, 3]`` as uint8 ``[T, 3, side, side]``; ``length`` counts the positions of all frames."""
-        pixels = np.stack([self._preprocessing().resized(image) for image in utterance])
+        pixels = np.stack([self._preprocessing.resized(image) for image in utterance])
         return {"pixels": pixels, "length": len(pixels) * self._positions()}
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
@@ -98,7 +99,7 @@ class ImageFrames(Family):
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         model: Any = backbone
         mask = batch["mask"]
-        states = model.embeddings(self._preprocessing().normalised(batch["pixels"][mask]).to(self.dtype))
+        states = model.embeddings(self._preprocessing.normalised(batch["pixels"][mask]).to(self.dtype))
         if hasattr(model, "pre_layrnorm"):
             states = model.pre_layrnorm(states)
         every = [states[:, 0]]
@@ -112,20 +113,16 @@ class ImageFrames(Family):
 
     def _positions(self) -> int:
         """Positions of a frame: its patches and the class token."""
-        config = self._config()
+        config = self._config
         return (int(config["image_size"]) // int(config["patch_size"])) ** 2 + 1
 
+    @cached_property
     def _preprocessing(self) -> Preprocessing:
-        if not hasattr(self, "_loaded"):
-            self._loaded = Preprocessing.read(
-                self.directory, image_side(self._config(), self.settings.source), self.settings.source
-            )
-        return self._loaded
+        return Preprocessing.read(self.directory, image_side(self._config, self.settings.source), self.settings.source)
 
+    @cached_property
     def _config(self) -> dict[str, Any]:
-        if not hasattr(self, "_loaded_config"):
-            self._loaded_config: dict[str, Any] = read_json(self.directory / "config.json")
-        return self._loaded_config
+        return read_json(self.directory / "config.json")
 
 
 def _by_utterance(frames: Tensor, mask: Tensor) -> Tensor:

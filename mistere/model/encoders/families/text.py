@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class BidirectionalText(Family):
         save_half(model, target)
 
     def prepare(self, utterance: Transcript) -> Features:
-        tokenizer = self._tokenizer()
+        tokenizer = self._tokenizer
         return token_window(
             utterance,
             self._max_tokens(),
@@ -110,7 +111,7 @@ class BidirectionalText(Family):
         )
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
-        tokens, mask = pad_stack([feature["input_ids"] for feature in features], self._tokenizer().pad_token_id)
+        tokens, mask = pad_stack([feature["input_ids"] for feature in features], self._tokenizer.pad_token_id)
         pooled, _ = pad_stack([feature["pooled"] for feature in features])
         return {"input_ids": tokens, "mask": mask, "pooled": pooled.bool()}
 
@@ -144,7 +145,7 @@ class BidirectionalText(Family):
         Raises:
             UsageError: the tokenizer is a program, which no file describes.
         """
-        tokenizer = self._tokenizer()
+        tokenizer = self._tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise UsageError(
@@ -162,13 +163,12 @@ class BidirectionalText(Family):
 
     def _max_tokens(self) -> int:
         """``max_tokens``, limited by the number of positions of the backbone."""
-        tokenizer = self._tokenizer()
+        tokenizer = self._tokenizer
         return min(self.settings.max_tokens, int(getattr(tokenizer, "model_max_length", 0) or self.settings.max_tokens))
 
+    @cached_property
     def _tokenizer(self) -> Any:
-        if not hasattr(self, "_loaded_tokenizer"):
-            self._loaded_tokenizer = load_tokenizer(self.directory, self.settings.source)
-        return self._loaded_tokenizer
+        return load_tokenizer(self.directory, self.settings.source)
 
 
 def _bert_parts(layer: Any) -> LayerParts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ class VectorColumns(Family):
     @property
     def input_width(self) -> int:
         """The number of values of a vector."""
-        return len(self._columns()[0])
+        return len(self._columns[0])
 
     def adapter_targets(self, backbone: nn.Module, configured: Sequence[str]) -> list[str]:
         raise UsageError(f"encoder {self.settings.source} has no backbone that could get adapters: set tuning=frozen.")
@@ -88,7 +89,7 @@ class VectorColumns(Family):
         Raises:
             UnreadableError: it has another width than those that the encoder was trained with.
         """
-        mean, std = self._columns()
+        mean, std = self._columns
         if utterance.shape != mean.shape:
             raise UnreadableError(
                 f"The vector has {counted(utterance.size, 'value')}; this encoder reads vectors of {len(mean)}."
@@ -103,29 +104,28 @@ class VectorColumns(Family):
         return [values], torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
 
     def graph_states(self, backbone: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
-        mean, std = (torch.from_numpy(column) for column in self._columns())
+        mean, std = (torch.from_numpy(column) for column in self._columns)
         return self.hidden_states(backbone, {"values": ((inputs["values"] - mean) / std)[:, None]})
 
+    @cached_property
     def _columns(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation ``[d]`` of the columns.
 
         Raises:
             UsageError: the base does not hold them.
         """
-        if not hasattr(self, "_loaded"):
-            from safetensors import SafetensorError
-            from safetensors.numpy import load_file
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
 
-            try:
-                weights = load_file(self.directory / _WEIGHTS)
-                mean, std = weights["mean"], weights["std"]
-                usable = mean.shape == std.shape and mean.ndim == 1 and np.isfinite(mean).all() and (std > 0).all()
-            except (SafetensorError, OSError, KeyError, AttributeError) as error:
-                raise UsageError(f"encoder {self.settings.source}: its base holds no columns.") from error
-            if not usable:
-                raise UsageError(f"encoder {self.settings.source}: the columns of its base are not usable.")
-            self._loaded = mean, std
-        return self._loaded
+        try:
+            weights = load_file(self.directory / _WEIGHTS)
+            mean, std = weights["mean"], weights["std"]
+            usable = mean.shape == std.shape and mean.ndim == 1 and np.isfinite(mean).all() and (std > 0).all()
+        except (SafetensorError, OSError, KeyError, AttributeError) as error:
+            raise UsageError(f"encoder {self.settings.source}: its base holds no columns.") from error
+        if not usable:
+            raise UsageError(f"encoder {self.settings.source}: the columns of its base are not usable.")
+        return mean, std
 
 
 def _write(target: Path, mean: np.ndarray, std: np.ndarray) -> None:

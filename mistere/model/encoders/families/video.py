@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Video(Family):
     def prepare(self, utterance: Sequence[np.ndarray]) -> Features:
         """Images ``[H, W, 3]`` as uint8 ``[T, 3, side, side]`` with the model's T; ``length`` counts the positions."""
         frames, moments, patches = self._shape()
-        prepared = [self._preprocessing().resized(image) for image in utterance]
+        prepared = [self._preprocessing.resized(image) for image in utterance]
         chosen = [round(index * (len(prepared) - 1) / max(1, frames - 1)) for index in range(frames)]
         return {"pixels": np.stack([prepared[index] for index in chosen]), "length": moments * patches}
 
@@ -75,7 +76,7 @@ class Video(Family):
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         model: Any = backbone
         _, moments, patches = self._shape()
-        pixels = self._preprocessing().normalised(batch["pixels"])
+        pixels = self._preprocessing.normalised(batch["pixels"])
         states = model.embeddings(pixels.to(self.dtype), None)
         every = [states]
         for layer in self.layers(model):
@@ -89,20 +90,18 @@ class Video(Family):
 
     def _shape(self) -> tuple[int, int, int]:
         """Frames of a clip, its moments, and the patches of a moment."""
-        config = self._config()
+        config = self._config
         side = image_side(config, self.settings.source)
         frames, tubelet = config.get("num_frames", 16), config.get("tubelet_size", 2)
         if type(frames) is not int or type(tubelet) is not int or not 0 < tubelet <= frames <= 64:
             raise UsageError(f"encoder {self.settings.source}: its config.json states an impossible number of frames.")
         return frames, frames // tubelet, (side // int(config["patch_size"])) ** 2
 
+    @cached_property
     def _preprocessing(self) -> Preprocessing:
-        if not hasattr(self, "_loaded"):
-            side = image_side(self._config(), self.settings.source)
-            self._loaded = Preprocessing.read(self.directory, side, self.settings.source)
-        return self._loaded
+        side = image_side(self._config, self.settings.source)
+        return Preprocessing.read(self.directory, side, self.settings.source)
 
+    @cached_property
     def _config(self) -> dict[str, Any]:
-        if not hasattr(self, "_loaded_config"):
-            self._loaded_config: dict[str, Any] = read_json(self.directory / "config.json")
-        return self._loaded_config
+        return read_json(self.directory / "config.json")

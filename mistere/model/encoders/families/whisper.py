@@ -8,6 +8,7 @@ the states of an utterance do not depend on the rest of the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class Whisper(Family):
         encoder: Any = backbone
         encoder.layers = nn.ModuleList([encoder.layers[number] for number in kept])
         encoder.config.encoder_layers = len(kept)
-        encoder.config.pooled_positions = pooled * self._pooled()
+        encoder.config.pooled_positions = pooled * self._pooled
         copy_model_files(self.directory, target, weights=False)
         encoder.config.save_pretrained(str(target))
         save_half(encoder, target)
@@ -122,9 +123,9 @@ class Whisper(Family):
 
     def prepare(self, utterance: np.ndarray) -> Features:
         """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is a multiple of 2, and of a shortened encoder's pooled positions."""
-        multiple = 2 * self._pooled()
+        multiple = 2 * self._pooled
         longest = 2 * self._positions() // multiple * multiple
-        frames = log_mel(self._extractor(), utterance, multiple * _FRAME_SAMPLES)[:longest]
+        frames = log_mel(self._extractor, utterance, multiple * _FRAME_SAMPLES)[:longest]
         return {"frames": frames, "length": len(frames)}
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
@@ -142,7 +143,7 @@ class Whisper(Family):
 
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         encoder: Any = backbone
-        mask, pooled = batch["frame_mask"][:, ::2], self._pooled()
+        mask, pooled = batch["frame_mask"][:, ::2], self._pooled
         if self.fused and mask.shape[1] <= MOST_POSITIONS:
             states = self._fused_input(encoder, batch["frames"], batch["frame_mask"])
             states, mask = pooled_positions(states, mask, pooled)
@@ -154,10 +155,10 @@ class Whisper(Family):
 
     def graph_states(self, backbone: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         encoder: Any = backbone
-        pooled = self._pooled()
+        pooled = self._pooled
         multiple = 2 * pooled
         longest = 2 * self._positions() // multiple * multiple
-        frames = log_mel_graph(self._extractor(), inputs["samples"], multiple * _FRAME_SAMPLES)[:, :longest]
+        frames = log_mel_graph(self._extractor, inputs["samples"], multiple * _FRAME_SAMPLES)[:, :longest]
         every, mask = tower_states(encoder, frames, torch.ones_like(frames[..., 0], dtype=torch.bool), pooled)
         every[-1] = encoder.layer_norm(every[-1])
         return every, mask
@@ -174,27 +175,25 @@ class Whisper(Family):
         config = read_json(self.directory / "config.json")
         return int(config["max_source_positions"])
 
+    @cached_property
     def _pooled(self) -> int:
         """Positions that a shortened encoder averages into one before its layers; 1 for any other.
 
         Raises:
             UsageError: the configuration does not say a usable number.
         """
-        if not hasattr(self, "_read_pooled"):
-            pooled = read_json(self.directory / "config.json").get("pooled_positions", 1)
-            if not isinstance(pooled, int) or isinstance(pooled, bool) or not 1 <= pooled <= _MOST_POOLED:
-                raise UsageError(
-                    f"encoder {self.settings.source}: pooled_positions of its config.json is no number from 1 to {_MOST_POOLED}."
-                )
-            self._read_pooled = pooled
-        return self._read_pooled
+        pooled = read_json(self.directory / "config.json").get("pooled_positions", 1)
+        if not isinstance(pooled, int) or isinstance(pooled, bool) or not 1 <= pooled <= _MOST_POOLED:
+            raise UsageError(
+                f"encoder {self.settings.source}: pooled_positions of its config.json is no number from 1 to {_MOST_POOLED}."
+            )
+        return pooled
 
+    @cached_property
     def _extractor(self) -> Any:
-        if not hasattr(self, "_loaded_extractor"):
-            from transformers import WhisperFeatureExtractor
+        from transformers import WhisperFeatureExtractor
 
-            self._loaded_extractor = WhisperFeatureExtractor.from_pretrained(str(self.directory), local_files_only=True)
-        return self._loaded_extractor
+        return WhisperFeatureExtractor.from_pretrained(str(self.directory), local_files_only=True)
 
 
 def log_mel(extractor: Any, wave: np.ndarray, multiple: int) -> np.ndarray:
