@@ -243,6 +243,7 @@ def test_a_pod_that_restarts_ends_the_canary(cluster: Cluster, gateway: Gateway,
     all_is_back(cluster, gateway, first)
 
 
+@pytest.mark.long
 def test_few_requests_are_said_and_only_errors_count(
     cluster: Cluster, gateway: Gateway, traffic: Traffic, release: Release
 ) -> None:
@@ -281,9 +282,10 @@ def test_a_gateway_that_takes_no_route_changes_nothing(
     assert released.journal(store).state == "done"
 
 
-def test_a_candidate_that_gets_requests_is_kept_until_the_gateway_knows(
-    cluster: Cluster, gateway: Gateway, traffic: Traffic, store: LocalStore, release: Release
-) -> None:
+def stuck_at_10(
+    cluster: Cluster, gateway: Gateway, traffic: Traffic, release: Release
+) -> tuple[ArtifactHandle[ModelBundle], ArtifactHandle[ModelBundle]]:
+    """A faulty candidate with 10 % of the requests, whose Gateway takes no further change; returns the champion's bundle and its own."""
     first, second = cluster.bundle("a"), cluster.bundle("b")
     release(first)
     traffic.quality[second.manifest.digest] = Quality(errors=50)
@@ -295,6 +297,13 @@ def test_a_candidate_that_gets_requests_is_kept_until_the_gateway_knows(
     gateway.on_change = break_at_10
     with pytest.raises(RollbackError, match="could not be undone yet"):
         release(second)
+    return first, second
+
+
+def test_a_candidate_that_gets_requests_is_kept_until_the_gateway_knows(
+    cluster: Cluster, gateway: Gateway, traffic: Traffic, store: LocalStore, release: Release
+) -> None:
+    first, _ = stuck_at_10(cluster, gateway, traffic, release)
     assert cluster.api.find("inferenceservices", "mistere-candidate") is not None
     assert released.journal(store).state == "pending"
     gateway.refuses = ""
@@ -302,21 +311,12 @@ def test_a_candidate_that_gets_requests_is_kept_until_the_gateway_knows(
     all_is_back(cluster, gateway, first)
 
 
+@pytest.mark.long
 def test_a_second_attempt_waits_for_the_gateway_too(
     cluster: Cluster, gateway: Gateway, traffic: Traffic, store: LocalStore, release: Release
 ) -> None:
     """The first attempt changes the route; the Gateway has not taken it when the next process comes."""
-    first, second = cluster.bundle("a"), cluster.bundle("b")
-    release(first)
-    traffic.quality[second.manifest.digest] = Quality(errors=50)
-
-    def break_at_10(weights: dict[str, int]) -> None:
-        if weights.get(CANDIDATE) == 10:
-            gateway.refuses = "Pending"
-
-    gateway.on_change = break_at_10
-    with pytest.raises(RollbackError):
-        release(second)
+    first, second = stuck_at_10(cluster, gateway, traffic, release)
     route = cluster.api.find("httproutes", "mistere-route")
     assert route is not None and len(route["spec"]["rules"][0]["backendRefs"]) == 1, "the route is right already"
     with pytest.raises(MistereError, match="does not take the route"):
@@ -332,9 +332,8 @@ def test_a_second_attempt_waits_for_the_gateway_too(
 KILLED_AT = {"dark": 0, "10": 10, "100": 100, "in the service": 100}
 
 
-@pytest.mark.parametrize(
-    "moment", [pytest.param(moment, marks=[] if moment == "10" else pytest.mark.long) for moment in KILLED_AT]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("moment", KILLED_AT)
 def test_the_next_process_takes_a_killed_canary_back(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release, moment: str
 ) -> None:
@@ -398,6 +397,7 @@ def hold(
     )
 
 
+@pytest.mark.long
 def test_a_share_by_hand_stays_until_it_is_released(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
 ) -> None:
@@ -425,6 +425,7 @@ def test_a_share_by_hand_stays_until_it_is_released(
     ]
 
 
+@pytest.mark.long
 def test_an_attempt_that_changes_nothing_leaves_the_canary(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +455,7 @@ def test_an_attempt_that_changes_nothing_leaves_the_canary(
     all_is_back(cluster, gateway, second)
 
 
+@pytest.mark.long
 def test_another_candidate_begins_without_a_share(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
 ) -> None:

@@ -76,6 +76,7 @@ def nginx(
     proxy.stop()
 
 
+@pytest.mark.long
 def test_the_split_in_counts(
     nginx: tuple[Cluster, Gateway, NginxGateway, Traffic], monkeypatch: pytest.MonkeyPatch
 ) -> None:

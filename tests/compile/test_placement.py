@@ -40,6 +40,8 @@ PROFILES = {
         "cluster.run_ttl=600",
     ],
 }
+QUICK = {"paper", "sample with settings"}
+"""Tested by ``make test``; the others with the long tests."""
 
 
 def parse_quantity(quantity: str) -> float:
@@ -76,7 +78,9 @@ class Compiled:
                     self.retries[label] = task.get("retryPolicy", {})
 
 
-@pytest.fixture(scope="module", params=list(PROFILES))
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[] if name in QUICK else pytest.mark.long) for name in PROFILES]
+)
 def compiled(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Compiled, ClusterConfig]:

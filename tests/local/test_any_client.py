@@ -53,6 +53,7 @@ def test_the_compiled_pipeline_runs_without_arguments(pipeline: Path, store: Loc
     assert read_run_info(store, run_id)["config"]["validation"]["min_train_per_class"] == 1000
 
 
+@pytest.mark.long
 def test_without_the_config_map_the_first_step_and_the_report_say_what_is_missing(
     pipeline: Path, tmp_path: Path
 ) -> None:

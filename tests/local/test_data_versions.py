@@ -283,7 +283,11 @@ def test_missing_and_corrupt_objects_are_reported(project: Project, server: str)
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param(lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), id="cut off"),
+        pytest.param(
+            lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+            id="cut off",
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             lambda path: path.write_bytes(path.read_bytes()[:-5] + b"XXXXX"), id="overwritten", marks=pytest.mark.long
         ),

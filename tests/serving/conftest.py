@@ -25,6 +25,7 @@ from mistere.config.encoder import EncoderConfig, SpeechConfig, TextConfig
 from mistere.config.mixture import MixtureConfig
 from mistere.serving.client import DialogueClient
 from tests.local.servers import free_port
+from tests.serving.trace_receiver import TraceReceiver, trace_receiver
 
 if TYPE_CHECKING:
     from mistere.artifacts.object_store import ObjectStore
@@ -208,6 +209,13 @@ def bundle_of_four(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def receiver() -> Iterator[TraceReceiver]:
+    """What the server sends its traces to."""
+    with trace_receiver() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
     """Both servers, started in parallel while the bundle is built; users wait for readiness."""
     logs = tmp_path_factory.mktemp("logs")
@@ -219,10 +227,13 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         *("--max-head-seconds", "1", "--max-streams", "0"),
         files=128,
     )
-    bundle = request.getfixturevalue("bundle")
+    bundle, receiver = request.getfixturevalue("bundle"), request.getfixturevalue("receiver")
+    traced = ("--trace-endpoint", receiver.url, "--trace-share", "0")  # the requests whose caller asks for it
     traffic = ("--traffic-store", "bundle", "--traffic-seconds", "0.5")
     kept = ("--sample-share", "1", "--request-log-share", "1")
-    real = launch(["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5", *traffic, *kept)
+    real = launch(
+        ["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5", *traffic, *kept, *traced
+    )
     started = {"real": real, "faulty": faulty}
     yield started
     for server in started.values():

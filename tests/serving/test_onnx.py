@@ -129,6 +129,7 @@ def test_int8_computes_in_integers_and_is_compared_on_a_dataset(bundle: str, tmp
     assert not (tmp_path / "no").exists() and [path.name for path in tmp_path.iterdir()] == ["int8"]
 
 
+@pytest.mark.long
 def test_too_large_a_loss_writes_nothing(bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mistere.metrics.classification import Interval
     from mistere.model.onnx import export as module

@@ -160,6 +160,7 @@ def test_a_running_server_names_its_labels_widths_and_limits(server: Server) -> 
     )
 
 
+@pytest.mark.long
 def test_the_document_is_served_before_the_model_is_loaded(tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("faulty_server.py"))
     waiting = launch([script], str(tmp_path / "never"), tmp_path / "log")

@@ -117,6 +117,7 @@ def test_figures_are_those_of_the_models_answers(bundle: str, text_bundle: str, 
     assert page.count("<svg") == 6 and "Clipping" in page and "with its interval" in page
 
 
+@pytest.mark.long
 def test_a_model_of_one_modality_has_the_effects_that_it_notices(text_bundle: str, data: Path, tmp_path: Path) -> None:
     report = run(data, tmp_path / "out", text_bundle, dialogues=2)
     assert [effect.name for effect in report.effects] == ["word_errors", "missing_turns"] and report.dialogues == 2

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,24 +26,6 @@ from tests.serving.trace_receiver import TraceReceiver, trace_receiver
 
 PHASES = ["decode", "queue", "encode", "mixture", "respond"]
 SECRET = "where we hid the money"
-
-
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[TraceReceiver]:
-    with trace_receiver() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def server(bundle: str, receiver: TraceReceiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A predictor that traces the requests whose caller asks for it, and no others."""
-    log = tmp_path_factory.mktemp("traced") / "log"
-    options = ("--trace-endpoint", receiver.url, "--trace-share", "0", "--drain-seconds", "0")
-    started = launch(["-m", "mistere.predictor"], bundle, log, *options)
-    started.client.wait_ready(300)
-    yield started
-    started.process.kill()
-    started.process.wait()
 
 
 def new_trace() -> str:

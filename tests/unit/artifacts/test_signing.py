@@ -138,6 +138,7 @@ def test_setting_takes_public_keys_only_and_shows_no_private_one(setting: str, k
             load_profile("tiny", [f"deployment.{setting}='{text}'"])
 
 
+@pytest.mark.long
 def test_run_that_requires_signatures_and_does_not_sign_is_refused_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
 ) -> None:

@@ -201,7 +201,9 @@ def distance(true: list[str], heard: list[str]) -> int:
     return row[-1]
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize(
+    "rate", [pytest.param(0.1, marks=pytest.mark.long), pytest.param(0.2, marks=pytest.mark.long), 0.3]
+)
 def test_word_errors_have_the_requested_rate(rate: float) -> None:
     words = [f"{first}{second}n" for first in "abcdefghij" for second in "aeiou"]
     true = [words[index] for index in generator(1).integers(len(words), size=1500)]

@@ -74,6 +74,7 @@ def test_pin_reads_a_deleted_folder_at_its_revision(project: Path) -> None:
     assert pin("below/data.dvc@v1", "").digest == pin("data.dvc", "").digest
 
 
+@pytest.mark.long
 def test_pin_rejects_a_revision_that_is_also_a_path(project: Path) -> None:
     (project / "v1").mkdir()
     with pytest.raises(UsageError, match=r"a Git revision: write data\.dvc@v1 for the revision\.$"):

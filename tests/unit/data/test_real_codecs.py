@@ -143,7 +143,7 @@ def test_gsm_is_bit_exact(speech: np.ndarray) -> None:
 
 @needs_ffmpeg
 @pytest.mark.skipif(FFMPEG is None or " libopus " not in encoders(), reason="ffmpeg was built without libopus")
-@pytest.mark.parametrize("kilobits", [16, 6])
+@pytest.mark.parametrize("kilobits", [pytest.param(16, marks=pytest.mark.long), 6])
 def test_opus_has_the_bit_rate_and_the_distance_of_ffmpeg_s(speech: np.ndarray, kilobits: int) -> None:
     real, size = coded(integers(speech), RATE, "ogg", "-c:a", "libopus", "-b:a", f"{kilobits}k")
     ours, rate = through_opus(speech, kilobits)

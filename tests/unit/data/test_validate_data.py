@@ -365,13 +365,15 @@ def audio_as_path(table: pa.Table) -> pa.Table:
             "dev", without_label, ["columns_present"],
             "1 column that every utterance needs is missing ('label' in dev-00000.parquet): add it",
         ),
-        (
+        pytest.param(
             "train", turn_as_text, ["column_types"],
             "1 column has the wrong type ('turn' of train-00000.parquet is string, expected a whole number)",
+            marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             "*", audio_as_path, ["audio_embedded"],
             "48 utterances name an audio file but do not contain it (train/train-0/turn 0,",
+            marks=pytest.mark.long,
         ),
     ],
 )  # fmt: skip
@@ -412,6 +414,7 @@ def test_selected_dialogues_only_are_validated(tmp_path: Path) -> None:
     assert list(validation.facts.dialogues["dialogue_id"]) == ["dev-0", "dev-1", "test-0", "train-1"]
 
 
+@pytest.mark.long
 def test_report_and_results_are_deterministic_and_load_nothing(tmp_path: Path) -> None:
     rows = with_changes(at("dev-1", 3), label="<b>hapy</b>")
     first, second = validate_rows(tmp_path / "one", rows), validate_rows(tmp_path / "two", rows)

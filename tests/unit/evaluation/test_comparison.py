@@ -113,6 +113,7 @@ def test_comparison_of_a_model_with_itself_is_zero(better: ComparedModel) -> Non
     assert summary(named, named).startswith("Both names stand for mistere@champion, version 3")
 
 
+@pytest.mark.long
 def test_comparison_has_short_names_and_one_legend(better: ComparedModel) -> None:
     other = replace(worsened(better), short="v2", digest="b" * 64)
     html = render_comparison(replace(better, short="v3", digest="a" * 64), other)
@@ -134,6 +135,7 @@ def test_comparison_of_a_small_change_is_inconclusive(better: ComparedModel) -> 
     assert "is not significant on this test split" in words(render_comparison(better, other))
 
 
+@pytest.mark.long
 def test_comparison_page_renders_old_evaluations_and_escapes_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

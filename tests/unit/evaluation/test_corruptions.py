@@ -45,6 +45,8 @@ MELD = PROJECT_ROOT.parent / "shared" / "data" / "meld"
 LABELS = ["neutral", "happy", "sad", "angry", "fearful", "surprised"]
 DIALOGUES = {"train": 16, "dev": 7, "test": 7}
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def good() -> tuple[DatasetInfo, list[Row]]:

@@ -160,6 +160,7 @@ def decided_rightly(draws: int, resamples: int) -> list[str]:
     return lines
 
 
+@pytest.mark.long
 def test_comparison_separates_three_points_from_zero(capsys: pytest.CaptureFixture[str]) -> None:
     lines = decided_rightly(draws=200, resamples=500)
     with capsys.disabled():

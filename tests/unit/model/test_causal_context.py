@@ -332,7 +332,11 @@ def neighbours_decide(shift: int) -> EmbeddedDialogues:
 @pytest.mark.parametrize("fusion", ["co_attention", pytest.param("feed_forward", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("mode", "shift", "learns"),
-    [pytest.param("causal", -1, True, marks=pytest.mark.long), ("causal", 1, False), ("full", 1, True)],
+    [
+        pytest.param("causal", -1, True, marks=pytest.mark.long),
+        ("causal", 1, False),
+        pytest.param("full", 1, True, marks=pytest.mark.long),
+    ],
 )
 def test_only_full_mode_learns_labels_decided_by_the_next_turn(
     mode: str, shift: int, learns: bool, fusion: str

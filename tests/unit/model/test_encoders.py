@@ -9,7 +9,7 @@ import math
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,18 @@ from mistere.model.encoders.utterance_encoder import Pooling, UtteranceEncoder, 
 FAMILIES = [
     f"{name}/{variant}" if variant else name for name, cls in sorted(families().items()) for variant in cls.variants
 ]
-every_family = pytest.mark.parametrize("name", FAMILIES)
-every_backbone = pytest.mark.parametrize("name", [name for name in FAMILIES if name != "vector"])
+QUICK = {next(name for name in FAMILIES if name.partition("/")[0] == family) for family in families()}
+"""The first variant of each family; what holds for it is tested for the others with the long tests."""
+
+
+def each(names: Iterable[str]) -> pytest.MarkDecorator:
+    """A test for each of these variants."""
+    marks = {True: [], False: [pytest.mark.long]}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name in QUICK], id=name) for name in names])
+
+
+every_family = each(FAMILIES)
+every_backbone = each(name for name in FAMILIES if name != "vector")
 """Of the families with weights of their own."""
 CLASSES = 4
 
@@ -47,18 +57,30 @@ CLASSES = 4
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A random backbone of each family and variant, in the stored form."""
-    folders = {}
-    for name in FAMILIES:
+class Bases(dict[str, Path]):
+    """A random backbone of each family and variant, in the stored form; a family alone is its first variant."""
+
+    def __init__(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self._tmp_path_factory = tmp_path_factory
+
+    def __missing__(self, name: str) -> Path:
+        first = next((variant for variant in FAMILIES if variant.partition("/")[0] == name), name)
+        if first != name:
+            self[name] = self[first]
+            return self[name]
         family, _, variant = name.partition("/")
-        folder = tmp_path_factory.mktemp(name.replace("/", "-"))
+        folder = self._tmp_path_factory.mktemp(name.replace("/", "-"))
         families()[family].write_random(folder / "raw", 0, variant)
         families()[family].export_base(folder / "raw", folder / "base")
-        folders[name] = folders.setdefault(family, folder / "base") if not variant else folder / "base"
-        folders.setdefault(family, folder / "base")
-    return folders
+        self[name] = folder / "base"
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    """The backbones of this module, each made when a test asks for it."""
+    return Bases(tmp_path_factory)
 
 
 def family_named(name: str) -> type[Family]:
@@ -72,7 +94,7 @@ def settings_of(name: str, **changes: object) -> EncoderConfig:
     )
 
 
-def encoder_of(bases: dict[str, Path], name: str, **changes: object) -> UtteranceEncoder:
+def encoder_of(bases: Bases, name: str, **changes: object) -> UtteranceEncoder:
     settings = settings_of(name, **changes)
     torch.manual_seed(1)
     return UtteranceEncoder(family_named(name)(bases[name], settings), settings, CLASSES).eval()
@@ -101,7 +123,7 @@ def embedded(encoder: UtteranceEncoder, utterances: list[Any]) -> torch.Tensor:
 
 
 def test_loading_prints_no_bar_and_no_report_but_other_warnings(
-    bases: dict[str, Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bases: Bases, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger, messages = logging.getLogger("transformers.modeling_utils"), []
     handler = logging.Handler()
@@ -118,7 +140,7 @@ def test_encoder_families_are_discovered_for_every_kind() -> None:
 
 
 @every_family
-def test_hidden_states_have_the_documented_shapes(bases: dict[str, Path], name: str) -> None:
+def test_hidden_states_have_the_documented_shapes(bases: Bases, name: str) -> None:
     encoder = encoder_of(bases, name)
     family = encoder.family
     features = [family.prepare(utterance) for utterance in inputs_of(family.kind)]
@@ -134,7 +156,7 @@ def test_hidden_states_have_the_documented_shapes(bases: dict[str, Path], name: 
 
 @every_family
 @pytest.mark.parametrize("pooling", ["mean", "attentive", "first", "last", "layer_mix"])
-def test_embedding_does_not_depend_on_the_batch(bases: dict[str, Path], name: str, pooling: str) -> None:
+def test_embedding_does_not_depend_on_the_batch(bases: Bases, name: str, pooling: str) -> None:
     if family_named(name).causal and pooling == "first":
         with pytest.raises(UsageError, match="pooling=first reads a position without information"):
             encoder_of(bases, name, pooling=pooling)
@@ -152,7 +174,7 @@ def test_embedding_does_not_depend_on_the_batch(bases: dict[str, Path], name: st
 
 
 @every_family
-def test_gradients_do_not_depend_on_padding(bases: dict[str, Path], name: str) -> None:
+def test_gradients_do_not_depend_on_padding(bases: Bases, name: str) -> None:
     def gradient(batch: list[Any]) -> torch.Tensor:
         encoder = encoder_of(bases, name)
         features = [encoder.family.prepare(utterance) for utterance in batch]
@@ -198,7 +220,7 @@ def nudge(encoder: UtteranceEncoder) -> None:
     ids=["frozen", "full", "top layer", "no layer", "lora", "lora with layer mix"],
 )
 def test_tuned_encoder_round_trips_through_its_file(
-    bases: dict[str, Path], name: str, changes: dict[str, Any], tmp_path: Path
+    bases: Bases, name: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     from components.finetune_encoder.training.trainable import choose_trainable
 
@@ -235,7 +257,7 @@ def test_tuned_encoder_round_trips_through_its_file(
         assert trainable and all(".lora_" in n for n in trainable)
 
 
-def test_tuned_file_of_another_shape_is_rejected(bases: dict[str, Path], tmp_path: Path) -> None:
+def test_tuned_file_of_another_shape_is_rejected(bases: Bases, tmp_path: Path) -> None:
     encoder = encoder_of(bases, "bidirectional_text")
     save_tuned(encoder, tmp_path)
     settings = settings_of("bidirectional_text", pooling="layer_mix")
@@ -243,7 +265,7 @@ def test_tuned_file_of_another_shape_is_rejected(bases: dict[str, Path], tmp_pat
         load_tuned(encoder.family, settings, CLASSES, tmp_path / "tuned.safetensors")
 
 
-def test_adapters_on_missing_modules_raise_a_usage_error(bases: dict[str, Path]) -> None:
+def test_adapters_on_missing_modules_raise_a_usage_error(bases: Bases) -> None:
     from components.finetune_encoder.training.trainable import choose_trainable
 
     lora = LoraSettings(target_modules=["no_such_projection"])
@@ -252,7 +274,7 @@ def test_adapters_on_missing_modules_raise_a_usage_error(bases: dict[str, Path])
         choose_trainable(encoder, encoder.settings)
 
 
-def test_only_the_configured_top_layers_are_trainable(bases: dict[str, Path]) -> None:
+def test_only_the_configured_top_layers_are_trainable(bases: Bases) -> None:
     from components.finetune_encoder.training.trainable import choose_trainable
 
     encoder = encoder_of(bases, "whisper", train_layers=1)
@@ -264,7 +286,7 @@ def test_only_the_configured_top_layers_are_trainable(bases: dict[str, Path]) ->
 
 
 @every_family
-def test_embedder_keeps_order_and_marks_missing_inputs(bases: dict[str, Path], name: str, tmp_path: Path) -> None:
+def test_embedder_keeps_order_and_marks_missing_inputs(bases: Bases, name: str, tmp_path: Path) -> None:
     encoder = encoder_of(bases, name)
     save_tuned(encoder, tmp_path)
     settings = encoder.settings.model_dump(mode="json")
@@ -319,7 +341,7 @@ def published_vector(encoder: UtteranceEncoder, states: torch.Tensor) -> torch.T
     ],
 )
 def test_published_pooling_follows_its_equations(
-    bases: dict[str, Path], name: str, changes: dict[str, object], tmp_path: Path
+    bases: Bases, name: str, changes: dict[str, object], tmp_path: Path
 ) -> None:
     encoder = encoder_of(bases, name, layer_norm="before_pooling", **changes)
     with torch.no_grad():
@@ -342,7 +364,7 @@ def test_published_pooling_follows_its_equations(
         assert encoder.pooling.attention[2].bias is None
 
 
-def test_prompt_after_the_audio_is_pooled_with_it(bases: dict[str, Path]) -> None:
+def test_prompt_after_the_audio_is_pooled_with_it(bases: Bases) -> None:
     batches = []
     for question in ("", "What is the emotion?:"):
         encoder = encoder_of(bases, "audio_language", prompt=f"<|audio_bos|><|AUDIO|><|audio_eos|>{question}")
@@ -352,7 +374,7 @@ def test_prompt_after_the_audio_is_pooled_with_it(bases: dict[str, Path]) -> Non
     assert (batches[1]["pooled"].sum(1) == batches[1]["mask"].sum(1) - 1).all()  # all but <|audio_bos|>
 
 
-def test_omni_has_the_states_of_transformers_own_thinker(bases: dict[str, Path], tmp_path: Path) -> None:
+def test_omni_has_the_states_of_transformers_own_thinker(bases: Bases, tmp_path: Path) -> None:
     from safetensors.torch import load_file
     from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
@@ -417,8 +439,8 @@ def test_omni_keeps_the_two_parts_that_it_reads_of_any_shard(tmp_path: Path) -> 
         family.export_base(tmp_path / "raw", tmp_path / "none")
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if family_named(name).kind == "audio"])
-def test_excerpt_is_a_random_part_of_a_longer_utterance(bases: dict[str, Path], name: str) -> None:
+@each(name for name in FAMILIES if family_named(name).kind == "audio")
+def test_excerpt_is_a_random_part_of_a_longer_utterance(bases: Bases, name: str) -> None:
     encoder = encoder_of(bases, name)
     family = encoder.family
     wave = inputs_of("speech")[3]
@@ -452,7 +474,7 @@ def test_attentive_pooling_of_a_single_position_has_a_finite_gradient() -> None:
 
 @every_backbone
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_each_trainable_parameter_has_a_gradient(bases: dict[str, Path], name: str, tuning: str) -> None:
+def test_each_trainable_parameter_has_a_gradient(bases: Bases, name: str, tuning: str) -> None:
     """Distributed training waits for the gradient of each trainable parameter."""
     from components.finetune_encoder.training.trainable import choose_trainable
 
@@ -466,7 +488,7 @@ def test_each_trainable_parameter_has_a_gradient(bases: dict[str, Path], name: s
 
 
 @every_backbone
-def test_half_precision_is_close_to_float32(bases: dict[str, Path], name: str) -> None:
+def test_half_precision_is_close_to_float32(bases: Bases, name: str) -> None:
     whole = encoder_of(bases, name)
     torch.manual_seed(1)
     half = UtteranceEncoder(family_named(name)(bases[name], whole.settings, torch.bfloat16), whole.settings, CLASSES)
@@ -480,7 +502,7 @@ FUSED = {"whisper", *(f"bidirectional_text/{variant}" for variant in ("bert", "r
 
 
 @every_family
-def test_fused_layers_give_the_same_states(bases: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_layers_give_the_same_states(bases: Bases, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = encoder_of(bases, name)
     family = encoder.family
     features = [family.prepare(utterance) for utterance in inputs_of(family.kind)]
@@ -515,7 +537,7 @@ def test_fused_layers_give_the_same_states(bases: dict[str, Path], name: str, mo
 
 @every_family
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_gpu_embeddings_match_cpu(bases: dict[str, Path], name: str) -> None:
+def test_gpu_embeddings_match_cpu(bases: Bases, name: str) -> None:
     encoder = encoder_of(bases, name)
     utterances = inputs_of(encoder.family.kind)
     on_cpu = embedded(encoder, utterances)
@@ -529,7 +551,7 @@ TEXT_FAMILIES = [name for name in FAMILIES if family_named(name).kind == "text"]
 
 
 @pytest.mark.parametrize("name", TEXT_FAMILIES)
-def test_previous_turns_are_encoded_but_not_pooled(bases: dict[str, Path], name: str) -> None:
+def test_previous_turns_are_encoded_but_not_pooled(bases: Bases, name: str) -> None:
     encoder = encoder_of(bases, name, context_turns=2, max_tokens=24)
     family = encoder.family
     alone = Transcript("fine then")
@@ -549,7 +571,7 @@ def test_previous_turns_are_encoded_but_not_pooled(bases: dict[str, Path], name:
     assert full["length"] == 24 and all(full["pooled"])
 
 
-def test_adapters_train_on_four_bit_weights(bases: dict[str, Path], tmp_path: Path) -> None:
+def test_adapters_train_on_four_bit_weights(bases: Bases, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from components.finetune_encoder.training.trainable import choose_trainable
 
@@ -566,7 +588,7 @@ def test_adapters_train_on_four_bit_weights(bases: dict[str, Path], tmp_path: Pa
     torch.testing.assert_close(embedded(again, utterances), after, atol=1e-3, rtol=1e-3)
 
 
-def test_prompt_without_an_audio_placeholder_is_rejected(bases: dict[str, Path]) -> None:
+def test_prompt_without_an_audio_placeholder_is_rejected(bases: Bases) -> None:
     settings = settings_of("audio_language", prompt="What do you hear?")
     family = families()["audio_language"](bases["audio_language"], settings)
     with pytest.raises(UsageError, match=r"speech\.prompt must hold <\|AUDIO\|> once"):

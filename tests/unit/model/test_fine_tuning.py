@@ -90,7 +90,8 @@ def tune(
     return fine_tune(settings, step, reference, output, modality)
 
 
-@pytest.mark.parametrize("killed_in", ["2", pytest.param("4", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("killed_in", ["2", "4"])
 def test_killed_run_resumes_to_the_same_result(killed_in: str, reference: UtteranceSet, tmp_path: Path) -> None:
     whole = tune(reference, LocalStore(tmp_path / "whole"), tmp_path / "a", Watch(), SETTINGS)
     store = LocalStore(tmp_path / "killed")
@@ -337,6 +338,7 @@ def test_step_is_divided_into_micro_batches() -> None:
         share_step(16, 16, 3)
 
 
+@pytest.mark.long
 def test_adapter_checkpoint_is_small(reference: UtteranceSet, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     settings = of_steps(tuning="lora", gradient_checkpointing=True, class_weights="balanced", loss="cross_entropy")

@@ -63,6 +63,7 @@ def answers_of(seed: int, dialogues: int = 150) -> _Answers:
     return _Answers(log_p, present, torch.from_numpy(labels), np.repeat(np.arange(dialogues), 8))
 
 
+@pytest.mark.long
 def test_the_weights_say_which_expert_is_right() -> None:
     dev, test = answers_of(seed=0, dialogues=100), answers_of(seed=10)
     scale, bias, slope = _parts(torch.from_numpy(_fit(dev, 0)), 3)

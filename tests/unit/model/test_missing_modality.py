@@ -63,6 +63,7 @@ def test_curve_starts_at_the_model_score_and_falls(toy: EmbeddedDialogues, train
     assert curve_of(trained.model, toy) == curve
 
 
+@pytest.mark.long
 def test_curve_end_equals_input_without_the_modality(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
     test = toy.split("test")
     bare = [{"text": toy.read(dialogue)["text"]} for dialogue in test]

@@ -221,6 +221,7 @@ def test_space_of_many_modalities_limits_the_subsets() -> None:
     assert len(subsets) == 11 and subsets[0] == "a+b+c+d+e" and set(names) < set(subsets)
 
 
+@pytest.mark.long
 def test_trial_with_a_modality_subset_uses_only_that(folder: Path) -> None:
     data = open_embeddings(folder)
     config = load_profile("tiny", ["mixture.epochs=2", "mixture.modalities=[text]"]).mixture

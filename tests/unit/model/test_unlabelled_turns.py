@@ -91,7 +91,7 @@ def test_figures_count_labelled_turns_and_neighbours_see_the_others() -> None:
     assert weights is not None and weights.isfinite().all()
 
 
-@pytest.mark.parametrize("gate", ["fitted", "learned"])
+@pytest.mark.parametrize("gate", [pytest.param("fitted", marks=pytest.mark.long), "learned"])
 def test_training_ignores_what_stands_for_a_missing_label(gate: str) -> None:
     config = config_of(epochs=3, learning_rate=1e-2, gate=gate)
     data = partly_labelled("train", "dev")

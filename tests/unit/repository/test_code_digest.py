@@ -186,6 +186,16 @@ def reworded(source: str) -> str:
     return "\n\n\n# A comment.\n" + ast.unparse(tree).replace("\n\n", "\n\n\n\n")
 
 
+def test_the_meaning_of_a_file_is_that_of_its_code() -> None:
+    """Of every tenth file; all of them, in the keys of the stages, with the long tests."""
+    files = sorted(file for layer in ("mistere", "components") for file in (PROJECT_ROOT / layer).rglob("*.py"))
+    for file in files[::10]:
+        text = file.read_text(encoding="utf-8")
+        assert code_meaning(reworded(text)) == code_meaning(text), file
+        assert code_meaning(text + "CHANGED = 1\n") != code_meaning(text), file
+
+
+@pytest.mark.long
 def test_comments_docstrings_and_blank_lines_change_no_key(probe: Probe, before: dict[str, str]) -> None:
     """Every file of the code, reworded at once: ``ast.unparse`` changes layout, quotes, comments and docstrings."""
     originals = {file: file.read_text() for file in probe.root.rglob("*.py")}
@@ -223,6 +233,7 @@ def test_a_changed_constant_changes_exactly_the_keys_of_the_stages_that_compute_
     assert by("components/gate_model/rules/new_rule.py") == {"gate_model"}
 
 
+@pytest.mark.long
 def test_a_stage_whose_module_opts_out_still_depends_on_the_rest(probe: Probe, before: dict[str, str]) -> None:
     edits = {"mistere/metrics/calibration.py": ("", "AFFECTS_RESULTS = False\n")}
     assert changed_by(probe, before, edits) == {"evaluate_model"}

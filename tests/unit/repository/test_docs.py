@@ -77,6 +77,7 @@ def named_commands() -> list[tuple[str, str]]:
 
 
 COMMANDS = named_commands()
+COMMAND_TREE: click.Command = typer.main.get_command(app)
 PROFILES = [
     (name, content)
     for name in CURRENT
@@ -88,7 +89,7 @@ PROFILES = [
 
 def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
     """Return the command that the words name, and its arguments."""
-    command: click.Command = typer.main.get_command(app)
+    command = COMMAND_TREE
     while hasattr(command, "commands"):
         while words and words[0].startswith("-"):
             known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}

@@ -110,7 +110,9 @@ def test_it_runs_the_code_of_the_wheel(installed: Installed) -> None:
     assert "meld" in installed.mistere("data", "import", "--help").stdout
 
 
-@pytest.mark.parametrize("suffix", ["/__init__.py", ".py"], ids=["folder", "file"])
+@pytest.mark.parametrize(
+    "suffix", [pytest.param("/__init__.py", id="folder"), pytest.param(".py", id="file", marks=pytest.mark.long)]
+)
 def test_the_command_names_a_foreign_package_mistere(installed: Installed, tmp_path: Path, suffix: str) -> None:
     module = tmp_path / f"mistere{suffix}"
     module.parent.mkdir(exist_ok=True)
@@ -189,11 +191,11 @@ def test_serve_and_predict_work_elsewhere_beside_decoys(installed: Installed, tm
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("bench",),
+        pytest.param(("bench",), marks=pytest.mark.long),
         ("submit", "--host", "http://127.0.0.1:1", "--store", "s3://bucket/prefix"),
-        ("schedule", "diff", "schedules.yaml"),
-        ("schedule", "apply", "schedules.yaml"),
-        ("replay", "1", "--store", ".", "--tracking", "sqlite:///mlflow.db"),
+        pytest.param(("schedule", "diff", "schedules.yaml"), marks=pytest.mark.long),
+        pytest.param(("schedule", "apply", "schedules.yaml"), marks=pytest.mark.long),
+        pytest.param(("replay", "1", "--store", ".", "--tracking", "sqlite:///mlflow.db"), marks=pytest.mark.long),
     ],
 )
 def test_commands_that_need_a_checkout_report_it(installed: Installed, arguments: tuple[str, ...]) -> None:
