@@ -262,6 +262,21 @@ def test_an_internal_error_is_500_with_only_the_id(faulty: Server) -> None:
     assert "secret" not in log
 
 
+def test_an_internal_error_has_the_id_of_the_body(faulty: Server) -> None:
+    """It is the one of the request's line in the log of requests, and of its answer if there were one."""
+    header = {"X-Request-Id": "call-9"}
+    v2 = {"inputs": [tensor("text", ["crash"])], "id": "call-10"}
+    v1 = {"instances": [{"utterances": [{"text": "crash"}]}], "id": "call-11"}
+    for path, body in (("v2/models/mistere/infer", v2), ("v1/models/mistere:predict", v1)):
+        response = httpx.post(f"{faulty.url}/{path}", json=body, headers=header, timeout=120)
+        refused(response, 500, f"its id is {body['id']}.")
+    request = message([b"crash"])
+    request.id = "call-12"
+    assert "its id is call-12." in call(faulty, request).details()
+    log = faulty.log.read_text()
+    assert all(f"request=call-{number} failed: RuntimeError" in log for number in (10, 11, 12))
+
+
 def test_overload_is_429_and_others_are_still_served(faulty: Server, tmp_path: Path) -> None:
     held_text = f"{HOLD}{tmp_path / 'release'}"
     with ThreadPoolExecutor(2) as pool:

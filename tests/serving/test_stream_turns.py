@@ -36,6 +36,8 @@ class Plane:
     def __init__(self) -> None:
         self.requests: list[list[dict[str, Any]]] = []
         self.origins: list[StreamOrigin | None] = []
+        self.ids: list[str] = []
+        self.failure: Exception | None = None
         self.may_answer = asyncio.Event()
         self.further: dict[str, Any] = {}
         self.parameters: dict[str, str] = {}
@@ -55,6 +57,9 @@ class Plane:
         (instance,) = body["instances"]
         self.requests.append(instance["utterances"])
         self.origins.append(ORIGIN.get())
+        self.ids.append(body["id"])
+        if self.failure is not None:
+            raise self.failure
         await self.may_answer.wait()
         size = len(instance["utterances"])
         columns: dict[str, Any] = {"label": ["joy"] * size, **self.further}
@@ -172,6 +177,19 @@ def test_a_stop_loses_no_turn_that_has_ended() -> None:
 
     turns, reason = run(work())
     assert turns == list(range(12)) and reason == "The server stops: open a new stream."
+
+
+def test_an_error_has_the_id_of_its_request() -> None:
+    async def work() -> tuple[list[str], list[dict[str, Any]]]:
+        plane = Plane()
+        plane.failure = RuntimeError("broken")
+        client = Client(spoken(2), json.dumps({"type": "end"}))
+        await client.session(plane, Limits()).run(asyncio.Event())
+        return plane.ids, client.received[1:]
+
+    ids, answers = run(work())
+    assert [answer["error"].rpartition(" ")[2] for answer in answers] == [f"{identity}." for identity in ids]
+    assert len(set(ids)) == 2 and all(len(identity) == 36 for identity in ids)
 
 
 def test_a_stop_does_not_wait_for_a_client_that_has_not_begun() -> None:

@@ -17,7 +17,7 @@ from mistere.common.errors import MistereError
 from mistere.predictor import metrics
 from mistere.predictor.errors import RequestError, as_request_error, invalid, slow_body
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
-from mistere.predictor.protocol.wire import INLINE_BYTES, read_grpc, size_header, write_grpc
+from mistere.predictor.protocol.wire import INLINE_BYTES, RequestName, read_grpc, size_header, write_grpc
 from mistere.predictor.settings import ServerSettings
 from mistere.predictor.stream.grpc_stream import GrpcStreams
 from mistere.predictor.stream.streams import Streams
@@ -56,13 +56,13 @@ class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has 
         content.pop("properties")
         return pb.ModelMetadataResponse(**content)
 
-    async def infer(self, message: bytes, identity: str) -> Any:
+    async def infer(self, message: bytes, name: RequestName) -> Any:
         """Answer one ``ModelInferRequest``."""
         if len(message) > INLINE_BYTES:
             request, typed = await asyncio.to_thread(read_grpc, message)
         else:
             request, typed = read_grpc(message)
-        request.id = request.id or identity
+        request.id = name.identity = request.id or name.identity
         await self._predictor.admit(request.model_name, request.model_version or "")
         response, _ = await self._predictor.infer(request.model_name, request, size_header(message))
         return write_grpc(response, typed)
@@ -165,23 +165,23 @@ class PredictorGRPCServer:
         return message
 
     async def _infer(self, _: Any, context: Any) -> Any:
-        identity = str(uuid.uuid4())
+        name = RequestName(str(uuid.uuid4()))
         status = "CANCELLED"
         failure: RequestError | None = None
         trace = TRACING.begin("grpc", lambda: dict(context.invocation_metadata() or ()).get(TRACEPARENT))
         try:
-            answer = await self._servicer.infer(await self._message(context), identity)
+            answer = await self._servicer.infer(await self._message(context), name)
             status = "OK"
             return answer
         except Exception as error:
-            failure = as_request_error(error, identity, self._settings.limits.utterance_seconds)
+            failure = as_request_error(error, name.identity, self._settings.limits.utterance_seconds)
             status = failure.status
             if "Retry-After" in failure.headers:
                 context.set_trailing_metadata((("retry-after", failure.headers["Retry-After"]),))
             await context.abort(grpc.StatusCode[failure.status], failure.message)
         finally:
             metrics.labelled(metrics.REQUESTS, "grpc", status).inc()
-            TRACING.end(trace, status, status in _SERVER_FAILURES, identity, failure)
+            TRACING.end(trace, status, status in _SERVER_FAILURES, name.identity, failure)
 
     def _guarded(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
         method, kind = getattr(self._servicer, name), getattr(pb, f"{name}Request")

@@ -30,7 +30,15 @@ from mistere.predictor.protocol.content_coding import content_coding, decompress
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.protocol.document_page import PAGE_HEADERS, PAGE_PATH, document_page
 from mistere.predictor.protocol.openapi import OPENAPI_PATH, build_document
-from mistere.predictor.protocol.wire import INLINE_BYTES, checked_id, parse_json, read_rest, size_header, write_rest
+from mistere.predictor.protocol.wire import (
+    INLINE_BYTES,
+    RequestName,
+    checked_id,
+    parse_json,
+    read_rest,
+    size_header,
+    write_rest,
+)
 from mistere.predictor.settings import Limits
 from mistere.predictor.stream.websocket import STREAM_PATH, WebSocketStreams
 from mistere.predictor.tracing.request_trace import TRACEPARENT, TRACING
@@ -142,10 +150,10 @@ class RestEndpoints:
     async def infer(self, model_name: str, request: Request) -> Response:
         """``POST /v2/models/{model}/infer``, also below ``/versions/{version}``."""
 
-        async def answer(body: bytes, identity: str) -> Response:
+        async def answer(body: bytes, name: RequestName) -> Response:
             header = request.headers.get(protocol.BINARY_HEADER)
             payload = await self._parse(len(body), lambda: read_rest(body, header, model_name))
-            payload.id = payload.id or identity
+            payload.id = name.identity = payload.id or name.identity
             response, _ = await self._data_plane.infer(model_name, payload, size_header(body))
             content, headers = write_rest(response)
             return Response(content, headers=headers)
@@ -155,9 +163,9 @@ class RestEndpoints:
     async def predict(self, model_name: str, request: Request) -> Response:
         """``POST /v1/models/{model}:predict``."""
 
-        async def answer(body: bytes, identity: str) -> Response:
+        async def answer(body: bytes, name: RequestName) -> Response:
             payload = await self._parse(len(body), lambda: parse_json(body))
-            payload["id"] = checked_id(payload.get("id")) or identity
+            payload["id"] = name.identity = checked_id(payload.get("id")) or name.identity
             response, _ = await self._data_plane.infer(model_name, payload, size_header(body))
             return json_response(response)
 
@@ -167,23 +175,23 @@ class RestEndpoints:
         self,
         model_name: str,
         request: Request,
-        name: str,
-        answer: Callable[[bytes, str], Coroutine[Any, Any, Response]],
+        kind: str,
+        answer: Callable[[bytes, RequestName], Coroutine[Any, Any, Response]],
     ) -> Response:
-        identity = printable(request.headers.get(protocol.REQUEST_ID_HEADER, "")) or str(uuid.uuid4())
-        trace = TRACING.begin(name, lambda: request.headers.get(TRACEPARENT))
+        name = RequestName(printable(request.headers.get(protocol.REQUEST_ID_HEADER, "")) or str(uuid.uuid4()))
+        trace = TRACING.begin(kind, lambda: request.headers.get(TRACEPARENT))
         failure: RequestError | None = None
         try:
             await self._data_plane.admit(model_name, _version(request))
             async with self._bodies.read(request) as body:
-                response = await _answer_while_connected(request, answer(body, identity))
+                response = await _answer_while_connected(request, answer(body, name))
         except ClientDisconnect:
             response = Response(status_code=499)
         except Exception as error:
-            failure = as_request_error(error, identity, self._limits.utterance_seconds)
+            failure = as_request_error(error, name.identity, self._limits.utterance_seconds)
             response = error_response(failure)
-        metrics.labelled(metrics.REQUESTS, name, str(response.status_code)).inc()
-        TRACING.end(trace, str(response.status_code), response.status_code >= 500, identity, failure)
+        metrics.labelled(metrics.REQUESTS, kind, str(response.status_code)).inc()
+        TRACING.end(trace, str(response.status_code), response.status_code >= 500, name.identity, failure)
         return response
 
     @staticmethod

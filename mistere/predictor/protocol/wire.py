@@ -10,6 +10,7 @@ import codecs
 import struct
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -92,6 +93,17 @@ def _name(item: dict[str, Any], where: str) -> str:
     if not isinstance(name, str):
         raise invalid(f"Each of {where} needs a name.")
     return name
+
+
+@dataclass
+class RequestName:
+    """How a request is called while it is answered, for its error message, its lines in logs and its trace.
+
+    Attributes:
+        identity: the id of its header, or a new one, until its body has been read; then the body's, if that has one.
+    """
+
+    identity: str
 
 
 def checked_id(value: Any) -> str | None:

@@ -100,11 +100,12 @@ class Conversation:
         """Whether no turn waits for its answer."""
         return not self._unanswered
 
-    async def answer(self, number: int) -> dict[str, Any]:
+    async def answer(self, number: int, identity: str = "") -> dict[str, Any]:
         """Predict a turn from its audio and text and the turns before it.
 
         Args:
             number: of a turn that is to be answered.
+            identity: id of the request; empty for a new one.
 
         Returns:
             Number, channel and times of the turn, and the fields of a V1 prediction for it.
@@ -114,7 +115,7 @@ class Conversation:
         """
         turns = self._window(number)
         try:
-            prediction = await self._predicted(turns)
+            prediction = await self._predicted(turns, identity)
         finally:
             self._unanswered.remove(number)
             self._forget()
@@ -166,21 +167,23 @@ class Conversation:
         oldest = min(self._unanswered, default=self._turns[-1].number)
         del self._turns[: self._window(oldest)[0].number - self._turns[0].number]
 
-    async def _predicted(self, turns: list[Turn], interim: bool = False) -> dict[str, Any]:
+    async def _predicted(self, turns: list[Turn], identity: str = "", interim: bool = False) -> dict[str, Any]:
         """Channel and times of the last of some turns, and the fields of its prediction."""
         turn, parameters = turns[-1], self._interim_parameters if interim else self._parameters
         token = ORIGIN.set(StreamOrigin(self._name, turns[0].number, interim))
         try:  # turns answered before are in the server's store, so their audio need not be read again
-            prediction = await self._ask(turns, parameters, resend=False)
+            prediction = await self._ask(turns, parameters, identity, resend=False)
         except RequestError as error:
             if error.code != _UNKNOWN_DIGEST:
                 raise
-            prediction = await self._ask(turns, parameters, resend=True)
+            prediction = await self._ask(turns, parameters, identity, resend=True)
         finally:
             ORIGIN.reset(token)
         return {"channel": turn.channel, "start": turn.start, "end": turn.end, **prediction}
 
-    async def _ask(self, turns: list[Turn], parameters: Mapping[str, Any], resend: bool) -> dict[str, Any]:
+    async def _ask(
+        self, turns: list[Turn], parameters: Mapping[str, Any], identity: str, resend: bool
+    ) -> dict[str, Any]:
         utterances = []
         for turn in turns:
             last = turn is turns[-1]
@@ -194,7 +197,7 @@ class Conversation:
         await self._data_plane.admit(self._model_name, "")
         response, _ = await self._data_plane.infer(
             self._model_name,
-            {"instances": [{"utterances": utterances}], "parameters": parameters},
+            {"instances": [{"utterances": utterances}], "parameters": parameters, "id": identity},
             {protocol.SIZE_HEADER: str(size)},
         )
         fields = {name: column[-1] for name, column in response["predictions"][0].items()}

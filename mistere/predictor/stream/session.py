@@ -223,7 +223,7 @@ class StreamSession:
         code, identity = _CLIENT_LEFT, str(uuid.uuid4())
         failure: RequestError | None = None
         try:
-            answer = {"type": "turn", **await self._conversation.answer(number)}
+            answer = {"type": "turn", **await self._conversation.answer(number, identity)}
             code = _ANSWERED
         except Exception as error:
             failure = as_request_error(error, identity, self._limits.utterance_seconds)

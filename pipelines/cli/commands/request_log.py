@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
+from mistere.predictor.errors import printable
 from mistere.runs.traffic_monitor import hours_of
 from mistere.serving.request_log.files import HASHING_KEY, read_log
 from mistere.serving.request_log.line import LoggedRequest, logged_hash, logged_id
@@ -45,10 +46,14 @@ class Choice:
         Args:
             key: of the store's log.
         """
-        identity = None if self.request is None else logged_id(key, self.request)
+        # The predictor takes only the begin of a header, and the whole id of a body; the log does not say which it was.
+        given = () if self.request is None else (self.request, printable(self.request))
+        identities = {logged_id(key, identity) for identity in given}
         dialogue = None if self.dialogue is None else logged_hash(key, self.dialogue)
         return lambda line: (
-            (line.failed or not self.errors) and identity in (None, line.id) and dialogue in (None, line.dialogue)
+            (line.failed or not self.errors)
+            and (not identities or line.id in identities)
+            and dialogue in (None, line.dialogue)
         )
 
 

@@ -375,7 +375,8 @@ def test_the_command_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     key = hashing_key(store, create=True, place=HASHING_KEY)
     assert key is not None
     writer = started(store)
-    for name, at in (("early", -50 * 3600), ("first", -60), ("refused", -30), (logged_id(key, "call 7"), 0)):
+    long, ids = "x" * 80, [logged_id(key, "call 7"), logged_id(key, printable("x" * 80))]
+    for name, at in (("early", -50 * 3600), ("first", -60), ("refused", -30), (ids[0], 0), (ids[1], -70 * 3600)):
         writer.put(entry(name, NOW + at))
     writer.close(60)
 
@@ -386,7 +387,8 @@ def test_the_command_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     hashed = logged_id(key, "call 7")
     assert shown() == shown(limit=0) == ["first", "refused", hashed] and shown(limit=1) == [hashed]
     assert shown(errors=True) == ["refused"] and shown(request="call 7") == [hashed] and shown(dialogue="x") == []
-    assert shown(since="3d")[0] == "early"
+    assert shown(since="3d")[0] == ids[1] and shown(since="3d")[1] == "early"
+    assert shown(since="3d", request=long) == [ids[1]], "the predictor cuts a header"
     show_log(store, Choice("24h"), now=NOW)
     head, first, *_ = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["time", "protocol", "code"] and first.split()[:4] == [
