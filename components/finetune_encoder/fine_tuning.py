@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from components.finetune_encoder.call_copies import CallCopies
-from components.finetune_encoder.training.trainer import Curve, TrainingJob, train
+from components.finetune_encoder.training.job import Curve, TrainingJob
 from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
 from mistere.artifacts.manifest import canonical_digest
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
@@ -130,6 +130,9 @@ def _train(job: TrainingJob, base_digest: str, step: Step, scratch: Path) -> Cur
         return train_on_nodes(job, base_digest, step)
     step.checkpoints.restore()
     if job.config.processes == 1:
+        with step.loading():
+            from components.finetune_encoder.training.trainer import train
+
         return train(job, step.checkpoints, step.progress)
     from components.finetune_encoder.processes.local import train_in_processes
 

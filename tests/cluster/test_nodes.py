@@ -20,7 +20,7 @@ from components.finetune_encoder.nodes import pods as node_pods
 from components.finetune_encoder.nodes.launch import check_nodes, train_on_nodes
 from components.finetune_encoder.nodes.node import USAGES
 from components.finetune_encoder.nodes.train_job import train_job
-from components.finetune_encoder.training.checkpointing import PreemptedError
+from components.finetune_encoder.training.job import PreemptedError
 from components.report_run.cleanup import clean_up
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3.store import S3Store

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import jsonschema
@@ -136,5 +138,17 @@ def test_node_settings_do_not_change_step_keys() -> None:
     assert plain.keyed() == with_node_settings.keyed() and "num_nodes" in plain.keyed()
     assert not {"num_nodes", "nodes"} & set(plain.for_checkpoint())
     modules = closure("components.finetune_encoder.run")
-    assert "components.finetune_encoder.processes.worker" in modules
+    assert {f"components.finetune_encoder.{name}" for name in ("processes.worker", "training.trainer")} <= set(modules)
     assert "mistere.kubernetes.api" not in modules
+
+
+def test_what_only_starts_other_processes_loads_no_trainer() -> None:
+    """It would take seconds and 300 MB beside the processes that train."""
+    code = (
+        "import sys, components.finetune_encoder.nodes.launch, components.finetune_encoder.processes.local\n"
+        "print(*sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == []

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from components.finetune_encoder.training.trainer import TrainingJob
+from components.finetune_encoder.training.job import TrainingJob
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.progress import Progress

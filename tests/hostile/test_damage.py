@@ -14,9 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import TrainerState
 
-from components.finetune_encoder.training.checkpointing import last_whole_checkpoint
 from components.finetune_encoder.training.snapshot import Snapshot
 from components.gate_model.run import STAGE
 from components.validate_data.facts.shard_facts import FactsCache, ShardFacts
@@ -124,6 +122,10 @@ def checkpoint(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], obje
 
 
 def tuning_checkpoint(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    from transformers import TrainerState
+
+    from components.finetune_encoder.training.checkpointing import last_whole_checkpoint
+
     state = TrainerState(global_step=5, max_steps=9, num_train_epochs=3)
     Snapshot.of(state, {"w": torch.ones(40)}, {"epochs": []}, {"optimizer.pt": {"w": torch.ones(40)}}).write(folder)
     return folder / "checkpoint-5" / "optimizer.pt", lambda: last_whole_checkpoint(folder)

@@ -20,9 +20,7 @@ from components.finetune_encoder.nodes.train_job import POD_LABEL, TERMINATION_S
 from components.finetune_encoder.processes.local import train_in_halves
 from components.finetune_encoder.processes.torchrun import Failure
 from components.finetune_encoder.processes.worker import CURVE
-from components.finetune_encoder.training.batches import share_step
-from components.finetune_encoder.training.checkpointing import PreemptedError
-from components.finetune_encoder.training.trainer import Curve, TrainingJob
+from components.finetune_encoder.training.job import Curve, PreemptedError, TrainingJob, share_step
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, UnreachableError
 from mistere.artifacts.usage import FURTHER, Usage
 from mistere.common.counting import counted

@@ -31,7 +31,7 @@ from mistere.engine.usage_meter import UsageMeter
 from mistere.kubernetes.secret_keys import use_storage_variables
 
 JOB = "job.json"
-"""Under the prefix: ``training``, a :class:`~components.finetune_encoder.training.trainer.TrainingJob` whose paths the node
+"""Under the prefix: ``training``, a :class:`~components.finetune_encoder.training.job.TrainingJob` whose paths the node
 sets, and ``base_digest``."""
 SPOOLS = ("train", "dev")
 """Under the prefix: folders with the prepared utterances."""

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from components.finetune_encoder.processes.torchrun import Failure, run_torchrun
 from components.finetune_encoder.processes.worker import CURVE
-from components.finetune_encoder.training.batches import share_step
-from components.finetune_encoder.training.checkpointing import PreemptedError
-from components.finetune_encoder.training.trainer import Curve, TrainingJob, half_of, halved
+from components.finetune_encoder.training.job import Curve, PreemptedError, TrainingJob, half_of, halved, share_step
 from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.parsing.documents import read_json
 from mistere.common.progress import Progress

@@ -31,8 +31,8 @@ def main(path: Path) -> None:
     meter = UsageMeter(energy=False)
     import torch
 
-    from components.finetune_encoder.training.checkpointing import PreemptedError
-    from components.finetune_encoder.training.trainer import TrainingJob, train
+    from components.finetune_encoder.training.job import PreemptedError, TrainingJob
+    from components.finetune_encoder.training.trainer import train
     from mistere.artifacts.checkpoints import Checkpoints
     from mistere.artifacts.object_store import UnreachableError, open_store
     from mistere.engine.live_progress import StoredProgress

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch.utils.data import Dataset, Sampler
 
-from mistere.common.errors import UsageError
 from mistere.config.encoder import EncoderConfig
 from mistere.data.utterances import FeatureSpool, batches_by_length
 from mistere.model.encoders.families.family import Family
@@ -68,34 +67,6 @@ class Examples(Dataset[tuple[dict[str, Any], int]]):
             return 0
         draw = random.Random(f"{self._seed}.{self._epoch}.{index}.call")  # noqa: S311  (the seed must reproduce the choice)
         return draw.randrange(1, self._variants) if draw.random() < self._share else 0
-
-
-class Share(NamedTuple):
-    """How an optimiser step is split: it sees ``micro · accumulation · processes`` utterances."""
-
-    micro: int
-    accumulation: int
-
-
-def share_step(effective: int, micro_batch: int, processes: int) -> Share:
-    """Split an optimiser step among processes, with as many utterances at a time as fit.
-
-    Args:
-        effective: utterances in an optimiser step, which never changes.
-        micro_batch: utterances that a process may hold at once.
-        processes: number of processes.
-
-    Raises:
-        UsageError: the step cannot be split evenly.
-    """
-    each, rest = divmod(effective, processes)
-    if rest:
-        raise UsageError(
-            f"batch_size · accumulation is {effective}, which {processes} processes cannot share evenly: choose a multiple "
-            f"of {processes}."
-        )
-    micro = max(size for size in range(1, min(micro_batch, each) + 1) if each % size == 0)
-    return Share(micro, each // micro)
 
 
 class LengthBatches(Sampler[int]):

@@ -14,16 +14,12 @@ import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from components.finetune_encoder.training.job import PreemptedError
 from components.finetune_encoder.training.snapshot import PARTIAL, RANDOM_STATE, STATE, Snapshot, damage, step_of
 from mistere.artifacts.checkpoint_writing import BackgroundWriter, CheckpointSchedule
 from mistere.artifacts.checkpoints import Checkpoints
-from mistere.common.errors import MistereError
 from mistere.common.parsing.documents import read_json
 from mistere.kubernetes.current_pod import is_inside
-
-
-class PreemptedError(MistereError):
-    """The process was terminated (SIGTERM) after it wrote a checkpoint."""
 
 
 class CheckpointWriter(TrainerCallback):

@@ -14,17 +14,19 @@ import random
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import TrainerState
 
 from mistere.artifacts.manifest import canonical_digest
 from mistere.common.digests.files import digest_of
 from mistere.common.parsing.documents import read_json
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 WEIGHTS: Final = "model.safetensors"
 LOSSES: Final = "losses.json"

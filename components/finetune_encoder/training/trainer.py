@@ -16,75 +16,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments, set_seed
 
-from components.finetune_encoder.training.batches import Examples, Share, share_step
+from components.finetune_encoder.training.batches import Examples
 from components.finetune_encoder.training.callbacks import Reporter, Tracker
 from components.finetune_encoder.training.checkpointing import CheckpointWriter, Patience, agreed_checkpoint, is_over
 from components.finetune_encoder.training.encoder_trainer import EncoderTrainer, EpochOrder, restore, trainable
+from components.finetune_encoder.training.job import Curve, Share, TrainingJob, half_of, halved, share_step
 from components.finetune_encoder.training.live_tracking import LiveRun
 from components.finetune_encoder.training.snapshot import STATE, WEIGHTS, checkpoint_name
 from components.finetune_encoder.training.trainable import choose_trainable
 from mistere.artifacts.checkpoints import Checkpoints
-from mistere.common.errors import MistereError
-from mistere.common.modalities import Modality
 from mistere.common.progress import Progress
 from mistere.config.differences import changed_settings
-from mistere.config.encoder import EncoderConfig
-from mistere.data.kinds import kind_of
-from mistere.data.kinds.kind import Kind
 from mistere.data.utterances import FeatureSpool
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.model.encoders.device import choose_device, training_precision
 from mistere.model.encoders.families import families
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, save_tuned
-
-Curve = list[dict[str, float]]
-
-
-class TrainingJob(BaseModel):
-    """Everything a training process needs; torchrun's processes read it as JSON.
-
-    Attributes:
-        config: the modality's section.
-        modality: the encoder's modality.
-        family: of the backbone.
-        base: folder of the base weights.
-        classes: number of labels.
-        class_weights: weight of an utterance by its class; None for equal weights.
-        micro_batch: utterances that a process may hold at once.
-        train: spool of the prepared training utterances.
-        dev: spool of the dev utterances.
-        output: folder for ``tuned.safetensors``.
-        store: the object store, for checkpoints.
-        key: the step's key.
-        task: the task's name.
-        run_id: the run's.
-        tracking_uri: MLflow; empty for none.
-    """
-
-    config: EncoderConfig
-    modality: Modality
-    family: str
-    base: Path
-    classes: int
-    class_weights: list[float] | None
-    micro_batch: int
-    train: Path
-    dev: Path
-    output: Path
-    store: str
-    key: str
-    task: str
-    run_id: str
-    tracking_uri: str
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of the modality."""
-        return kind_of(families()[self.family].kind)
 
 
 def train(job: TrainingJob, checkpoints: Checkpoints, progress: Progress) -> Curve:
@@ -150,33 +100,6 @@ def _fit_in_memory(
         restore(model, start)
         set_seed(config.seed)
         progress.note(halved(share.micro, micro_batch, effective))
-
-
-def half_of(micro: int, modality: str, size_setting: str) -> int:
-    """Number of utterances to try at once if ``micro`` did not fit.
-
-    Args:
-        micro: that number.
-        modality: the modality.
-        size_setting: of its section, the setting that makes an utterance smaller.
-
-    Raises:
-        MistereError: even one utterance did not fit.
-    """
-    if micro > 1:
-        return micro // 2
-    raise MistereError(
-        f"one utterance at a time does not fit into the device's memory: lower {modality}.{size_setting}, set "
-        f"{modality}.gradient_checkpointing=true, or choose {modality}.tuning=qlora."
-    )
-
-
-def halved(micro: int, micro_batch: int, effective: int) -> str:
-    """The message about a halved batch."""
-    return (
-        f"{micro} utterances at once do not fit into the device's memory: continuing with {micro_batch} at once; an optimiser step "
-        f"still sees {effective}."
-    )
 
 
 def _fit(

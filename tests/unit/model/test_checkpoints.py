@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerState
 
 from components.finetune_encoder.training import snapshot as module
-from components.finetune_encoder.training.checkpointing import last_whole_checkpoint
 from components.finetune_encoder.training.snapshot import Snapshot, step_of
 from mistere.artifacts import checkpoint_writing
 from mistere.artifacts.checkpoints import Checkpoints
@@ -175,7 +173,15 @@ class RemoteStore(ObjectStore):
         self._objects.delete_object(key)
 
 
+def last_whole(directory: Path, note: Callable[[str], None] = lambda _: None) -> Path | None:
+    from components.finetune_encoder.training.checkpointing import last_whole_checkpoint  # with the Trainer: seconds
+
+    return last_whole_checkpoint(directory, note)
+
+
 def snapshot_at(step: int, best: int) -> Snapshot:
+    from transformers import TrainerState
+
     state = TrainerState(global_step=step, best_global_step=best, max_steps=90, num_train_epochs=3)
     value = torch.full((4,), float(step))
     return Snapshot.of(state, {"head": value}, {"epochs": [], "sum": 0.0, "count": 0}, {"optimizer.pt": {"exp": value}})
@@ -241,7 +247,7 @@ def test_a_process_killed_at_any_point_of_a_write_leaves_a_complete_checkpoint(
             monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / f"another-{at}"))
         later = Checkpoints(store, "finetune_encoder", "key")
         later.restore()
-        last = last_whole_checkpoint(later.directory)
+        last = last_whole(later.directory)
         if done:
             assert last is not None and step_of(last) >= done
         for folder in later.directory.iterdir():
@@ -269,7 +275,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage: str, t
             if damage == "missing":
                 path.unlink()
         notes: list[str] = []
-        assert last_whole_checkpoint(directory, notes.append) == directory / "checkpoint-30"
+        assert last_whole(directory, notes.append) == directory / "checkpoint-30"
         assert len(notes) == 1 and str(newest) in notes[0] and not newest.exists()
         assert damage == "missing" or name == "all" or name in notes[0]
 
@@ -279,5 +285,5 @@ def test_a_damaged_best_checkpoint_takes_those_that_need_it_along(tmp_path: Path
         snapshot_at(step, best).write(tmp_path)
     weights = tmp_path / "checkpoint-30" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_whole(tmp_path) is None
     assert not list(tmp_path.iterdir())

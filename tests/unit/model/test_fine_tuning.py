@@ -17,7 +17,8 @@ import torch
 from safetensors.numpy import load_file
 
 from components.finetune_encoder.call_copies import CallCopies
-from components.finetune_encoder.training.batches import Examples, share_step
+from components.finetune_encoder.training.batches import Examples
+from components.finetune_encoder.training.job import share_step
 from components.pull_data.run import describe
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.io import publish
