@@ -14,6 +14,7 @@ from mistere.predictor.request_log.log import start_request_log
 from mistere.predictor.request_log.writer import RequestLogWriter
 from mistere.predictor.sample.sampler import Sampler
 from mistere.predictor.sample.writer import SampleWriter
+from mistere.predictor.scheduling.observer_thread import CLOSE_SECONDS, close_all
 from mistere.predictor.settings import ServerSettings
 from mistere.predictor.shadow.copier import ShadowCopier, shadow_copier
 from mistere.predictor.traffic.observation import TrafficObserver, traffic_observer
@@ -116,14 +117,9 @@ class AnswerObservers:
         if self._shadow is not None:
             self._shadow.offer(answered.identity, asked, predictions, answered.seconds)
 
-    def close(self) -> None:
-        """Write what is left to the stores."""
-        self._traffic.recorder.close()
-        if self._request_log is not None:
-            self._request_log.close()
-        if self._sampler is not None:
-            self._sampler.writer.close()
-        if self._shadow is not None:
-            self._shadow.close()
-        if self._sweeper is not None:
-            self._sweeper.close()
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Write what is left to the stores, and wait for it at most so long, however many of them hang."""
+        sampled = None if self._sampler is None else self._sampler.writer
+        # The shadow's thread first, which asks another one to end after it.
+        threads = self._shadow, self._traffic.recorder, self._request_log, sampled, self._sweeper
+        close_all([thread for thread in threads if thread is not None], seconds)

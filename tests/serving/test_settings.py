@@ -17,8 +17,10 @@ from mistere.config.predictor_options import Option, as_text, options, rendered,
 from mistere.model.inference import load_bundle
 from mistere.predictor.errors import RequestError
 from mistere.predictor.model import EmotionPredictor
+from mistere.predictor.scheduling.observer_thread import CLOSE_SECONDS
 from mistere.predictor.server import main
 from mistere.predictor.settings import MIB, Limits, ServerSettings, parse_arguments
+from mistere.predictor.tracing.span_sender import CLOSE_SECONDS as TRACE_SECONDS
 from mistere.serving.kserve.inference_service import inference_service, revision_of
 from mistere.serving.kserve.supported_settings import check_cluster_support
 from pipelines.profiles import load_profile
@@ -115,6 +117,7 @@ def test_default_options_leave_the_manifest_as_it_is() -> None:
 def test_the_time_to_stop_covers_draining_and_requests_in_flight() -> None:
     pod = manifest(PredictorConfig(drain_seconds=20.5, grace_seconds=100))["spec"]["predictor"]
     assert pod["terminationGracePeriodSeconds"] == 21 + 100 + 13
+    assert CLOSE_SECONDS + TRACE_SECONDS + 2 < 13, "what is written last, whatever hangs"
 
 
 @pytest.mark.parametrize(

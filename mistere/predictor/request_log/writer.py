@@ -7,7 +7,6 @@ does not fit is dropped and counted.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Final
 
 from mistere.artifacts.object_store import ObjectStore
 from mistere.predictor import metrics
+from mistere.predictor.scheduling.observer_thread import ObserverThread, Outages
 from mistere.predictor.traffic.recorder import replica_name
 from mistere.serving.request_log.files import HASHING_KEY, PART_BYTES, log_file, log_key
 from mistere.serving.sample.places import hashing_key
@@ -26,8 +26,6 @@ QUEUE_BYTES: Final = 32 << 20
 """Requests that wait to be written, at most."""
 _EARLY_BYTES: Final = 4 << 20
 """What is written before the interval has passed."""
-_CLOSE_SECONDS: Final = 10.0
-"""Longest wait for the last write at the end; Kubernetes kills the pod some seconds later."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Entry:
     line: Callable[[bytes], str]
 
 
-class RequestLogWriter:
+class RequestLogWriter(ObserverThread):
     """Writes lines.
 
     Args:
@@ -65,6 +63,7 @@ class RequestLogWriter:
         interval: float,
         queue_bytes: int = QUEUE_BYTES,
     ) -> None:
+        super().__init__("request-log")
         self.replica = replica_name()
         self._store, self._days, self._interval = store, days, interval
         self._limit = queue_bytes
@@ -72,10 +71,7 @@ class RequestLogWriter:
         self._waiting: deque[Entry] = deque()
         self._held = 0
         self._part = 0
-        self._failing = False
-        self._closing = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+        self._outages = Outages("the log of requests is", store)
         self._thread.start()
 
     def put(self, entry: Entry) -> None:
@@ -89,41 +85,20 @@ class RequestLogWriter:
             if self._held >= _EARLY_BYTES:
                 self._changed.notify()
 
-    def close(self, seconds: float = _CLOSE_SECONDS) -> None:
-        """Write what waits, and wait for it at most so long."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(seconds)
-
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(self._is_due, self._interval)
                 closing = self._closing
-            self._write_what_waits()
+            self._outages.attempt(self._write_what_waits)
             if closing:
                 return
 
     def _is_due(self) -> bool:
         """Whether to write before the interval has passed."""
-        return self._closing or (self._held >= _EARLY_BYTES and not self._failing)
+        return self._closing or (self._held >= _EARLY_BYTES and not self._outages.lasts)
 
     def _write_what_waits(self) -> None:
-        """Write; the first failure of several is logged."""
-        try:
-            self._write_all()
-        except Exception as error:  # of any library of the store; an endpoint without a log still answers
-            if not self._failing:
-                reason = str(error) or type(error).__name__
-                logger.warning("the log of requests is not written to %s (%s)", self._store.uri, reason)
-            self._failing = True
-            return
-        if self._failing:
-            logger.info("the log of requests is written to %s again", self._store.uri)
-        self._failing = False
-
-    def _write_all(self) -> None:
         """Write what waits, in files of one hour. What a store does not take waits until it does."""
         while batch := self._batch():
             if self._key is None:

@@ -7,7 +7,6 @@ fit is dropped and counted.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,10 @@ import numpy as np
 
 from mistere.artifacts.object_store import ObjectStore
 from mistere.predictor import metrics
-from mistere.predictor.sample.joining import Part, join
+from mistere.predictor.sample.joining import Part, add, one_after_the_other, parts_of
+from mistere.predictor.scheduling.observer_thread import ObserverThread, Outages
 from mistere.predictor.stream.origin import StreamOrigin
-from mistere.serving.sample.dialogue import KeptDialogue, KeptTurn, pack_vectors
+from mistere.serving.sample.dialogue import KeptDialogue, KeptStream, KeptTurn, pack_vectors
 from mistere.serving.sample.places import DAY_SECONDS, DIALOGUES, day_of, folder_of, hashing_key, path, sweep
 from mistere.serving.sample.reading import read_dialogue, read_vectors
 
@@ -35,8 +35,6 @@ _REMEMBERED: Final = 4096
 """Dialogues of which the writer remembers what it has written."""
 _MOST_CLIPS: Final = 1024
 """Recordings of one dialogue: more than any conversation has, so that one id cannot fill the store."""
-_CLOSE_SECONDS: Final = 10.0
-"""Longest wait for the last writes at the end; Kubernetes kills the pod some seconds later."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +76,14 @@ class _Written:
         began_at: when its first request was answered, seconds since 1970.
         keep_until: its last day.
         clips: the recordings.
-        stream: of which it is; empty for none.
-        first: number of its first turn in the stream.
     """
 
     began_at: float
     keep_until: str
     clips: set[str] = field(default_factory=set)
-    stream: bytes = b""
-    first: int = 0
 
 
-class SampleWriter:
+class SampleWriter(ObserverThread):
     """Writes dialogues.
 
     Args:
@@ -106,16 +100,14 @@ class SampleWriter:
         queue_bytes: int = QUEUE_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__("sample")
         self._store, self._days, self._limit, self._clock = store, days, queue_bytes, clock
         self._key: bytes | None = None
         self._written: OrderedDict[str, _Written] = OrderedDict()
         self._waiting: OrderedDict[tuple[str, int], Answered] = OrderedDict()
         """By dialogue, and for parts of streams by a number, since none of them replaces another."""
         self._held = self._parts = 0
-        self._failing = False
-        self._closing = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="sample", daemon=True)
+        self._outages = Outages("sampled dialogues are", store)
         self._thread.start()
 
     def put(self, answered: Answered) -> None:
@@ -138,18 +130,11 @@ class SampleWriter:
             self._waiting[place] = answered
             self._changed.notify()
 
-    def close(self, seconds: float = _CLOSE_SECONDS) -> None:
-        """Write what waits, and wait for it at most so long."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(seconds)
-
     def _run(self) -> None:
         next_sweep = 0.0
         while True:
             if time.monotonic() >= next_sweep and not self._closing:
-                self._guarded(self._sweep)
+                self._attempt(self._sweep)
                 next_sweep = time.monotonic() + _SWEEP_SECONDS
             with self._changed:
                 if not self._waiting and not self._closing:
@@ -160,24 +145,14 @@ class SampleWriter:
                     continue
                 _, answered = self._waiting.popitem(last=False)
                 self._held -= answered.size
-            self._guarded(lambda answered=answered: self._write(answered), "written")  # type: ignore[misc]
+            self._attempt(lambda answered=answered: self._write(answered), "written")  # type: ignore[misc]
 
-    def _guarded(self, work: Callable[[], object], outcome: str = "") -> None:
-        """Do something with the store; the first failure of several is logged, each is counted."""
-        try:
-            work()
-        except Exception as error:  # of any library of the store; an endpoint without a sample still answers
+    def _attempt(self, work: Callable[[], object], outcome: str = "") -> None:
+        """Do something with the store; each failure is counted, and each success under its outcome, if it has one."""
+        if not self._outages.attempt(work):
             metrics.labelled(metrics.SAMPLE, "failed").inc()
-            if not self._failing:
-                reason = str(error) or type(error).__name__
-                logger.warning("sampled dialogues are not written to %s (%s)", self._store.uri, reason)
-            self._failing = True
-            return
-        if outcome:
+        elif outcome:
             metrics.labelled(metrics.SAMPLE, outcome).inc()
-        if self._failing:
-            logger.info("sampled dialogues are written to %s again", self._store.uri)
-        self._failing = False
 
     def _sweep(self) -> None:
         if deleted := sweep(self._store, self._clock()):
@@ -199,9 +174,10 @@ class SampleWriter:
             if digest not in written.clips and len(written.clips) < _MOST_CLIPS:
                 self._store.write(path(folder, f"audio/{digest}"), clip)
                 written.clips.add(digest)
-        part = self._part(folder, written, answered)
-        if part.vectors:
-            self._store.write(path(folder, "embeddings.safetensors"), pack_vectors(part.vectors))
+        parts = self._joined(folder, answered)
+        whole = one_after_the_other(parts)
+        if whole.vectors:
+            self._store.write(path(folder, "embeddings.safetensors"), pack_vectors(whole.vectors))
         dialogue = KeptDialogue(
             began_at=written.began_at,
             updated_at=answered.at,
@@ -210,23 +186,30 @@ class SampleWriter:
             labels=answered.labels,
             experts=answered.experts,
             vectors=answered.sent_vectors,
-            turns=list(part.turns),
+            turns=list(whole.turns),
+            streams=[]
+            if answered.origin is None
+            else [KeptStream(name=part.stream, first=part.first, turns=len(part.turns)) for part in parts],
         )
         self._store.write(path(folder, "dialogue.json"), dialogue.model_dump_json().encode())
-        written.stream, written.first = b"" if answered.origin is None else answered.origin.stream, part.first
         if not self._store.exists(marker):
             self._forget(folder)
 
-    def _part(self, folder: str, written: _Written, answered: Answered) -> Part:
-        """The turns and vectors to write: those of a stream with what the store has of it."""
+    def _joined(self, folder: str, answered: Answered) -> list[Part]:
+        """The turns and vectors to write: those of a stream with what the store has of the dialogue.
+
+        A model with other labels or experts cannot go on with a dialogue, whose turns have a probability for each; it begins it anew.
+        Vectors of another model are left out.
+        """
         origin = answered.origin
-        part = Part(0 if origin is None else origin.first, answered.turns(), answered.vectors())
-        if origin is None or written.stream != origin.stream:
-            return part
+        if origin is None:
+            return [Part(0, answered.turns(), answered.vectors())]
+        part = Part(origin.first, answered.turns(), answered.vectors(), origin.stream.hex())
         kept = read_dialogue(self._store, folder)
-        if kept is None or (kept.bundle_digest, kept.experts) != (answered.bundle_digest, answered.experts):
-            return part
-        return join(Part(written.first, kept.turns, read_vectors(self._store, folder)), part)
+        if kept is None or (kept.labels, kept.experts) != (answered.labels, answered.experts):
+            return [part]
+        vectors = read_vectors(self._store, folder) if kept.bundle_digest == answered.bundle_digest else {}
+        return add(parts_of(kept, vectors), part)
 
     def _known(self, folder: str, answered: Answered) -> _Written:
         """What the store has of a dialogue: as remembered, or as another replica or an earlier process wrote it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from prometheus_client import Counter
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.object_store import open_store
 from mistere.config.predictor import COPY_MIB, LOCAL_SHADOW
+from mistere.predictor.scheduling.observer_thread import ObserverThread
 from mistere.predictor.settings import ServerSettings
 from mistere.predictor.shadow.conversations import Conversations
 from mistere.predictor.shadow.copy import DialogueCopy, encoder_digest
@@ -74,7 +74,7 @@ def shadow_copier(model: EmotionModel, settings: ServerSettings) -> ShadowCopier
     )
 
 
-class ShadowCopier:
+class ShadowCopier(ObserverThread):
     """Copies dialogues.
 
     Args:
@@ -97,21 +97,19 @@ class ShadowCopier:
         capacity: int,
         timeout: float,
     ) -> None:
+        super().__init__("shadow")
         self._digest, self._labels = model.bundle.digest, tuple(model.labels)
         self._vector_digests = model.vector_digests
         self._model_name, self._target, self._recorder = model_name, target, recorder
         self._share, self._capacity, self._timeout = share, capacity, timeout
         self._queue: deque[DialogueCopy] = deque()
         self._queued_bytes = 0
-        self._changed = threading.Condition()
-        self._closing = False
         self._accepts = False  # read by the event loop: whether copies are worth queueing
         self._peer: Peer | None = None
         self._identity: Identity | None = None
         self._silent_since: float | None = None
         self._comparison: Comparison | None = None
         self._conversations: Conversations | None = None
-        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._thread.start()
 
     def offer(
@@ -148,16 +146,21 @@ class ShadowCopier:
         if dropped:
             self._count("full", dropped)
 
-    def close(self) -> None:
-        """Drop what waits, stop a shadow of this machine, and write the counts."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+    def end(self) -> None:
+        """Drop what waits, and end the wait for an answer of the shadow."""
+        super().end()
         if (peer := self._peer) is not None:
             peer.interrupt()
-        self._thread.join(self._timeout + CHECK_SECONDS)
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end, write the counts, and stop a shadow of this machine.
+
+        The counts have half of the time: the thread may hang at a store that they are not in.
+        """
+        deadline = time.monotonic() + seconds
+        super().join(seconds / 2)
+        self._recorder.close(deadline - time.monotonic())
         self._target.close()
-        self._recorder.close()
 
     def _count(self, outcome: str, number: int = 1) -> None:
         COPIES.labels(outcome).inc(number)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mistere.artifacts.object_store import ObjectStore
+from mistere.predictor.scheduling.observer_thread import ObserverThread
 from mistere.predictor.traffic.recorder import replica_name
 from mistere.serving.shadow.figures import ShadowCounts
 from mistere.serving.shadow.files import shadow_file, shadow_key
@@ -18,10 +19,9 @@ logger = logging.getLogger("kserve.predictor")
 
 MOST_HOURS: Final = 48
 """Hours of all shadows together that are kept while the store fails; the oldest are lost."""
-_CLOSE_SECONDS: Final = 10.0
 
 
-class ShadowRecorder:
+class ShadowRecorder(ObserverThread):
     """The counts of one predictor and the shadows that it has had.
 
     Args:
@@ -42,14 +42,13 @@ class ShadowRecorder:
         days: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__("shadow-writer")
         self._digest, self._labels, self._store = digest, labels, store
         self._interval, self._days, self._clock = interval, days, clock
         self._replica = replica_name()
         self._hours: dict[tuple[int, str], ShadowCounts] = {}
         self._unwritten: set[tuple[int, str]] = set()
         self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._write_repeatedly, name="shadow-writer", daemon=True)
         self._thread.start()
 
     def change(self, digest: str, labels: tuple[str, ...], change: Callable[[ShadowCounts], object]) -> None:
@@ -94,12 +93,7 @@ class ShadowRecorder:
                     del self._hours[key]
         return True
 
-    def close(self) -> None:
-        """Write what is left, and wait for it a little."""
-        self._closing.set()
-        self._thread.join(_CLOSE_SECONDS)
-
-    def _write_repeatedly(self) -> None:
-        while not self._closing.wait(self._interval):
+    def _run(self) -> None:
+        while not self._ends_within(self._interval):
             self.flush()
         self.flush()

@@ -29,7 +29,7 @@ _BATCH: Final = 512
 _DELAY_MS: Final = 1000
 _SEND_SECONDS: Final = 5.0
 """Longest time to send a batch of spans, with retries."""
-_CLOSE_SECONDS: Final = 2.0
+CLOSE_SECONDS: Final = 2.0
 """Longest wait for the last spans at the end; Kubernetes kills the pod some seconds later."""
 _MESSAGE: Final = 200
 """Characters of a reason that are logged."""
@@ -165,7 +165,7 @@ class SpanSender:
         """Send what waits, for a bounded time."""
         closing = threading.Thread(target=self._processor.shutdown, name="traces", daemon=True)
         closing.start()
-        closing.join(_CLOSE_SECONDS)
+        closing.join(CLOSE_SECONDS)
 
     def _counted(self, spans: int, sent: bool) -> None:
         metrics.labelled(metrics.TRACE_SPANS, "sent" if sent else "failed").inc(spans)

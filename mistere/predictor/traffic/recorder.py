@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from mistere.artifacts.object_store import ObjectStore
+from mistere.predictor.scheduling.observer_thread import ObserverThread
 from mistere.serving.traffic.figures import TOTAL_POSITIONS, Counts, Figures
 from mistere.serving.traffic.files import HOUR_SECONDS, counts_file, hour_name, traffic_key
 
@@ -25,8 +26,6 @@ logger = logging.getLogger("kserve.predictor")
 MOST_HOURS: Final = 48
 """Hours that are kept while the store fails; the oldest are lost."""
 _NOTHING: Final = np.zeros(0, np.int64)
-_CLOSE_SECONDS: Final = 10.0
-"""Longest wait for the last write at the end; Kubernetes kills the pod some seconds later."""
 
 
 def replica_name() -> str:
@@ -35,7 +34,7 @@ def replica_name() -> str:
     return f"{host}-{secrets.token_hex(4)}"
 
 
-class TrafficRecorder:
+class TrafficRecorder(ObserverThread):
     """The counts of one bundle.
 
     Args:
@@ -56,6 +55,7 @@ class TrafficRecorder:
         clock: Callable[[], float] = time.time,
         replica: str | None = None,
     ) -> None:
+        super().__init__("traffic")
         self.figures = figures
         self.failures = 0
         self.written_at = 0.0
@@ -65,8 +65,6 @@ class TrafficRecorder:
         self._hours: dict[int, np.ndarray] = {}
         self._unwritten: set[int] = set()
         self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._write_repeatedly, name="traffic", daemon=True)
         if store is not None:
             self._thread.start()
 
@@ -134,13 +132,7 @@ class TrafficRecorder:
         self.written_at = self._clock()
         return True
 
-    def close(self, seconds: float = _CLOSE_SECONDS) -> None:
-        """Write what is left, and wait for it at most so long."""
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
-
-    def _write_repeatedly(self) -> None:
-        while not self._closing.wait(self._interval):
+    def _run(self) -> None:
+        while not self._ends_within(self._interval):
             self.flush()
         self.flush()

@@ -6,7 +6,6 @@ It runs whether or not this predictor still writes any. The writer of kept dialo
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.common.errors import MistereError, UsageError
 from mistere.config.predictor import BUNDLE_STORE
+from mistere.predictor.scheduling.observer_thread import ObserverThread
 from mistere.predictor.settings import ServerSettings
 from mistere.serving.request_log.files import HASHING_KEY, sweep_log
 from mistere.serving.shadow.files import PREFIX as SHADOW
@@ -25,7 +25,8 @@ from mistere.serving.shadow.files import sweep_comparisons
 logger = logging.getLogger("kserve.predictor")
 
 _SWEEP_SECONDS: Final = 6 * 3600
-_CLOSE_SECONDS: Final = 2.0
+_LAST_SECONDS: Final = 2.0
+"""Longest wait at the end: what is left is deleted by the next sweep."""
 
 
 def start_sweeper(settings: ServerSettings) -> Sweeper | None:
@@ -53,7 +54,7 @@ def _was_used(store: ObjectStore) -> bool:
         return False
 
 
-class Sweeper:
+class Sweeper(ObserverThread):
     """Sweeps at the start and every six hours.
 
     Args:
@@ -62,15 +63,13 @@ class Sweeper:
     """
 
     def __init__(self, stores: Sequence[ObjectStore], clock: Callable[[], float] = time.time) -> None:
+        super().__init__("sweep")
         self._stores, self._clock = stores, clock
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """End; what is left is deleted by the next sweep."""
-        self._closing.set()
-        self._thread.join(_CLOSE_SECONDS)
+    def join(self, seconds: float) -> None:
+        """Wait for the end, but not for a long sweep."""
+        super().join(min(seconds, _LAST_SECONDS))
 
     def _run(self) -> None:
         while True:
@@ -81,5 +80,5 @@ class Sweeper:
                 except Exception as error:  # of any library of the store; an endpoint without a sweep still answers
                     reason = str(error) or type(error).__name__
                     logger.warning("what is over its time was not deleted from %s (%s)", store.uri, reason)
-            if self._closing.wait(_SWEEP_SECONDS):
+            if self._ends_within(_SWEEP_SECONDS):
                 return

@@ -32,7 +32,8 @@ REVISION_LABEL: Final = "mistere/revision"
 
 _CACHE: Final = "/cache"
 _PROBE_SECONDS: Final = 5
-_TERMINATION_MARGIN: Final = 13  # seconds beyond the server's drain and grace time
+_TERMINATION_MARGIN: Final = 13
+"""Beyond the drain and grace time of the server, for what is written last (8 s), the last traces (2 s), and the end of the process, seconds."""
 _USER: Final = 10001
 CANDIDATE: Final = "-candidate"
 _SHADOW: Final = "-shadow"

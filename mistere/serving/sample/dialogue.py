@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Final = 1
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -54,6 +54,22 @@ class KeptTurn(BaseModel):
     modalities: str = "none"
 
 
+class KeptStream(BaseModel):
+    """Turns of a dialogue that follow each other and came by one stream, or as a whole.
+
+    Attributes:
+        name: of the stream, random hexadecimal digits; empty for turns that came as a whole.
+        first: number of the first of these turns in the stream.
+        turns: how many they are.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = ""
+    first: int = 0
+    turns: Annotated[int, Field(ge=0)]
+
+
 class KeptDialogue(BaseModel):
     """A dialogue as far as it has gone.
 
@@ -67,6 +83,7 @@ class KeptDialogue(BaseModel):
         experts: of its answer, in the order of the weights.
         vectors: whether the client sent vectors instead of texts and recordings.
         turns: the turns, in order.
+        streams: the streams that the turns came by, in their order; empty if they came as a whole.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -80,6 +97,7 @@ class KeptDialogue(BaseModel):
     experts: list[str]
     vectors: bool = False
     turns: list[KeptTurn]
+    streams: list[KeptStream] = []
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> KeptDialogue:
@@ -89,6 +107,8 @@ class KeptDialogue(BaseModel):
                 raise ValueError("a turn has another number of labels or experts")
             if len(turn.expert_probabilities) != len(self.experts):
                 raise ValueError("a turn has another number of experts")
+        if self.streams and sum(stream.turns for stream in self.streams) != len(self.turns):
+            raise ValueError("the streams have another number of turns")
         return self
 
     @property

@@ -103,7 +103,7 @@ class Run:
         model: Any = SimpleNamespace(bundle=bundle, labels=LABELS, vector_digests={})
         self.outcomes: Counter[str] = Counter()
         self.dialogues: list[DifferingDialogue] = []
-        recorder: Any = SimpleNamespace(change=self.change, close=lambda: None)
+        recorder: Any = SimpleNamespace(change=self.change, close=lambda _: None)
         self.copier = ShadowCopier(model, "mistere", FixedTarget(url, store, "mistere"), recorder, 1.0, 8, 5.0)
 
     def change(self, digest: str, labels: tuple[str, ...], change: Callable[[ShadowCounts], object]) -> None:

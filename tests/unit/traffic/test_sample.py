@@ -26,7 +26,9 @@ from mistere.predictor import metrics
 from mistere.predictor.answer_observers import _sampler
 from mistere.predictor.encoding.plan import EncodingPlan
 from mistere.predictor.protocol.codec import DialogueRequest, RequestTurn
+from mistere.predictor.sample import joining
 from mistere.predictor.sample import writer as sample_writer
+from mistere.predictor.sample.joining import Part, add, one_after_the_other
 from mistere.predictor.sample.sampler import Sampler, is_sampled
 from mistere.predictor.sample.writer import Answered, SampleWriter
 from mistere.predictor.settings import ServerSettings
@@ -93,9 +95,12 @@ def test_a_dialogue_that_goes_on_is_one_dialogue(store: ObjectStore) -> None:
     assert "call-1" not in "".join(store.keys("sample")) + dialogue.model_dump_json()
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_stream_is_kept_whole(together: bool, tmp_path: Any) -> None:
+@pytest.mark.parametrize(("together", "remembered"), [(True, 4096), (False, 4096), (False, 0)])
+def test_a_stream_is_kept_whole(
+    together: bool, remembered: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its requests have a window of its turns, and predict the last one; answers may overtake each other, or be dropped."""
+    monkeypatch.setattr(sample_writer, "_REMEMBERED", remembered)
     store = Held(tmp_path)
     writer = SampleWriter(store, 30, clock=lambda: NOW)
 
@@ -122,10 +127,52 @@ def test_a_stream_is_kept_whole(together: bool, tmp_path: Any) -> None:
     vectors = read_vectors(store, folder)["text"]
     assert vectors[[0, 2, 3, 4, 5, 6], 0].tolist() == [0, 2, 3, 4, 7, 8] and np.isnan(vectors[1]).all()
     writer = SampleWriter(store, 30, clock=lambda: NOW)
-    part(b"two", 0, 0)  # the client begins anew
+    part(b"two", 0, 0)  # the server stopped, and the client opened another stream
+    part(b"two", 0, 1)
+    part(b"one", 8, 9)  # what the one that stopped wrote late
     writer.close(60)
     ((_, dialogue),) = read_dialogues(store, NOW, pytest.fail)
-    assert [turn.text for turn in dialogue.turns] == ["turn 0"]
+    numbers = [0, 1, 2, 3, 4, 7, 8, 9, 0, 1]
+    assert [turn.text for turn in dialogue.turns] == [f"turn {number}" for number in numbers]
+    rows = read_vectors(store, folder)["text"]
+    assert rows[[0, 2, 3, 4, 5, 6, 7, 8], 0].tolist() == [0, 2, 3, 4, 7, 8, 9, 0]
+    assert np.isnan(rows[[1, 9]]).all() and len(rows) == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "texts", "known"),
+    [
+        ({}, ["Hello.", "And?"], [True, True]),
+        ({"bundle_digest": "c" * 64}, ["Hello.", "And?"], [False, True]),  # its vectors are of another space
+        ({"labels": [*LABELS[:2], "sad"]}, ["And?"], [True]),  # a dialogue has one list of labels
+    ],
+)
+def test_a_stream_follows_what_came_before_it(
+    changes: dict[str, Any], texts: list[str], known: list[bool], tmp_path: Any
+) -> None:
+    """A client opens it again after a release, or has begun with whole requests."""
+    store = LocalStore(tmp_path)
+    first = replace(answered("call", "Hello."), vectors=lambda: {"text": np.zeros((1, 2), np.float16)})
+    again: dict[str, Any] = {"turns": lambda: [kept_turn(text="And?")], "origin": StreamOrigin(b"two", 0), **changes}
+    for one in (first, replace(first, **again)):
+        writer = SampleWriter(store, 30, clock=lambda: NOW)
+        writer.put(one)
+        writer.close(60)
+    ((folder, dialogue),) = read_dialogues(store, NOW, pytest.fail)
+    assert [turn.text for turn in dialogue.turns] == texts and dialogue.began_at == NOW
+    assert np.isfinite(read_vectors(store, folder)["text"]).all(axis=1).tolist() == known
+
+
+def test_streams_have_the_latest_turns_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "MOST_TURNS", 4)
+    parts: list[Part] = []
+    for stream, first in (("one", 0), ("one", 1), ("two", 0), ("two", 1), ("three", 7)):
+        turns = [kept_turn(text=f"{stream} {number}") for number in (first, first + 1)]
+        parts = add(parts, Part(first, turns, {"text": np.full((2, 1), first, np.float16)}, stream))
+    assert [(part.stream, part.first, len(part.turns)) for part in parts] == [("two", 1, 2), ("three", 7, 2)]
+    whole = one_after_the_other(parts)
+    assert [turn.text for turn in whole.turns] == ["two 1", "two 2", "three 7", "three 8"]
+    assert whole.vectors["text"][:, 0].tolist() == [1, 1, 7, 7]
 
 
 @pytest.mark.parametrize("dialogue_id", HOSTILE_IDS)
