@@ -38,7 +38,8 @@ class CanaryConfig(Section):
         steps: percentages of the requests for the new model, ascending; each lasts a window. Empty for shares by hand only.
         window_seconds: duration of a step.
         min_requests: requests that both must have answered in a window for their latency and labels to be compared.
-        max_errors: by how much its share of errors, or of refused requests, may exceed that of the deployed version, 0 to 1.
+        max_errors: by how much its share of errors, of refused requests, or of requests whose client left before the answer, may exceed
+            that of the deployed version, 0 to 1.
         max_slowdown: how many times as long as that of the deployed version its 99th percentile may be.
         max_label_shift: largest Jensen-Shannon distance (0 to 1) between the labels of both. A label whose share goes from 45 % to
             35 % is a distance of 0.09.

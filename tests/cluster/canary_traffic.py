@@ -22,12 +22,14 @@ class Quality:
     Attributes:
         errors: of 100 requests.
         refuses: whether it refuses all others.
+        hangs: whether it answers none, so that every client leaves.
         seconds: time of an answer.
         labels: of 100 requests by label, an utterance each.
     """
 
     errors: int = 0
     refuses: bool = False
+    hangs: bool = False
     seconds: float = 0.02
     labels: dict[str, int] = field(default_factory=lambda: {"anger": 30, "joy": 70})
 
@@ -61,6 +63,8 @@ class Traffic:
     def metrics(self, digest: str) -> str:
         """The page of a pod; the counters of a bundle do not begin at 0, as those of a pod that has served before."""
         count, quality = self.requests[digest] + 1000, self.quality.get(digest, Quality())
+        if quality.hangs:
+            return f'# TYPE mistere_requests counter\nmistere_requests_total{{protocol="rest_v2",code="499"}} {count}\n'
         errors = quality.errors * count // 100
         lines = [
             "# TYPE mistere_requests counter",

@@ -25,7 +25,6 @@ from mistere.registry.lineage import Lineage
 from mistere.registry.release.canary import (
     end_canary,
     hold_canary,
-    interrupted_canary,
     standing_canaries,
     standing_canary,
 )
@@ -210,8 +209,9 @@ def test_the_journal_has_each_share_before_the_route(
             r"failed at 10 % .*99th percentile of its time is 24\d ms, that of the deployed version 25 ms",
         ),
         (Quality(labels={"anger": 80, "joy": 20}), r"failed at 10 % .*anger is 80% instead of 30%"),
+        (Quality(hangs=True), r"failed at 10 % .*the clients of 100\.0% of its \d+ requests left before the answer"),
     ],
-    ids=["errors", "refusals", "slow", "labels"],
+    ids=["errors", "refusals", "slow", "labels", "hangs"],
 )
 def test_a_worse_model_goes_back_by_itself(
     cluster: Cluster,
@@ -232,6 +232,23 @@ def test_a_worse_model_goes_back_by_itself(
     assert read_champion(store).digest == first.manifest.digest and released.journal(store).state == "done"
     assert [event.outcome for event in read_log(store).events] == ["done", "undone"]
     assert cluster.api.find("inferenceservices", "mistere")["metadata"]["generation"] == 1, "its pods were not touched"  # type: ignore[index]
+
+
+def test_trouble_of_both_versions_ends_no_canary(
+    cluster: Cluster, gateway: Gateway, traffic: Traffic, release: Release
+) -> None:
+    """From the second step on, half of the requests fail, whichever version gets them."""
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+
+    def trouble(weights: dict[str, int]) -> None:
+        if weights.get(CANDIDATE) == 50:
+            traffic.quality |= {bundle.manifest.digest: Quality(errors=50) for bundle in (first, second)}
+
+    gateway.on_change = trouble
+    steps = CONFIG.model_copy(update={"canary": CanaryConfig(window_seconds=0.2, min_requests=50, steps=[10, 50])})
+    assert "; 50 %: " in release(second, steps).message
+    all_is_back(cluster, gateway, second)
 
 
 def test_a_pod_that_restarts_ends_the_canary(cluster: Cluster, gateway: Gateway, release: Release) -> None:
@@ -485,7 +502,7 @@ def test_a_share_that_cannot_be_recorded_is_taken_back(
         patched.setattr(HeldJournal, "update", fail)
         with pytest.raises(MistereError, match=r"gets 20 % of the requests, but this could not be recorded"):
             hold(cluster, store, second, 20)
-    assert interrupted_canary(store, "mistere") is not None
+    assert released.journal(store).unfinished
     monkeypatch.setattr(command, "mirror_champion", lambda _uri, _champion: None)
     command.rollback(RegistryLocation(store, ""), "")  # of the first champion, which has no previous one
     all_is_back(cluster, gateway, first)

@@ -12,7 +12,7 @@ import pytest
 
 from mistere.common.errors import MistereError
 from mistere.config.canary import CanaryConfig
-from mistere.serving.kserve.canary.checks import error_problem, problem, summary
+from mistere.serving.kserve.canary.checks import error_problem, problem, reference_after, summary
 from mistere.serving.kserve.canary.live_figures import LiveCounter, LiveFigures, samples
 from tests.serving.conftest import Server, Utterance
 
@@ -24,7 +24,18 @@ def figures(requests: int = 1000, errors: int = 0, slow: int = 0, anger: float =
     """``slow`` of the requests take up to 1 s, the others up to 50 ms."""
     labels = {"anger": round(requests * anger), "joy": requests - round(requests * anger)}
     seconds = {0.025: 0, 0.05: requests - slow, 0.5: 0, 1.0: slow, INF: 0}
-    return LiveFigures(requests + refused, requests, errors, refused, seconds, labels)
+    return LiveFigures(requests + refused, requests, errors, refused, seconds=seconds, labels=labels)
+
+
+def left(requests: int, share: float) -> LiveFigures:
+    """Requests of which a share ended without an answer, because the client had left."""
+    gone = round(requests * share)
+    return replace(figures(requests - gone), requests=requests, left=gone)
+
+
+def long_answers(requests: int, *, longer: int) -> LiveFigures:
+    """Answers of 5 to 10 s, and some above the last bucket of KServe's histogram."""
+    return replace(figures(requests), seconds={5.0: 0, 10.0: requests - longer, INF: longer})
 
 
 @pytest.mark.parametrize(
@@ -52,11 +63,55 @@ def figures(requests: int = 1000, errors: int = 0, slow: int = 0, anger: float =
         (figures(100, refused=3), figures(1000, refused=30), ""),
         (figures(0, refused=40), figures(0), ""),
         (replace(figures(2000, anger=0.9), answered=20), figures(), ""),
+        (
+            left(1000, 1.0),
+            figures(),
+            "the clients of 100.0% of its 1000 requests left before the answer, of the deployed version's 0.0%",
+        ),
+        (left(20, 1.0), figures(180), "the clients of 100.0% of its 20 requests left"),
+        (left(100, 0.04), left(1000, 0.03), ""),
+        (left(1000, 1.0), left(1000, 1.0), ""),
+        (LiveFigures(requests=1000), figures(), "it answered none of its 1000 requests"),
+        (LiveFigures(requests=1000), LiveFigures(requests=1000), ""),
+        (
+            long_answers(1000, longer=1000),
+            long_answers(1000, longer=0),
+            "100.0% of its answers took longer than 10 s, 0.0% of the",
+        ),
+        (
+            long_answers(1000, longer=1000),
+            long_answers(1000, longer=200),
+            "100.0% of its answers took longer than 10 s, 20.0% of the",
+        ),
+        (long_answers(1000, longer=9), long_answers(9000, longer=9), ""),
+        (long_answers(300, longer=60), long_answers(1000, longer=200), ""),
     ],
 )
 def test_what_sends_a_candidate_back(own: LiveFigures, deployed: LiveFigures, expected: str) -> None:
     found = problem(own, deployed, CONFIG)
     assert expected in found and bool(expected) == bool(found)
+
+
+FAILING = replace(figures(), errors=50)
+
+
+def test_trouble_of_both_versions_sends_no_candidate_back() -> None:
+    """An earlier window without the trouble does not count while the deployed version answers in this one, however little."""
+    for own, deployed in ((FAILING, replace(figures(60), errors=3)), (left(1000, 0.5), left(60, 0.5))):
+        assert not error_problem(own, deployed, CONFIG, figures())
+        assert not problem(own, deployed, CONFIG, figures())
+
+
+def test_an_earlier_window_counts_where_the_deployed_version_gets_too_little() -> None:
+    nothing, slow = LiveFigures(), figures(slow=300)
+    assert "ended in an error, 0.0% of" in error_problem(FAILING, nothing, CONFIG, figures())
+    assert not error_problem(FAILING, nothing, CONFIG, FAILING)
+    assert "99th percentile" in problem(slow, figures(10), CONFIG, figures())
+    assert not problem(slow, figures(10, slow=3), CONFIG, slow)
+    assert "99th percentile" in problem(slow, figures(), CONFIG, slow), "this window suffices"
+    assert reference_after(figures(200), figures(), CONFIG) == figures(200)
+    assert reference_after(figures(20), figures(), CONFIG) == reference_after(nothing, figures(), CONFIG) == figures()
+    assert reference_after(figures(20), figures(30), CONFIG) == figures(20)
 
 
 def test_only_errors_count_at_once() -> None:
@@ -77,7 +132,7 @@ def test_equal_models_seldom_go_back(labels: int, requests: int) -> None:
         for time in times:
             seconds[next(edge for edge in edges if time <= edge)] += 1
         counts = Counter(map(str, draw.choices(range(labels), weights, k=requests)))
-        return LiveFigures(requests, requests, 0, 0, seconds, counts)
+        return LiveFigures(requests, requests, seconds=seconds, labels=counts)
 
     assert sum(bool(problem(window(), window(), CONFIG)) for _ in range(200)) <= 1
 
@@ -124,6 +179,9 @@ def test_a_window_in_words() -> None:
     assert summary(10, LiveFigures(), figures(), CONFIG) == "10 %: no requests"
     assert summary(10, figures(20), figures(), CONFIG) == "10 %: 20 requests, 0.0% errors, too few for a comparison"
     assert "99th percentile 50 instead of 50 ms, labels moved by 0.00" in summary(10, figures(), figures(), CONFIG)
+    assert summary(10, left(1000, 1.0), left(500, 0.9), CONFIG).endswith(
+        "0.0% errors, 0 answered and 50 by the deployed version, too few for a comparison"
+    )
 
 
 def page(answers: int, errors: int = 0) -> str:
@@ -131,6 +189,9 @@ def page(answers: int, errors: int = 0) -> str:
         "# TYPE mistere_requests counter\n"
         f'mistere_requests_total{{protocol="rest_v2",code="200"}} {answers}\n'
         f'mistere_requests_total{{protocol="rest_v2",code="400"}} 7\n'
+        f'mistere_requests_total{{protocol="rest_v2",code="409"}} {answers}\n'
+        f'mistere_requests_total{{protocol="rest_v2",code="499"}} {answers}\n'
+        f'mistere_requests_total{{protocol="grpc",code="CANCELLED"}} {answers}\n'
         f'mistere_requests_total{{protocol="rest_v1",code="429"}} {errors}\n'
         f'mistere_requests_total{{protocol="grpc",code="INTERNAL"}} {errors}\n'
         f'mistere_requests_total{{protocol="grpc",code="INVALID_ARGUMENT"}} {answers}\n'
@@ -166,8 +227,8 @@ def test_counters_are_summed_over_pods_and_restarts() -> None:
     counter.read()
     found = counter.figures()
     one_kind = 10 + 5 + 20 + 1 + 2
-    assert (found.requests, found.errors) == (2 * one_kind + 2 + 14 - 7, 2)
-    assert (found.answered, found.refused) == (one_kind, one_kind + 14 - 7)
+    assert (found.requests, found.errors) == (5 * one_kind + 2 + 14 - 7, 2)
+    assert (found.answered, found.refused, found.left) == (one_kind, one_kind + 14 - 7, 2 * one_kind)
     pods.pages = {"a": None}
     counter.read(required=False)
     assert counter.figures() == found

@@ -1,8 +1,8 @@
 """Whether a candidate's live answers hold up against those of the deployed version in the same window.
 
-Four figures are compared: the shares of errors and of refused requests, the 99th percentile of the time, and the shares of the
-predicted labels. The first two count at once; the others only if both have answered enough requests, and if chance does not explain
-the difference.
+Five figures are compared: the shares of errors, of refused requests and of requests whose client left before the answer, the 99th
+percentile of the time, and the shares of the predicted labels. The first three count at once; the others only if both have answered
+enough requests, and if chance does not explain the difference.
 """
 
 from __future__ import annotations
@@ -23,49 +23,86 @@ _ALPHA: Final = 0.001
 _OVERDISPERSION: Final = 2.0
 """How many answers amount to one that is independent of the others. A Gateway draws each request anew, but a stream of audio sends all
 turns to one version."""
+_NOTHING: Final = LiveFigures()
 
 
-def error_problem(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> str:
-    """Why the candidate has too many errors or refuses too much, as part of a sentence; empty if it has not.
+def error_problem(
+    own: LiveFigures, deployed: LiveFigures, config: CanaryConfig, earlier: LiveFigures = _NOTHING
+) -> str:
+    """Why the candidate has too many errors, or refuses or loses too many requests, as part of a sentence; empty if it has not.
 
     Args:
         own: the candidate's figures.
-        deployed: those of the deployed version.
+        deployed: those of the deployed version in the same window: trouble that hits both is no fault of the candidate.
+        config: the bounds.
+        earlier: those of the deployed version in an earlier window, for one in which it gets no requests.
+    """
+    deployed = deployed if deployed.requests else earlier
+    if own.errors >= _LEAST_ERRORS and own.error_share > deployed.error_share + config.max_errors:
+        return (
+            f"{own.error_share:.1%} of its {own.requests} requests ended in an error, {deployed.error_share:.1%} of the deployed version's "
+            f"(deployment.canary.max_errors={config.max_errors:g})"
+        )
+    if _is_larger(own.refused, own, deployed.refused, deployed, config):
+        return (
+            f"it refused {own.refused / own.requests:.1%} of its {own.requests} requests, the deployed version "
+            f"{deployed.refused / deployed.requests:.1%} (deployment.canary.max_errors={config.max_errors:g})"
+        )
+    if _is_larger(own.left, own, deployed.left, deployed, config):
+        return (
+            f"the clients of {own.left / own.requests:.1%} of its {own.requests} requests left before the answer, of the deployed "
+            f"version's {deployed.left / deployed.requests:.1%} (deployment.canary.max_errors={config.max_errors:g})"
+        )
+    return ""
+
+
+def _is_larger(count: int, own: LiveFigures, other: int, deployed: LiveFigures, config: CanaryConfig) -> bool:
+    """Whether a share of the requests is too large. It depends on the clients, so the intervals of both must be apart."""
+    if count < _LEAST_ERRORS:
+        return False
+    least = wilson(count, own.requests, own.requests)[0]
+    most = wilson(other, deployed.requests, deployed.requests)[1]
+    return least > most + config.max_errors
+
+
+def problem(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig, earlier: LiveFigures = _NOTHING) -> str:
+    """Why the candidate goes back after a window, as part of a sentence; empty if it does not. Arguments as in :func:`error_problem`."""
+    if found := error_problem(own, deployed, config, earlier):
+        return found
+    reference = reference_after(deployed, earlier, config)
+    if not comparable(own, reference, config):
+        return ""
+    if not own.answered and _answers_more(reference, own):
+        return f"it answered none of its {own.requests} requests"
+    if not _enough_answers(own, reference, config):
+        return ""
+    return _slow(own, reference, config) or _labels(own, reference, config)
+
+
+def reference_after(deployed: LiveFigures, earlier: LiveFigures, config: CanaryConfig) -> LiveFigures:
+    """The deployed version's figures that time and labels are compared with: the latest ones with enough answers.
+
+    Args:
+        deployed: of a window.
+        earlier: those before it.
         config: the bounds.
     """
-    if own.errors < _LEAST_ERRORS or own.error_share <= deployed.error_share + config.max_errors:
-        return _refusals(own, deployed, config)
-    return (
-        f"{own.error_share:.1%} of its {own.requests} requests ended in an error, {deployed.error_share:.1%} of the deployed version's "
-        f"(deployment.canary.max_errors={config.max_errors:g})"
-    )
-
-
-def _refusals(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> str:
-    """A share of refused requests that is too large. It depends on the clients, so the intervals of both must be apart."""
-    if own.refused < _LEAST_ERRORS:
-        return ""
-    least = wilson(own.refused, own.requests, own.requests)[0]
-    most = wilson(deployed.refused, deployed.requests, deployed.requests)[1]
-    if least <= most + config.max_errors:
-        return ""
-    return (
-        f"it refused {own.refused / own.requests:.1%} of its {own.requests} requests, the deployed version "
-        f"{deployed.refused / deployed.requests:.1%} (deployment.canary.max_errors={config.max_errors:g})"
-    )
-
-
-def problem(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> str:
-    """Why the candidate goes back after a window, as part of a sentence; empty if it does not. Arguments as in :func:`error_problem`."""
-    if found := error_problem(own, deployed, config):
-        return found
-    if not comparable(own, deployed, config):
-        return ""
-    return _slow(own, deployed, config) or _labels(own, deployed, config)
+    if not deployed.requests:
+        return earlier
+    return deployed if deployed.answered >= config.min_requests or earlier.answered < config.min_requests else earlier
 
 
 def comparable(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> bool:
-    """Whether both have answered enough requests."""
+    """Whether both have got enough requests, whatever their end: a model that answers none must not pass for lack of answers."""
+    return min(own.requests, deployed.requests) >= config.min_requests
+
+
+def _answers_more(one: LiveFigures, other: LiveFigures) -> bool:
+    least, most = (wilson(figures.answered, figures.requests, figures.requests) for figures in (one, other))
+    return least[0] > most[1]
+
+
+def _enough_answers(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> bool:
     return min(own.answered, deployed.answered) >= config.min_requests
 
 
@@ -76,6 +113,10 @@ def summary(share: int, own: LiveFigures, deployed: LiveFigures, config: CanaryC
     text = f"{share} %: {own.requests} requests, {own.error_share:.1%} errors"
     if not comparable(own, deployed, config):
         return f"{text}, too few for a comparison"
+    if not _enough_answers(own, deployed, config):
+        return (
+            f"{text}, {own.answered} answered and {deployed.answered} by the deployed version, too few for a comparison"
+        )
     times = " instead of ".join(f"{1000 * one.percentile(_PERCENTILE):.0f}" for one in (own, deployed))
     return f"{text}, 99th percentile {times} ms, labels moved by {label_distance(own.labels, deployed.labels)[0]:.2f}"
 
@@ -84,12 +125,30 @@ def _slow(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> str:
     """A percentile that is too long, where more answers than chance explains are longer than it may be."""
     before, now = deployed.percentile(_PERCENTILE), own.percentile(_PERCENTILE)
     limit, answers = config.max_slowdown * before, sum(own.seconds.values())
-    if math.isnan(limit) or math.isnan(now) or now <= limit:
+    if math.isnan(limit) or math.isnan(now):
+        return ""
+    if limit >= own.longest_bound:
+        return _beyond_the_buckets(own, deployed, config)
+    if now <= limit:
         return ""
     if wilson(own.slower_than(limit), answers, answers)[0] <= 1 - _PERCENTILE:
         return ""
     return (
         f"the 99th percentile of its time is {1000 * now:.0f} ms, that of the deployed version {1000 * before:.0f} ms "
+        f"(deployment.canary.max_slowdown={config.max_slowdown:g})"
+    )
+
+
+def _beyond_the_buckets(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> str:
+    """Too many answers above the longest bound, where the limit lies above it too: only their shares can be compared."""
+    bound = own.longest_bound
+    answers, before = sum(own.seconds.values()), sum(deployed.seconds.values())
+    longer, longer_before = own.slower_than(bound), deployed.slower_than(bound)
+    most = wilson(longer_before, before, before)[1]
+    if wilson(longer, answers, answers)[0] <= max(1 - _PERCENTILE, most):
+        return ""
+    return (
+        f"{longer / answers:.1%} of its answers took longer than {bound:g} s, {longer_before / before:.1%} of the deployed version's "
         f"(deployment.canary.max_slowdown={config.max_slowdown:g})"
     )
 

@@ -25,8 +25,10 @@ _OVERLOADED: Final = 429
 _FAILURES: Final = frozenset({"INTERNAL", "UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "DATA_LOSS"})
 """gRPC codes that are the server's fault."""
 _PASSED: Final = frozenset({"200", "OK"})
-_NO_REFUSALS: Final = frozenset({"409", "499", "FAILED_PRECONDITION", "CANCELLED"})
-"""Neither answered nor refused for what the request says: audio that this pod does not hold yet, and a client that has left."""
+_LEFT: Final = frozenset({"499", "CANCELLED"})
+"""The client has left before the answer, as it does if none comes."""
+_AUDIO_MISSING: Final = frozenset({"409", "FAILED_PRECONDITION"})
+"""Neither answered nor refused for what the request says: audio that this pod does not hold yet."""
 
 Sample = tuple[str, str, str]
 """Name of a metric, and two of its labels."""
@@ -41,6 +43,7 @@ class LiveFigures:
         answered: those with an answer of the model.
         errors: those that ended in an error of the server, or were refused for overload.
         refused: those that were refused for what they say, such as an unknown field.
+        left: those whose client left before the answer.
         seconds: answers by the upper bound of their bucket, seconds; not cumulative.
         labels: answered dialogues by the predicted label of their last utterance.
     """
@@ -49,6 +52,7 @@ class LiveFigures:
     answered: int = 0
     errors: int = 0
     refused: int = 0
+    left: int = 0
     seconds: Mapping[float, int] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
 
@@ -57,8 +61,16 @@ class LiveFigures:
         """The share of errors, 0 to 1."""
         return self.errors / self.requests if self.requests else 0.0
 
+    @property
+    def longest_bound(self) -> float:
+        """The largest finite bound of the buckets, seconds, above which times are not told apart; infinite without buckets."""
+        return max((bound for bound in self.seconds if math.isfinite(bound)), default=math.inf)
+
     def percentile(self, share: float) -> float:
-        """A percentile of the time of an answer, seconds, interpolated within its bucket; NaN of none."""
+        """A percentile of the time of an answer, seconds, interpolated within its bucket; NaN of none.
+
+        One above the longest bound counts as that bound.
+        """
         left, lower = share * sum(self.seconds.values()), 0.0
         if not left:
             return math.nan
@@ -132,7 +144,7 @@ class LiveCounter:
         """What they have answered since the first reading."""
         cumulative: Counter[float] = Counter()
         labels: Counter[str] = Counter()
-        requests = answered = errors = refused = 0
+        requests = answered = errors = refused = left = 0
         for (name, one, other), value in self._sums.items():
             count = round(value)
             if name == _REQUESTS:
@@ -140,7 +152,9 @@ class LiveCounter:
                 failed, passed = _is_error(one, other), other in _PASSED
                 errors += count * failed
                 answered += count * passed
-                refused += count * (not failed and not passed and other not in _NO_REFUSALS)
+                gone = other in _LEFT
+                left += count * gone
+                refused += count * (not failed and not passed and not gone and other not in _AUDIO_MISSING)
             elif name == _SECONDS:
                 cumulative[float(one)] += count
             elif count:
@@ -149,7 +163,7 @@ class LiveCounter:
         for upper in sorted(cumulative):
             seconds[upper] = max(0, cumulative[upper] - before)
             before = cumulative[upper]
-        return LiveFigures(requests, answered, errors, refused, seconds, labels)
+        return LiveFigures(requests, answered, errors, refused, left, seconds, labels)
 
 
 def samples(text: str) -> dict[Sample, float]:

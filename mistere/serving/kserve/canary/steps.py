@@ -61,8 +61,7 @@ class Canary:
             if share != present:
                 self.give(share, renew_lease)
             own, deployed = self._watch(share, restarted, reference, renew_lease)
-            if deployed.answered >= self.config.canary.min_requests:
-                reference = deployed
+            reference = checks.reference_after(deployed, reference, self.config.canary)
             measured.append(checks.summary(share, own, reference, self.config.canary))
         return f"Canary: {'; '.join(measured)}." if measured else ""
 
@@ -85,7 +84,7 @@ class Canary:
         Args:
             share: the candidate's, percent.
             restarted: how often its pods had restarted before it got its first share.
-            reference: figures of the deployed version in an earlier window, for one in which it gets too few requests.
+            reference: figures of the deployed version in an earlier window, for one in which it gets too few requests, or none.
             renew_lease: called during the window.
 
         Returns:
@@ -99,10 +98,10 @@ class Canary:
             for counter in counters:
                 counter.read(required=required)
             own, deployed = (counter.figures() for counter in counters)
-            return own, deployed if deployed.answered >= config.min_requests or not reference.requests else reference
+            return own, deployed
 
         def look_at_errors() -> None:
-            if found := checks.error_problem(*look(required=False), config):
+            if found := checks.error_problem(*look(required=False), config, reference):
                 raise self._failure(share, found)
 
         for counter in counters:
@@ -111,9 +110,9 @@ class Canary:
         if failed:
             raise self._failure(share, f"a pod restarted or failed ({self.candidate.explain(failed)})")
         own, deployed = look(required=True)
-        if found := checks.problem(own, deployed, config):
+        if found := checks.problem(own, deployed, config, reference):
             raise self._failure(share, found)
-        return own, counters[1].figures()
+        return own, deployed
 
     def _failure(self, share: int, what: str) -> MistereError:
         return MistereError(
