@@ -66,3 +66,14 @@ class ArtifactError(MistereError):
         """Compose the message from the finding and, if there is one, the remedy for the user."""
         self.finding = finding.removesuffix(".")
         super().__init__(f"{self.finding}; {remedy}." if remedy else finding)
+
+
+def why(error: BaseException) -> str:
+    """Why something ended early, as a sentence for a log or for the message of the error that follows from it."""
+    if isinstance(error, MistereError):
+        sentence = str(error)
+        return sentence[:1].upper() + sentence[1:]
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "The process was stopped."
+    first = (str(error).splitlines() or [""])[0]
+    return f"An unexpected error ({type(error).__name__}{f': {first}' if first else ''})."

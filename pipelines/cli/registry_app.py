@@ -147,7 +147,7 @@ def reject(
 def rollback(
     reason: Reason = "", output: Output = Path("output"), store: StoreLocation = None, tracking: Tracking = None
 ) -> None:
-    """Take a canary back; without one, restore the previous champion and deploy it."""
+    """Take a canary or an interrupted release back; without one, restore the previous champion and deploy it."""
     from pipelines.cli.commands.registry.promote import rollback as command
     from pipelines.cli.registry_location import registry_location
 

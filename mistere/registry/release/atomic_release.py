@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, ObjectStore
-from mistere.common.errors import MistereError
+from mistere.common.errors import MistereError, why
 from mistere.registry.release.champion import (
     CHAMPION_KEY,
     Champion,
@@ -181,7 +181,7 @@ class _Releasing:
         if self.event.moved(pointer):
             self._move_back(pointer)
         if self.undo_roll_out is not None:
-            self.undo_roll_out()
+            self._undo_roll_out(self.undo_roll_out)
         restore_pointer(self.held)
         complete(self.store, self.event, "lost" if isinstance(error, ConflictError) else "undone", why(error))
         incomplete = isinstance(
@@ -191,6 +191,14 @@ class _Releasing:
             self.held.update(since=0.0)
         else:
             self.held.close_undone()
+
+    def _undo_roll_out(self, undo: Callable[[], None]) -> None:
+        try:
+            undo()
+        except BaseException:  # a second Ctrl-C, too: whoever comes next need not wait for the end of the lease
+            with suppress(MistereError):
+                self.held.update(since=0.0)
+            raise
 
     def _move_back(self, pointer: ChampionPointer) -> None:
         """Undo the champion's move, unless another process moves it meanwhile."""
@@ -229,14 +237,3 @@ class _Releasing:
                     key, before = deployment_key(journal.deployment.service), previous_deployment(self.store, journal)
                     self.store.write(key, before.recorded(self.store), expected=self.deployment_version)
         return False
-
-
-def why(error: BaseException) -> str:
-    """Why a release was not completed, as a sentence for the log."""
-    if isinstance(error, MistereError):
-        sentence = str(error)
-        return sentence[:1].upper() + sentence[1:]
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        return "The process was stopped."
-    first = (str(error).splitlines() or [""])[0]
-    return f"An unexpected error ({type(error).__name__}{f': {first}' if first else ''})."

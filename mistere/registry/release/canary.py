@@ -10,15 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mistere.artifacts.object_store import ObjectStore
-from mistere.common.errors import ArtifactError, MistereError
-from mistere.registry.release.atomic_release import why
+from mistere.common.errors import ArtifactError, MistereError, why
 from mistere.registry.release.champion import Champion, read_champion
 from mistere.registry.release.deployment_pointer import previous_deployment
 from mistere.registry.release.journal import HeldJournal, Journal, LeaseLostError, read_journal, services, this_process
 from mistere.registry.release.promotion_log import PromotionEvent, add, complete, now
 from mistere.registry.release.recovery import Mirror, acquire
 from mistere.serving.deployment import Deployment, RollbackError
-from mistere.serving.kserve.cluster_release import undo_interrupted
+from mistere.serving.kserve.cluster_release import candidate_may_receive, undo_interrupted
 from mistere.serving.kserve.lease import RenewLease
 
 
@@ -47,6 +46,7 @@ def hold_canary(
     reason: str,
     by: str,
     start: Callable[[RenewLease], str],
+    check: Callable[[], None] | None = None,
 ) -> str:
     """Give a version a share of the requests, and leave it so.
 
@@ -59,6 +59,7 @@ def hold_canary(
         reason: for the log; one that does not succeed is logged with its error instead.
         by: for the log.
         start: changes the cluster; returns the result of the smoke test. It undoes what it has changed if it fails.
+        check: called once this canary holds the journal; raises if what others decided meanwhile forbids it.
 
     Returns:
         What ``start`` returned.
@@ -71,6 +72,8 @@ def hold_canary(
     held = acquire(store, mirror, champion, deployment, event)
     try:
         add(store, event)
+        if check is not None:
+            check()
         message = start(held.renew_lease)
     except LeaseLostError:
         raise  # the process that took over undoes and records it
@@ -82,6 +85,7 @@ def hold_canary(
             held.close_undone()
         raise
     try:
+        complete(store, event, "done")  # before the journal: once that says so, nothing completes the event any more
         held.update(state="canary", share=share)
     except LeaseLostError:
         raise
@@ -92,30 +96,14 @@ def hold_canary(
             f"version {champion.model_version} gets {share} % of the requests, but this could not be recorded: {error} `mistere "
             "rollback`, or the next release, takes it back."
         ) from error
-    complete(store, event, "done")
     return message
-
-
-def interrupted_canary(store: ObjectStore, service: str) -> Journal | None:
-    """The journal of a canary whose process has not finished giving it a share, or taking that back; None if there is none.
-
-    A release counts while its candidate may have a share.
-
-    Raises:
-        ArtifactError: the journal is damaged.
-    """
-    record = read_journal(store, service)
-    if record is None or not record[0].unfinished:
-        return None
-    journal = record[0]
-    by_hand = journal.event is not None and journal.event.action == "canary"
-    return journal if by_hand or journal.share else None
 
 
 def end_canary(store: ObjectStore, service: str, reason: str, by: str) -> Journal | None:
     """Take a canary back: the deployed version gets all requests, and the candidate is deleted.
 
-    A process that is killed meanwhile leaves an unfinished release, which the next one rolls back.
+    A process that is killed meanwhile leaves an unfinished release, which the next one rolls back. The journal has the event, so that the
+    log says who took the canary back, and why.
 
     Returns:
         The canary's journal; None if there is no canary.
@@ -127,18 +115,29 @@ def end_canary(store: ObjectStore, service: str, reason: str, by: str) -> Journa
     if record is None or record[0].state != "canary":
         return None
     journal, version = record
-    held = HeldJournal(store, journal, version)
-    held.update(state="pending", **this_process())
-    try:
-        undo_interrupted(journal.deployment, previous_deployment(store, journal))
-    except BaseException:
-        held.update(state="canary")
-        raise
     champion = journal.champion
     event = _event(store, champion.bundle_digest, champion.model_version, reason, by)
-    add(store, event.model_copy(update={"outcome": "undone"}))
+    event = event.model_copy(update={"outcome": "undone"})
+    held = HeldJournal(store, journal, version)
+    held.update(state="pending", event=event, **this_process())
+    try:
+        undo_interrupted(journal.deployment, previous_deployment(store, journal), held.renew_lease)
+    except LeaseLostError:
+        raise  # the process that took over takes it back, too
+    except BaseException:
+        held.update(state="canary", event=journal.event, share=_share_left(journal))
+        raise
+    add(store, event)
     held.update(state="done", share=0)
     return journal
+
+
+def _share_left(journal: Journal) -> int:
+    """The share of a canary that could not be taken back wholly: 0 if the Gateway gives it no requests any more."""
+    with suppress(MistereError):  # a cluster that does not answer has changed nothing
+        if not candidate_may_receive(journal.deployment):
+            return 0
+    return journal.share
 
 
 def _event(store: ObjectStore, digest: str, version: str, reason: str, by: str) -> PromotionEvent:

@@ -85,12 +85,14 @@ class HeldJournal:
         journal: its content.
         version: of its object.
         standing: the journal of the canary that stood when this process took it; None if none did.
+        touched: whether this process may have changed a candidate's share.
     """
 
     store: ObjectStore
     journal: Journal
     version: str
     standing: Journal | None = None
+    touched: bool = False
 
     def close_undone(self) -> None:
         """Close the journal of a release that was undone. A canary that the attempt has not touched stands as before.
@@ -98,7 +100,7 @@ class HeldJournal:
         Raises:
             LeaseLostError: another process took over the journal.
         """
-        if self.standing is not None and self.journal.share:
+        if self.standing is not None and not self.touched:
             self.journal = self.standing.model_copy(update={"holder": self.journal.holder})
             self.update(share=self.standing.share)
         else:
@@ -126,6 +128,7 @@ class HeldJournal:
 
     def renew_lease(self, share: int | None = None) -> None:
         """Renew the lease if it is older than half a minute, or record the candidate's share before it gets it."""
+        self.touched |= share is not None
         if share is not None and share != self.journal.share:
             self.update(share=share)
         elif abs(time.time() - self.journal.since) > RENEW_SECONDS:

@@ -25,7 +25,16 @@ from mistere.registry.release.journal import (
     this_process,
     write_journal,
 )
-from mistere.registry.release.promotion_log import PromotionEvent, complete, complete_moved, now, read_log, sweep, who
+from mistere.registry.release.promotion_log import (
+    PromotionEvent,
+    add,
+    complete,
+    complete_moved,
+    now,
+    read_log,
+    sweep,
+    who,
+)
 from mistere.serving.deployment import Deployment, find_deployment
 
 Mirror = Callable[[Champion], None]
@@ -97,7 +106,7 @@ def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
             from mistere.serving.kserve.cluster_release import undo_interrupted
 
             before = previous_deployment(store, journal) if journal.deployment_before else None
-            undo_interrupted(journal.deployment, before)
+            undo_interrupted(journal.deployment, before, held.renew_lease)
             held.update()
         restore_pointer(held)
         if pointer.champion is not None:
@@ -113,10 +122,12 @@ def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
         reason="",
         by=who(),
     )
-    reason = (
-        f"{event.reason} The process was interrupted, and the next one completed the release." if finished else summary
-    )
-    complete(store, event, "done" if finished else "undone", reason.strip())
+    reason = summary
+    if finished or event.outcome == "undone":  # the latter: a canary that a person was taking back
+        reason = f"{event.reason} The process was interrupted, and the next one completed {'the release' if finished else 'this'}."
+    logged = complete(store, event, "done" if finished else "undone", reason.strip())
+    if logged.outcome == "done" and logged.action == "canary":  # it had its share when its process was killed
+        add(store, event.model_copy(update={"at": now(), "outcome": "undone", "reason": summary, "by": who()}))
     held.update(state="done", share=0)
     return summary
 

@@ -62,11 +62,21 @@ def on_cluster(
     return deployment.model_copy(update={"mode": config.mode, "image": image, "settings": settings, "amounts": amounts})
 
 
-def undo_interrupted(deployment: Deployment, before: Deployment | None) -> None:
+def undo_interrupted(deployment: Deployment, before: Deployment | None, renew_lease: RenewLease) -> None:
     """Undo the roll-out of a process that was killed.
 
     Args:
         deployment: the interrupted deployment.
         before: the deployment's previous pointer; None if there was none.
+        renew_lease: called every few seconds during a wait.
     """
-    ClusterDeployment(connect(), deployment, lambda _: None).undo(before)
+    ClusterDeployment(connect(), deployment, lambda _: None).undo(before, renew_lease)
+
+
+def candidate_may_receive(deployment: Deployment) -> bool:
+    """Whether the Gateway may send requests to the candidate of a deployment now.
+
+    Raises:
+        MistereError: the cluster does not answer, or has no Gateway API.
+    """
+    return ClusterDeployment(connect(), deployment, lambda _: None).route.candidate_may_receive()

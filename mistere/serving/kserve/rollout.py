@@ -9,6 +9,7 @@ the new one loads. Then the service itself is updated, and a pod of its new revi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,14 +19,14 @@ from typing import Any, Final
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ConflictError
-from mistere.common.errors import MistereError
+from mistere.common.errors import MistereError, why
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import FIELD_MANAGER, KubernetesApi, KubernetesError
 from mistere.kubernetes.managed_fields import applied_by
 from mistere.serving.deployment import Deployment, RollbackError
 from mistere.serving.example_check import ExampleCheck
 from mistere.serving.kserve.canary.held_pods import HeldPods
-from mistere.serving.kserve.canary.route import Route
+from mistere.serving.kserve.canary.route import NoGatewayApiError, Route
 from mistere.serving.kserve.canary.steps import Canary
 from mistere.serving.kserve.inference_service import candidate_name, candidate_of, inference_service, revision_of
 from mistere.serving.kserve.lease import RenewLease, no_lease
@@ -37,7 +38,7 @@ from mistere.serving.kserve.live_service import (
     service_path,
     workload_path,
 )
-from mistere.serving.kserve.revision import Revision
+from mistere.serving.kserve.revision import WATCH_SECONDS, Revision, has_failed
 from mistere.serving.kserve.smoke_test import OnStatus, SmokeTest
 from mistere.serving.kserve.supported_settings import check_support
 
@@ -116,6 +117,7 @@ class ClusterDeployment:
         check = ExampleCheck.of(bundle, config)
         path = service_path(config, config.service)
         before = self.live_service(renew_lease)
+        previous = self._held_pods.before_hold(before) if before is not None and self.route.configured else before
         self.api.apply(path, self.manifest(), dry_run=True)
         replaces = before is not None and revision_of(before) != revision_of(self.manifest())
         if self.route.configured:
@@ -126,7 +128,6 @@ class ClusterDeployment:
             measured = self.share_requests(before, check, renew_lease, lambda canary, _: canary.run(renew_lease))
         elif replaces:
             self._try_candidate(check, renew_lease)
-        undo = partial(self._restore, path, before)
         share = config.canary_percent if replaces and config.canary_percent else None
         applied = False
         try:
@@ -148,8 +149,9 @@ class ClusterDeployment:
         except BaseException as error:
             if not (applied or shares) and isinstance(error, KubernetesError) and error.code in _REFUSED:
                 raise
-            self._undo_after(error, undo, renew_lease)
+            self._undo_after(error, partial(self._restore, path, previous, renew_lease, shares=shares), renew_lease)
             raise
+        undo = partial(self._restore, path, previous, no_lease)
         return RolledOut(f"{message} {measured}".rstrip(), address(self.api.get(path) or {}), undo)
 
     def share_requests(
@@ -194,8 +196,8 @@ class ClusterDeployment:
         Raises:
             RollbackError: it cannot be undone yet.
         """
-        self.on_status(f"undoing the roll-out of {self.config.service}")
         try:
+            self.on_status(f"undoing the roll-out of {self.config.service}")
             undo()
             if self.route.configured and not isinstance(error, ConflictError):
                 self.route.restore(no_lease)
@@ -204,33 +206,68 @@ class ClusterDeployment:
                 renew_lease(0)
         except ConflictError:
             raise
-        except MistereError as undo_error:
+        except BaseException as undo_error:  # whatever ends it, such as a second Ctrl-C: the journal must stay open
             raise RollbackError(
-                f"{error} The roll-out could not be undone yet ({undo_error}); the next release undoes it."
-            ) from error
+                f"{why(error)} The roll-out could not be undone yet ({why(undo_error).rstrip('.')}); the next release undoes it."
+            ) from undo_error
 
-    def undo(self, before: Deployment | None) -> None:
+    def undo(self, before: Deployment | None, renew_lease: RenewLease = no_lease) -> None:
         """Undo a roll-out that another process began, unless the service no longer has its revision.
 
         Args:
             before: the previous deployment; None if there was none on this cluster.
+            renew_lease: called every few seconds during a wait.
         """
         config = self.config
         path = service_path(config, config.service)
+        live, earlier = self.api.get(path), self._earlier(before)
+        updated = live is not None and revision_of(live) == revision_of(self.manifest())
         if self.route.configured:
+            if updated and earlier is not None:
+                self._give_back(path, earlier.manifest(), renew_lease)
             self.route.restore(no_lease)  # before the candidate is deleted, which may still get requests
             self._held_pods.release()
         self.api.delete(service_path(config, candidate_name(config.service)))
-        live = self.api.get(path)
-        if live is None or revision_of(live) != revision_of(self.manifest()):
+        if not updated:
             return
-        earlier = (
-            None if before is None or before.mode == "local" else ClusterDeployment(self.api, before, self.on_status)
-        )
-        if earlier is None or service_path(earlier.config, earlier.config.service) != path:
+        if earlier is None:
             self._remove(path)
         else:
             self.api.apply(path, earlier.manifest(_share_after_canary(live)), force=True)
+
+    def _earlier(self, before: Deployment | None) -> ClusterDeployment | None:
+        """The previous deployment, if it was to the same service."""
+        if before is None or before.mode == "local":
+            return None
+        earlier = ClusterDeployment(self.api, before, self.on_status)
+        own = service_path(self.config, self.config.service)
+        return earlier if service_path(earlier.config, earlier.config.service) == own else None
+
+    def _give_back(self, path: str, previous: dict[str, Any], renew_lease: RenewLease) -> None:
+        """Give the service its previous revision, and wait for its pods while the candidate answers requests in their place.
+
+        The wait ends after ``ready_timeout``, or once these pods fail: the service then gets its requests back in any case.
+        """
+        self.api.apply(path, self._held_pods.kept(previous), force=True)
+        revision, workload = revision_of(previous), workload_path(self.config, self.config.service)
+        try:
+            if not revision or not self.route.candidate_may_receive():
+                return
+        except NoGatewayApiError:
+            return
+        collection, _, name = workload.rpartition("/")
+        pods = Revision(self.api, self.config.namespace, self.config.service, revision)
+        self.on_status(f"waiting for the previous pods of {self.config.service}")
+        deadline = time.monotonic() + self.config.ready_timeout
+        while (left := deadline - time.monotonic()) > 0:
+            deployment = self.api.get(workload)
+            if deployment is None or is_rolled_out(deployment, revision) or any(map(has_failed, pods.pods()[0])):
+                return
+            renew_lease()
+            version = str(deployment["metadata"].get("resourceVersion", ""))
+            self.api.wait_for_change(
+                collection, version, min(WATCH_SECONDS, left + 0.1), fields=f"metadata.name={name}"
+            )
 
     def _remove(self, path: str) -> None:
         """Delete the service, and its route first."""
@@ -238,7 +275,9 @@ class ClusterDeployment:
             self.route.delete()
         self.api.delete(path)
 
-    def _restore(self, path: str, before: dict[str, Any] | None) -> None:
+    def _restore(
+        self, path: str, before: dict[str, Any] | None, renew_lease: RenewLease, *, shares: bool = False
+    ) -> None:
         live = self.api.get(path)
         if live is not None and revision_of(live) != revision_of(self.manifest()):
             return  # another release has updated the service, or this one never did
@@ -246,6 +285,9 @@ class ClusterDeployment:
             self._remove(path)
             return
         manifest = applied_by(FIELD_MANAGER, before)
+        if shares:
+            self._give_back(path, manifest, renew_lease)
+            return
         if (share := _share_after_canary(live)) is not None:
             manifest["spec"]["predictor"]["canaryTrafficPercent"] = share
         self.api.apply(path, manifest, force=True)

@@ -45,6 +45,11 @@ class HeldPods:
         annotations = {**metadata["annotations"], _MINIMUM: str(minimum)}
         return {**candidate, "metadata": {**metadata, "annotations": annotations}}
 
+    def before_hold(self, service: dict[str, Any]) -> dict[str, Any]:
+        """A service as it was before an earlier share of the same canary has raised its minimum."""
+        minimum = self._noted()
+        return service if minimum is None else _with_minimum(service, minimum)
+
     def hold(self, replicas: int) -> None:
         """Raise the service's minimum to a number of pods, as far as its maximum allows."""
         service = self._service()
@@ -53,10 +58,10 @@ class HeldPods:
 
     def kept(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """A manifest of the service with the live minimum, if that is higher and its maximum allows."""
-        return _with_minimum(
-            manifest,
-            max(_minimum(manifest), min(_minimum(self._service() or {}), manifest["spec"]["predictor"]["maxReplicas"])),
-        )
+        most = manifest.get("spec", {}).get("predictor", {}).get("maxReplicas")
+        if most is None:  # of a service that this project did not write
+            return manifest
+        return _with_minimum(manifest, max(_minimum(manifest), min(_minimum(self._service() or {}), most)))
 
     def release(self) -> None:
         """Give the service the minimum that the candidate notes, before the candidate is deleted."""

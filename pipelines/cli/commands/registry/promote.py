@@ -19,10 +19,11 @@ from mistere.kubernetes.api import connect
 from mistere.registry.lineage import Lineage, read_lineage
 from mistere.registry.mlflow.model_registry import mirror_champion, registered_versions
 from mistere.registry.release.atomic_release import release
-from mistere.registry.release.canary import end_canary, hold_canary, interrupted_canary, standing_canary
-from mistere.registry.release.candidates import Standing, standing
+from mistere.registry.release.canary import end_canary, hold_canary, standing_canary
+from mistere.registry.release.candidates import Standing, require_no_rejection, standing
 from mistere.registry.release.champion import read_champion
-from mistere.registry.release.promotion_log import who
+from mistere.registry.release.journal import Journal, read_journal
+from mistere.registry.release.promotion_log import read_log, who
 from mistere.registry.release.recovery import is_released, recover
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
 from mistere.serving.kserve.bundle_needs import bundle_needs
@@ -49,10 +50,11 @@ def promote(
 
     Raises:
         UsageError: a share is given, and no Gateway splits the requests of the deployed version.
-        MistereError: its code is not committed, it waits for approval or was rejected, its smoke test failed, or the champion changed
-            meanwhile.
+        MistereError: its code is not committed, it waits for approval or was rejected, also meanwhile, its smoke test failed, or the
+            champion changed meanwhile.
     """
     version, lineage = location.find(reference, model_name)
+    known = read_log(location.store).events
     stands = standing(location.store, version.bundle_digest)
     if stands.state in {"waiting", "rejected"}:
         raise MistereError(
@@ -65,11 +67,12 @@ def promote(
             f"version {version.version} of {version.name} was made from {code}, so it cannot be reproduced and cannot be promoted: "
             "commit the code and run again."
         )
-    release_version(location, lineage, "promote", reason or f"Promoted by hand ({reference}).", canary=canary)
+    check = partial(require_no_rejection, location.store, version.bundle_digest, version.version, known)
+    release_version(location, lineage, "promote", reason or f"Promoted by hand ({reference}).", check, canary)
 
 
 def rollback(location: RegistryLocation, reason: str) -> None:
-    """Take a canary back, if there is one, also an interrupted one; else restore the previous champion, after its smoke test.
+    """Roll an interrupted release back, or take a canary back, if there is one; else restore the previous champion, after its smoke test.
 
     Args:
         location: store and registry.
@@ -78,7 +81,7 @@ def rollback(location: RegistryLocation, reason: str) -> None:
     Raises:
         UsageError: there is no champion, or no previous one.
     """
-    if _recover_canary(location) or _take_canary_back(location.store, reason):
+    if _roll_interrupted_back(location) or _take_canary_back(location.store, reason):
         return
     champion = read_champion(location.store).champion
     if champion is None:
@@ -98,22 +101,42 @@ def rollback(location: RegistryLocation, reason: str) -> None:
     )
 
 
-def _recover_canary(location: RegistryLocation) -> bool:
-    """End a canary that was interrupted, which is all that its rollback has to do; False if there was none."""
+def _roll_interrupted_back(location: RegistryLocation) -> bool:
+    """Roll back a release, or a canary, whose process was killed, which is all that a rollback has to do then.
+
+    Returns:
+        False if there was none, or if it had moved the champion and was completed instead.
+    """
     served = served_deployment(location.store)
-    journal = interrupted_canary(location.store, served.service) if served else None
-    if served is None or journal is None:
+    record = read_journal(location.store, served.service) if served else None
+    if record is None or not record[0].unfinished:
         return False
-    message = recover(location.store, partial(mirror_champion, location.tracking_uri), served.service)
-    if read_champion(location.store).digest == journal.champion.bundle_digest:  # it had been released by then
+    journal = record[0]
+    message = recover(location.store, partial(mirror_champion, location.tracking_uri), journal.deployment.service)
+    champion = read_champion(location.store)
+    if journal.moved(champion):
         _CONSOLE.print(message, markup=False)
         return False
+    version = journal.champion.model_version
+    had_share = journal.share or _by_hand(journal)
+    first = (
+        f"The canary of version {version} had been interrupted and gets no requests any more"
+        if had_share
+        else f"The release of version {version} had been interrupted and was rolled back"
+    )
+    if champion.champion is None:
+        _CONSOLE.print(f"{first}; there is no champion.", markup=False)
+        return True
     _CONSOLE.print(
-        f"The canary of version {journal.deployment.model_version} had been interrupted and gets no requests any more; the champion stays, "
-        f"version {served.model_version}. Run `mistere rollback` again to restore the champion before it.",
+        f"{first}; the champion stays, version {champion.champion.model_version}. Run `mistere promote {journal.champion.model_name}/{version}` "
+        "to release the other one after all, or `mistere rollback` again to restore the champion before.",
         markup=False,
     )
     return True
+
+
+def _by_hand(journal: Journal) -> bool:
+    return journal.event is not None and journal.event.action == "canary"
 
 
 def _take_canary_back(store: ObjectStore, reason: str) -> bool:
@@ -155,7 +178,7 @@ def release_version(
         lineage: of the version.
         action: for the log.
         reason: for the log.
-        check: called once the release holds the journal; raises if what others decided meanwhile forbids it.
+        check: called once the release, or the canary, holds the journal; raises if what others decided meanwhile forbids it.
         canary: percentage of the requests that the version gets, and nothing else; None to release it.
 
     Raises:
@@ -192,7 +215,7 @@ def release_version(
     champion = lineage.as_champion(time.time())
     if cluster is not None and canary is not None:
         start = partial(start_canary, cluster, bundle, canary)
-        answer = hold_canary(location.store, mirror, champion, deployment, canary, reason, who(), start)
+        answer = hold_canary(location.store, mirror, champion, deployment, canary, reason, who(), start, check)
         _CONSOLE.print(answer, markup=False)
         _CONSOLE.print(
             f"Version {lineage.model_version} of {lineage.model_name} gets {canary} % of the requests, the champion the rest. `mistere "
