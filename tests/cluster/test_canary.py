@@ -246,7 +246,8 @@ def test_trouble_of_both_versions_ends_no_canary(
             traffic.quality |= {bundle.manifest.digest: Quality(errors=50) for bundle in (first, second)}
 
     gateway.on_change = trouble
-    steps = CONFIG.model_copy(update={"canary": CanaryConfig(window_seconds=0.2, min_requests=50, steps=[10, 50])})
+    canary = CanaryConfig(window_seconds=0.2, min_requests=700, steps=[10, 50])  # enough for the first window alone
+    steps = CONFIG.model_copy(update={"canary": canary})
     assert "; 50 %: " in release(second, steps).message
     all_is_back(cluster, gateway, second)
 
