@@ -47,16 +47,15 @@ def run(
         DataError: a shard is empty, damaged or not in the dataset form.
     """
     with step.loading():
-        from mistere.model.inference import load_bundle
         from mistere.scoring.scorer import Scorer, check_modalities
-        from mistere.scoring.scoring import score_shards
+        from mistere.scoring.scoring import load_model, score_shards
         from mistere.scoring.tables import TableForm
 
     archive = open_archive(step.run.data_remote, data_digest)
     start, stop = (len(archive.shards) * edge // shard.of for edge in (shard.index, shard.index + 1))
     names = archive.shards[start:stop]
     facts = {name: archive.facts(name) for name in names}
-    model = load_bundle(step.store.location(artifact_key(ModelBundle.__name__, bundle_digest)))
+    model = load_model(step.store.location(artifact_key(ModelBundle.__name__, bundle_digest)))
     present = frozenset[str]().union(*(fact.modalities for fact in facts.values()))
     for missing in check_modalities(model, archive.info.kinds, present):
         step.progress.note(f"the dataset has no {missing}: its turns are scored without.")

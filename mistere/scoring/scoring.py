@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mistere.scoring.archive import Archive
 from mistere.scoring.results import ShardSummary
 from mistere.scoring.scorer import Scorer
 from mistere.scoring.tables import ShardTables, TableForm
+
+if TYPE_CHECKING:
+    from mistere.model.dialogue_model import EmotionModel
+
+
+def load_model(location: str) -> EmotionModel:
+    """Load the model to score with.
+
+    It is loaded here so that the digest of this module's code, by which a resumed scoring recognises its results, covers the code that
+    computes the model.
+
+    Args:
+        location: of the bundle.
+
+    Raises:
+        ArtifactError: it is missing, incomplete or damaged; the message names the file.
+        UsageError: it is no bundle's location.
+    """
+    from mistere.model.inference import load_bundle
+
+    return load_bundle(location)
 
 
 def score_shards(

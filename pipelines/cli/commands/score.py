@@ -122,6 +122,7 @@ class _Scoring:
     def run(self) -> ScoresSummary:
         """Score the shards that are not scored yet, and write the joined tables and the page."""
         from mistere.scoring.joining import join_calls, require_turns
+        from mistere.scoring.scoring import load_model
 
         with task_progress("reading the footers of the shards"):
             facts = {shard: self._archive.facts(shard) for shard in self._archive.shards}
@@ -129,7 +130,7 @@ class _Scoring:
         require_turns(total, self._archive.info.name)
         present = frozenset[str]().union(*(fact.modalities for fact in facts.values()))
         with task_progress(f"loading {self._chosen.location}"):
-            model = self._load()
+            model = load_model(self._chosen.location)
         form = self._form(model)
         summaries = self._shards(model, form, present, {shard: fact.rows for shard, fact in facts.items()})
         parts = [self._results.calls_part(one.shard) for one in summaries]
@@ -137,11 +138,6 @@ class _Scoring:
         with task_progress("writing the page"):
             write_page(self._results, self._plan, summaries, model.labels, self._config.min_calls)
         return self._results.finish(self._plan, summaries, model.labels)
-
-    def _load(self) -> EmotionModel:
-        from mistere.model.inference import load_bundle
-
-        return load_bundle(self._chosen.location)
 
     def _form(self, model: EmotionModel) -> TableForm:
         from mistere.scoring.tables import TableForm

@@ -17,6 +17,7 @@ import pytest
 
 from mistere.common.digests.code import closure, code_meaning
 from mistere.common.paths import PROJECT_ROOT
+from pipelines.cli.commands.score import SCORING_CODE
 
 STAGES = sorted(path.parent.name for path in (PROJECT_ROOT / "components").glob("*/run.py"))
 MODELS = {
@@ -96,6 +97,12 @@ def test_each_stage_holds_the_models_it_runs() -> None:
     names = modules("train_moe")
     assert "mistere.model.mixture.mixture" in names and "mistere.model.losses" in names
     assert not {name for name in names if name.startswith("mistere.model.encoders.families")}
+
+
+def test_the_code_of_a_scoring_holds_the_model() -> None:
+    names = {"mistere.model.inference", "mistere.model.mixture.mixture", "mistere.model.mixture.prediction"}
+    names |= {"mistere.model.embedders", "mistere.model.transcription.transcriber", "mistere.scoring.scorer"}
+    assert names <= set(closure(SCORING_CODE))
 
 
 PROBE = """
