@@ -13,7 +13,8 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.common.names import RelativeName, Segment
 from mistere.common.parsing.documents import read_json
 
-MIXTURE_GRAPH: Final = "mixture.onnx"
+GRAPH_SUFFIX: Final = ".onnx"
+MIXTURE_GRAPH: Final = f"mixture{GRAPH_SUFFIX}"
 TOKENIZER: Final = "tokenizer.json"
 """The name of a tokenizer's file, by which its checks find it."""
 GRAPH_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -68,7 +69,7 @@ class EncoderGraph(BaseModel):
     """The graph of one modality's encoder; its output is ``vectors`` float32 ``[B, dimension]``.
 
     Attributes:
-        graph: its file.
+        graph: its file, named ``*.onnx``.
         kind: of the modality.
         inputs: names of the graph's inputs, those of :data:`GRAPH_INPUTS`.
         dimension: width of a vector.

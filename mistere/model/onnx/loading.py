@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mistere.artifacts.io import ArtifactHandle, verify_directory
-from mistere.artifacts.onnx_manifest import GRAPH_INPUTS, TOKENIZER, OnnxModel
+from mistere.artifacts.onnx_manifest import GRAPH_INPUTS, GRAPH_SUFFIX, MIXTURE_GRAPH, TOKENIZER, OnnxModel
 from mistere.artifacts.signing import VERIFYING_KEY_VARIABLE
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.common.processes.threads import usable_cores
@@ -91,7 +91,11 @@ def _disagreement(model: OnnxModel) -> str:
         return "its encoders are not those of its mixture"
     if not model.encoders and bundle.vectors.keys() != model.dimensions.keys():
         return "its vectors are not those of its mixture"
+    if MIXTURE_GRAPH not in model.files:
+        return f"{MIXTURE_GRAPH} is not in it"
     for name, graph in model.encoders.items():
+        if not graph.graph.endswith(GRAPH_SUFFIX):
+            return f"the graph of {name} is not named *{GRAPH_SUFFIX}"
         fed = {"text": graph.text, "audio": graph.audio, "vector": graph.width}
         if {kind for kind, how in fed.items() if how is not None} != {graph.kind}:
             return f"it does not say how the encoder of {name} is fed"

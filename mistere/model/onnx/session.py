@@ -63,6 +63,8 @@ class GraphSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
+        # By the file's name, ONNX Runtime may take it for another format, which `check_graph` cannot read.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         # Threads that spin between operations take the cores from the server's other work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
