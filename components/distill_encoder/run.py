@@ -1,7 +1,8 @@
 """``distill_encoder``: train a small encoder of one modality on the vectors and probabilities of a larger one.
 
-A text encoder keeps some layers of the teacher's; a speech encoder is the family ``convolutional``, from random weights. Of a kind
-without a small family (images, vectors) the student keeps the teacher's encoder.
+The student keeps some layers of the teacher's if its family can be shortened: text, and Whisper. A speech encoder of another family, or
+with ``distillation.audio_encoder=convolutional``, is the family ``convolutional``, from random weights. Of a kind without a small family
+(images, vectors) the student keeps the teacher's encoder.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The process is bound to one core before torch is loaded, so that every library uses one thread. Its peak memory includes Python and the
 libraries. Dialogues are predicted one at a time from texts and recordings, as the endpoint does. The recordings are WAV at 16 kHz, so that
-decoding a codec, which takes longer than a small encoder, does not count.
+decoding a codec, which takes longer than a small encoder, does not count; what does not decode is left out. A model that is too slow for
+all dialogues is timed on the first of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mistere.artifacts.object_store import open_store
 from mistere.common.errors import MistereError
 from mistere.common.parsing.documents import load_json
 from mistere.common.processes.child_environment import child_environment
+from mistere.common.secrets.redaction import redact
 from mistere.data.audio import AudioError, decode, resample
 from mistere.data.dataset import Utterance
 from mistere.data.kinds.audio import RATE, encoded
@@ -33,7 +35,10 @@ AFFECTS_RESULTS = False
 Predictor = Callable[[Sequence[Any]], object]
 """Predicts dialogues, each a sequence of utterances."""
 _ROUNDS: Final = 3
-_SECONDS: Final = 900
+_BUDGET: Final = 300.0
+"""Seconds after which no further prediction is begun."""
+_SECONDS: Final = 3600
+"""Seconds of the process at most, with the loading of a large model and its first dialogue."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def footprint(bundle: str, store: str, utterances: str, dialogues: int) -> Footp
         dialogues: number of test dialogues.
 
     Raises:
-        MistereError: the process failed.
+        MistereError: the process failed; the message says why.
     """
     request = json.dumps({"bundle": bundle, "store": store, "utterances": utterances, "dialogues": dialogues})
     try:
@@ -73,21 +78,42 @@ def footprint(bundle: str, store: str, utterances: str, dialogues: int) -> Footp
             timeout=_SECONDS,
             check=False,
         )
+    except subprocess.TimeoutExpired as error:
+        raise MistereError(f"the time and memory of {bundle} could not be measured in {_SECONDS} s.") from error
+    try:
         return Footprint(**load_json(done.stdout.splitlines()[-1]))
-    except (ValueError, TypeError, IndexError, subprocess.TimeoutExpired) as error:
-        raise MistereError(f"the time and memory of {bundle} could not be measured: run again.") from error
+    except (ValueError, TypeError, IndexError) as error:
+        reason = _reason(done.returncode, done.stderr)
+        raise MistereError(f"the time and memory of {bundle} could not be measured ({reason}).") from error
 
 
-def measure(predict: Predictor, dialogues: Sequence[Sequence[Any]]) -> Footprint:
+def _reason(code: int, output: str) -> str:
+    """Why a process failed, as a clause: its last words, unless it was killed."""
+    if code < 0:
+        return f"signal {-code} ended its process, as where memory is short"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return redact(lines[-1])[:300].rstrip(".") if lines else f"its process ended with code {code}"
+
+
+def measure(predict: Predictor, dialogues: Sequence[Sequence[Any]], budget: float = _BUDGET) -> Footprint:
     """Time the prediction of dialogues, the best of three rounds each, in this process.
 
     Args:
         predict: the model.
         dialogues: raw dialogues, which the endpoint would get one at a time.
+        budget: seconds after which no further prediction is begun, so that a slow model has fewer rounds or dialogues.
     """
-    predict(dialogues[:1])  # the first prediction includes one-time costs
-    seconds = sum(min(_seconds(predict, dialogue) for _ in range(_ROUNDS)) for dialogue in dialogues)
-    turns = sum(map(len, dialogues))
+    end = time.monotonic() + budget
+    first = _seconds(
+        predict, dialogues[0]
+    )  # includes one-time costs, so it counts only if it leaves no time for another one
+    seconds, turns = 0.0, 0
+    for dialogue in dialogues:
+        rounds = [_seconds(predict, dialogue) for _ in range(_ROUNDS) if time.monotonic() < end]
+        if rounds:
+            seconds, turns = seconds + min(rounds), turns + len(dialogue)
+    if not turns:
+        seconds, turns = first, len(dialogues[0])
     return Footprint(round(1000 * seconds / turns, 3), round(_peak_mb(), 1), turns)
 
 
@@ -108,7 +134,7 @@ def timed_dialogues(store: str, utterances: str, dialogues: int) -> list[list[Ut
 
 
 def _as_wav(turn: Utterance) -> Utterance:
-    """The turn with its speech as WAV; speech that does not decode stays as it is."""
+    """The turn with its speech as WAV; speech that does not decode stays as it is, for the model to leave out."""
     if not turn.audio:
         return turn
     try:
@@ -145,8 +171,10 @@ def main() -> None:
     dialogues = timed_dialogues(request["store"], request["utterances"], request["dialogues"])
 
     from mistere.model.inference import load_bundle
+    from mistere.model.readable_dialogues import readable
 
     model = load_bundle(request["bundle"], device="cpu")
+    dialogues = [readable(model, dialogue)[0] for dialogue in dialogues]
     print(json.dumps(asdict(measure(model.predict, dialogues))))
 
 

@@ -109,7 +109,7 @@ def distill(
 ) -> None:
     """Make a small student of a released model, trained on its answers, and report size, time and weighted F1 of both.
 
-    Exit codes: 0 within the margin of the teacher, 3 not shown to be, 4 data does not suit the model, 1 error, 2 usage.
+    Exit codes: 0 within the margin of the teacher, 3 not shown to be, 4 data is rejected or does not suit the model, 1 error, 2 usage.
     """
     from pipelines.cli.commands.distill import distill as command
 

@@ -5,30 +5,35 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mistere.artifacts.io import artifact_key, open_artifact, publish
+from components.pull_data.run import describe
+from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact, publish
 from mistere.artifacts.locations import split_bundle_location
-from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.manifests import ModelBundle, UtteranceSet
 from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import MistereError
 from mistere.common.splits import Split
 from mistere.data.dataset import Utterance
+from mistere.data.versions import pin
 from mistere.model.dialogue_model import UtteranceInput
 from mistere.model.inference import load_bundle
+from pipelines.cli.distillation.steps import StudentSteps
 from tests.local.workshop import make_dataset, mistere_in_process, rows
 from tests.serving.conftest import LABELS, clip, make_bundle, make_vectors_bundle
 
 QUICK = ("--set", "distillation.epochs=1", "--set", "distillation.timed_dialogues=1", "--set", "distillation.layers=1")
-NAMES = dict(zip(("calm", "glad", "cross"), LABELS, strict=False))
 
 
 def labelled() -> Iterator[tuple[Split, Utterance]]:
     """The rows of the workshop with labels that the serving tests' bundle has."""
     for split, row in rows():
-        yield split, Utterance(row.dialogue_id, row.turn, NAMES[str(row.label)], row.text, row.audio, row.speaker)
+        label = LABELS[(int(row.dialogue_id.partition("-")[2]) + row.turn) % len(LABELS)]
+        yield split, Utterance(row.dialogue_id, row.turn, label, row.text, row.audio, row.speaker)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def distilled(teacher: str, data: Path, output: Path, *options: str) -> dict[str
 
 @pytest.mark.long
 def test_a_student_is_an_ordinary_bundle_with_its_teacher_in_its_lineage(
-    teacher: str, data: Path, tmp_path: Path
+    teacher: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = distilled(teacher, data, tmp_path)
     root, digest = split_bundle_location(report["student"]["bundle"])
@@ -80,6 +85,18 @@ def test_a_student_is_an_ordinary_bundle_with_its_teacher_in_its_lineage(
     assert {k: v for k, v in again.items() if k not in timed} == {k: v for k, v in report.items() if k not in timed}
     assert again["student"]["bundle"] == report["student"]["bundle"]
 
+    def fail(*_: object) -> None:
+        raise MistereError("the time could not be measured (killed).")
+
+    monkeypatch.setattr("mistere.evaluation.footprint.footprint", fail)
+    untimed = distilled(teacher, data, tmp_path)
+    assert untimed["verdict"] == report["verdict"] and untimed["speedup"] is None
+    for name in ("teacher", "student"):
+        assert untimed[name]["turn_ms"] is None and untimed["goals"]["speedup"]["met"] is None
+        assert untimed[name]["weighted_f1"] == report[name]["weighted_f1"]
+        on_dev = untimed[name]["dev_weighted_f1"]
+        assert 0 <= on_dev["low"] <= on_dev["value"] <= on_dev["high"] and on_dev == report[name]["dev_weighted_f1"]
+
 
 @pytest.mark.long
 def test_a_new_store_gives_the_same_student(data: Path, tmp_path: Path) -> None:
@@ -92,7 +109,7 @@ def test_a_new_store_gives_the_same_student(data: Path, tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
-def tuned_on(teacher: str, test_digest: str, work: Path) -> str:
+def tuned_on(teacher: str, test_digest: str, work: Path, made_of: UtteranceSet | None = None) -> str:
     """The teacher as if its encoders had been fine-tuned on a dataset with this test split."""
     root, digest = split_bundle_location(teacher)
     store = LocalStore(Path(root))
@@ -102,7 +119,12 @@ def tuned_on(teacher: str, test_digest: str, work: Path) -> str:
         name: made.model_copy(update={"identity": made.identity.model_copy(update={"test_digest": test_digest})})
         for name, made in bundle.manifest.encoders.items()
     }
-    changed = publish(store, bundle.manifest.model_copy(update={"encoders": encoders}), work)
+    inputs = {}
+    if made_of is not None:
+        empty = work.with_name(f"{work.name}-data")
+        empty.mkdir()
+        inputs["utterances"] = publish(store, made_of, empty).digest
+    changed = publish(store, bundle.manifest.model_copy(update={"encoders": encoders, "inputs": inputs}), work)
     return store.location(artifact_key("ModelBundle", changed.digest))
 
 
@@ -112,6 +134,45 @@ def test_data_with_another_test_split_than_the_teachers_are_refused(teacher: str
     assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
     assert "has another test split than the data that the teacher was trained on" in done.stderr
     assert not list((tmp_path / "output").rglob("distill.json"))
+
+
+@pytest.mark.long
+def test_data_with_a_copy_of_test_in_train_are_refused(teacher: str, tmp_path: Path) -> None:
+    """They would be learnt by heart, and the comparison on test would say that the student is good."""
+
+    def leaking() -> Iterator[tuple[Split, Utterance]]:
+        for split, row in labelled():
+            yield split, row
+            if split == "test":
+                yield "train", replace(row, dialogue_id=f"copy-{row.dialogue_id}", speaker=f"train-{row.turn}")
+
+    rows_of = sorted(leaking(), key=lambda row: row[0])
+    leaked = make_dataset(tmp_path / "leaked", iter(rows_of), labels=LABELS)
+    output = tmp_path / "output"
+    done = mistere_in_process("distill", teacher, "--data", str(leaked), "--profile", "tiny", "--output", str(output))
+    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
+    assert "tones is rejected, as a run would reject it: 4 dialogues are also in another split" in done.stderr
+    assert Path(done.stderr.partition("; the report is ")[2].removesuffix(".\n")).is_file()
+    assert not list(output.rglob("distill.json"))
+
+
+@pytest.mark.long
+def test_the_limits_of_the_teachers_data_hold_for_other_data(
+    teacher: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def vectors(_: object, utterances: ArtifactHandle[UtteranceSet], *__: object) -> None:
+        raise MistereError(f"{utterances.manifest.max_dialogues} of {sum(utterances.manifest.dialogues.values())}.")
+
+    monkeypatch.setattr(StudentSteps, "vectors", vectors)
+    pinned = pin(str(data), str(tmp_path / "remote"))
+    limited = describe(pinned.remote, pinned.digest, 9)
+    made = tuned_on(teacher, limited.test_digest, tmp_path / "bundle", limited)
+    arguments = ("--data", str(data), "--profile", "tiny", "--output", str(tmp_path / "output"))
+    assert "9 of 9." in mistere_in_process("distill", made, *arguments).stderr
+    others = tuned_on(teacher, "0" * 64, tmp_path / "other", limited)
+    done = mistere_in_process("distill", others, *arguments)
+    assert done.returncode == 4 and "of the teacher's, 9 dialogues were drawn by their names" in done.stderr
 
 
 def test_what_cannot_be_distilled_is_one_sentence(teacher: str, tmp_path: Path) -> None:
@@ -126,7 +187,11 @@ def test_what_cannot_be_distilled_is_one_sentence(teacher: str, tmp_path: Path) 
         ((str(tmp_path), *output), 2, "there is no bundle at"),
         (output, 2, "nothing is deployed"),
         ((teacher, *output, "--set", "distillation.layers=0"), 2, "distillation.layers"),
-        ((teacher, *output, "--set", "mixture.hidden=8"), 2, "this command uses only distillation, evaluation"),
+        (
+            (teacher, *output, "--set", "mixture.hidden=8"),
+            2,
+            "this command uses only distillation, evaluation, validation",
+        ),
     ):
         done = mistere_in_process("distill", *arguments)
         assert done.returncode == code and words in done.stderr and done.stderr.count("\n") == 1, done.stderr

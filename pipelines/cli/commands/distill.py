@@ -15,7 +15,7 @@ from mistere.artifacts.object_store import MissingObjectError, ObjectStore, open
 from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.artifacts.signing import verify_bundle
 from mistere.common.digests.code import git_state
-from mistere.common.errors import ArtifactError, DataError, ExitCode, UsageError
+from mistere.common.errors import ArtifactError, DataError, ExitCode, MistereError, UsageError
 from mistere.common.paths import check_folder
 from mistere.common.processes.command_line import command_line
 from mistere.common.progress import EVENTS_VARIABLE
@@ -27,11 +27,13 @@ from pipelines.cli.store_session import locked, scratch_folder
 
 if TYPE_CHECKING:
     from mistere.config.loader import Config
+    from mistere.runs.outcome import Estimate
     from pipelines.cli.distillation.figures import ModelFigures
     from pipelines.cli.distillation.steps import StudentSteps
 
-SECTIONS: Final = ("distillation", "evaluation")
+SECTIONS: Final = ("distillation", "evaluation", "validation")
 """What `--set` may change here; everything else is the teacher's."""
+_PAGE: Final = "validation_report.html"
 
 
 def distill(bundle: str | None, data: str | None, profile: str, settings: Sequence[str], output: Path) -> int:
@@ -51,7 +53,8 @@ def distill(bundle: str | None, data: str | None, profile: str, settings: Sequen
 
     Raises:
         UsageError: there is no such bundle, dataset or setting, or the bundle takes vectors only.
-        DataError: the dataset has other labels than the teacher, another test split, or none of its modalities.
+        DataError: the dataset is rejected by its validation, has other labels than the teacher, another test split, or none of its
+            modalities.
     """
     from pipelines.profiles import load_profile
 
@@ -80,7 +83,7 @@ class _Distillation:
     """One distillation.
 
     Args:
-        config: sections ``distillation`` and ``evaluation``.
+        config: sections ``distillation``, ``evaluation`` and ``validation``.
         store: of the teacher, and of the student.
         location: of the teacher.
         teacher: the bundle.
@@ -106,7 +109,7 @@ class _Distillation:
     def run(self) -> int:
         """Run the steps, publish the bundle, measure and report; returns the exit code."""
         from pipelines.cli.distillation.bundle import publish_student
-        from pipelines.cli.distillation.figures import as_json, judge, show, write_json
+        from pipelines.cli.distillation.figures import as_json, dev_weighted_f1, judge, show, write_json
         from pipelines.cli.distillation.steps import StudentSteps
 
         settings = self._config.distillation
@@ -114,13 +117,13 @@ class _Distillation:
         references, files = self._new("references"), self._new("bundle")
         steps = StudentSteps(self._store, context, self._config, self._teacher, references)
         utterances = self._utterances(steps)
-        self._check(utterances.manifest)
         names = steps.modalities
         taught = {name: steps.teacher_encoder(name) for name in names}
         taught_vectors = {name: steps.vectors(utterances, taught[name], "teacher") for name in names}
         encoders = {name: steps.encoder(utterances, taught[name], taught_vectors[name]) for name in names}
         vectors = {name: steps.vectors(utterances, encoders[name], "student") for name in names}
-        model = steps.mixture(steps.teacher_mixture(), taught_vectors, vectors)
+        teacher = steps.teacher_mixture()
+        model = steps.mixture(teacher, taught_vectors, vectors)
         report = steps.evaluation(utterances, vectors, encoders, model)
         result = judge(report.manifest, self._teacher.manifest.digest, settings.margin)
         student = publish_student(
@@ -136,11 +139,15 @@ class _Distillation:
             files,
         )
         place = self._store.location(artifact_key(ModelBundle.__name__, student.manifest.digest))
+        dev = [
+            dev_weighted_f1(mixture, made, self._config.evaluation)
+            for mixture, made in ((teacher, taught_vectors), (model, vectors))
+        ]
         columns = [
-            self._figures(one, where, report.manifest.metrics, prefix, utterances.manifest.digest)
-            for one, where, prefix in (
-                (self._teacher.manifest, self._location, "champion"),
-                (student.manifest, place, "test"),
+            self._figures(one, where, on_dev, report.manifest.metrics, prefix, utterances.manifest.digest)
+            for one, where, on_dev, prefix in (
+                (self._teacher.manifest, self._location, dev[0], "champion"),
+                (student.manifest, place, dev[1], "test"),
             )
         ]
         content = as_json(columns[0], columns[1], report.manifest, result, settings)
@@ -166,23 +173,51 @@ class _Distillation:
         return context.model_copy(update={"data_remote": pinned.remote, "data_digest": pinned.digest})
 
     def _utterances(self, steps: StudentSteps) -> ArtifactHandle[UtteranceSet]:
-        if self._data is not None:
-            return steps.pull()
+        """The data to learn from; other data than the teacher's are limited and validated as those of a run.
+
+        Raises:
+            UsageError: no data is named, and the store does not know the teacher's.
+            DataError: the data do not suit the teacher, or are rejected.
+        """
+        taught = self._teachers_data()
+        if self._data is None:
+            if taught is None:
+                raise UsageError(
+                    f"the store {self._store.uri} does not say what data {self._location} was made with: name it with --data."
+                )
+            self._check(taught.manifest)
+            self._check_test_split(taught.manifest, None)
+            return taught
+        limits = None if taught is None else taught.manifest
+        pulled = steps.pull(None if limits is None else limits.max_dialogues)
+        self._check(pulled.manifest)
+        quarantine = self._config.validation.quarantine or (limits is not None and bool(limits.quarantined))
+        if not quarantine:  # nothing will be set aside of test, and validating takes longer
+            self._check_test_split(pulled.manifest, limits)
+        report, accepted = steps.validated(pulled, quarantine=quarantine)
+        if report.manifest.verdict == "reject":
+            first, *others = report.manifest.failed
+            more = f" ({len(others)} more)" if others else ""
+            raise DataError(
+                f"{accepted.manifest.name} is rejected, as a run would reject it: {first.rstrip('.')}{more}; the report is "
+                f"{report.file(_PAGE)}."
+            )
+        self._check_test_split(accepted.manifest, limits)
+        return accepted
+
+    def _teachers_data(self) -> ArtifactHandle[UtteranceSet] | None:
+        """The reference to the data that the teacher was made with; None if the store does not hold it."""
         digest = self._teacher.manifest.inputs.get("utterances", "")
         try:
-            if not digest:
-                raise ArtifactError("no record")
-            return open_artifact(self._store, UtteranceSet, digest)
-        except (ArtifactError, MissingObjectError) as error:
-            raise UsageError(
-                f"the store {self._store.uri} does not say what data {self._location} was made with: name it with --data."
-            ) from error
+            return open_artifact(self._store, UtteranceSet, digest) if digest else None
+        except (ArtifactError, MissingObjectError):
+            return None
 
     def _check(self, data: UtteranceSet) -> None:
         """Check that the data suits the teacher.
 
         Raises:
-            DataError: it has other labels or another test split, or lacks a modality.
+            DataError: it has other labels, or lacks a modality.
         """
         teacher = self._teacher.manifest
         if data.labels != teacher.labels:
@@ -192,16 +227,40 @@ class _Distillation:
             )
         if missing := [name for name in teacher.encoders if name not in data.modalities]:
             raise DataError(f"{data.name} has no {missing[0]}, which the teacher reads: name other data with --data.")
-        # Another split may hold utterances that the teacher was trained on: both models would look better than they are.
-        known = {made.identity.test_digest for made in teacher.encoders.values()} - {""}
-        if known - {data.test_digest}:
-            raise DataError(
-                f"{data.name} has another test split than the data that the teacher was trained on, so what the teacher was trained on "
-                "may be in it: name the teacher's data with --data, or leave --data out."
-            )
+
+    def _check_test_split(self, data: UtteranceSet, limits: UtteranceSet | None) -> None:
+        """Check that the data has the teacher's test split.
+
+        Another split may hold utterances that the teacher was trained on: both models would look better than they are.
+
+        Args:
+            data: the data.
+            limits: the teacher's data, as far as the same limits apply to other data; None for none.
+
+        Raises:
+            DataError: it has another one.
+        """
+        known = {made.identity.test_digest for made in self._teacher.manifest.encoders.values()} - {""}
+        if not known - {data.test_digest}:
+            return
+        why = ""
+        if limits is not None and limits.max_dialogues is not None:
+            why = f" (of the teacher's, {limits.max_dialogues} dialogues were drawn by their names, and other data give other ones)"
+        elif limits is not None and limits.quarantined.get("test"):
+            why = " (dialogues of the teacher's were set aside: `--set validation.…` names the thresholds of its run)"
+        raise DataError(
+            f"{data.name} has another test split than the data that the teacher was trained on{why}, so what the teacher was trained on "
+            "may be in it: name the teacher's data with --data, or leave --data out."
+        )
 
     def _figures(
-        self, bundle: ModelBundle, location: str, metrics: dict[str, float], prefix: str, utterances: str
+        self,
+        bundle: ModelBundle,
+        location: str,
+        on_dev: Estimate,
+        metrics: dict[str, float],
+        prefix: str,
+        utterances: str,
     ) -> ModelFigures:
         from mistere.evaluation.footprint import footprint
         from mistere.runs.outcome import Estimate
@@ -209,12 +268,17 @@ class _Distillation:
         from pipelines.cli.distillation.steps import weights_mb
 
         whose = "student" if prefix == "test" else "teacher"
-        with task_progress(f"timing the {whose} on one core"):
-            cost = footprint(location, self._store.uri, utterances, self._config.distillation.timed_dialogues)
+        cost = None
+        try:
+            with task_progress(f"timing the {whose} on one core"):
+                cost = footprint(location, self._store.uri, utterances, self._config.distillation.timed_dialogues)
+        except MistereError as error:  # the student is finished all the same
+            sentence = str(error)
+            self._console.print(f"{sentence[:1].upper()}{sentence[1:]}", markup=False, soft_wrap=True)
         estimate = Estimate.of(metrics, f"{prefix}.weighted_f1")
         if estimate is None:
             raise DataError(f"the {whose} was not evaluated on test, which has no comparable labels: name other data.")
-        return ModelFigures(location, weights_mb(self._store, bundle), cost, estimate)
+        return ModelFigures(location, weights_mb(self._store, bundle), cost, on_dev, estimate)
 
     def _new(self, name: str) -> Path:
         folder = self._scratch / name

@@ -17,6 +17,7 @@ from mistere.artifacts.manifests import (
     ModelBundle,
     MoEModel,
     UtteranceSet,
+    ValidationReport,
 )
 from mistere.artifacts.object_store import ObjectStore
 from mistere.config.loader import Config
@@ -35,7 +36,7 @@ class StudentSteps:
     Args:
         store: holds the teacher; the student's artifacts are written to it.
         context: of the run.
-        config: the sections ``distillation`` and ``evaluation``.
+        config: the sections ``distillation``, ``evaluation`` and ``validation``.
         teacher: the bundle.
         folder: for the references that a step reads and writes.
     """
@@ -52,12 +53,28 @@ class StudentSteps:
         self._teacher, self._folder = teacher, folder
         self.modalities = teacher.manifest.experts[:-1]
 
-    def pull(self) -> ArtifactHandle[UtteranceSet]:
-        """The reference to the data that the run's context names."""
-        path = self._execute(
-            "pull_data", {}, {}, "utterances", external_inputs={"data_digest": self._context.data_digest}
+    def pull(self, max_dialogues: int | None) -> ArtifactHandle[UtteranceSet]:
+        """The reference to the data that the run's context names, limited as the teacher's were."""
+        settings = {} if max_dialogues is None else {"max_dialogues": max_dialogues}
+        external = {"data_digest": self._context.data_digest}
+        return self._open(
+            self._execute("pull_data", settings, {}, "utterances", external_inputs=external), UtteranceSet
         )
-        return self._open(path, UtteranceSet)
+
+    def validated(
+        self, utterances: ArtifactHandle[UtteranceSet], *, quarantine: bool
+    ) -> tuple[ArtifactHandle[ValidationReport], ArtifactHandle[UtteranceSet]]:
+        """The validation of a dataset, and the reference to its accepted dialogues.
+
+        Args:
+            utterances: the dataset.
+            quarantine: whether dialogues with blocking findings are set aside.
+        """
+        settings = {**self._config.section("validation"), "quarantine": quarantine}
+        names, inputs = ("report", "profile", "accepted"), {"utterances": self._reference(utterances)}
+        external = {"champion_digest": NO_CHAMPION}
+        report, _, accepted = self._execute_all("validate_data", settings, inputs, names, external_inputs=external)
+        return self._open(report, ValidationReport), self._open(accepted, UtteranceSet)
 
     def teacher_encoder(self, modality: str) -> ArtifactHandle[EncoderCheckpoint]:
         """The teacher's encoder of a modality, as a step takes it."""
@@ -181,18 +198,32 @@ class StudentSteps:
         **options: Any,
     ) -> Path:
         """Run one task, or reuse its finished output; returns the folder with the output's manifest."""
-        path = self._new(output)
+        return self._execute_all(stage, config, inputs, (output,), title=title, modality=modality, **options)[0]
+
+    def _execute_all(
+        self,
+        stage: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        *,
+        title: str = "",
+        modality: str = "",
+        **options: Any,
+    ) -> list[Path]:
+        """Run one task, or reuse its finished outputs; returns the folders with the outputs' manifests."""
+        paths = [self._new(output) for output in outputs]
         with task_progress(title or task_title(f"{stage}-{modality}" if modality else stage)):
             execute(
                 load_stage(stage),
                 self._context.model_dump(mode="json"),
                 config,
                 inputs=inputs,
-                outputs={output: str(path)},
+                outputs={output: str(path) for output, path in zip(outputs, paths, strict=True)},
                 modality=modality,
                 **options,
             )
-        return path
+        return paths
 
     def _open(self, path: Path, kind: type[M]) -> ArtifactHandle[M]:
         return open_artifact(self._store, kind, read_reference(path, kind))
