@@ -19,15 +19,19 @@ from mistere.artifacts.io import MANIFEST, open_artifact, with_files
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
-from mistere.artifacts.onnx_manifest import OnnxModel
+from mistere.artifacts.onnx_manifest import GRAPH_INPUTS, OnnxModel
 from mistere.artifacts.signing import VERIFYING_KEY_VARIABLE
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.config.predictor import PredictorConfig
 from mistere.data.dataset import Utterance as DatasetUtterance
 from mistere.model.dialogue_model import UtteranceInput
 from mistere.model.inference import load_bundle
+from mistere.model.onnx.comparison import largest_difference, quality_difference
+from mistere.model.onnx.encoders import OUTPUT
 from mistere.model.onnx.export import QualityError, export_model
 from mistere.model.onnx.loading import load_onnx
+from mistere.model.onnx.session import GraphSession
+from mistere.model.readable_dialogues import readable
 from mistere.predictor.server import _load_verified, check_onnx_options
 from pipelines.cli.commands.export import deciding_margin, examples
 from tests.local.workshop import mistere
@@ -116,7 +120,7 @@ def test_int8_computes_in_integers_and_is_compared_on_a_dataset(bundle: str, tmp
         ]
         for number, (dialogue, answer) in enumerate(zip(texts, answers, strict=True))
     ]
-    manifest = export(bundle, tmp_path / "int8", int8=True, dialogues=labelled, margin=1.0)
+    manifest = export(bundle, tmp_path / "int8", int8=True, dialogues=lambda: labelled, margin=1.0)
     assert manifest.precision == "int8" and manifest.figures["bundle.weighted_f1"] == 1.0
     assert manifest.figures["turns"] == 25 and manifest.figures["difference.weighted_f1.low"] <= 0
     for name in ("mixture.onnx", "text/encoder.onnx", "speech/encoder.onnx"):
@@ -125,8 +129,27 @@ def test_int8_computes_in_integers_and_is_compared_on_a_dataset(bundle: str, tmp
     wrong = [[DatasetUtterance(d.dialogue_id, d.turn, LABELS[0], text=d.text) for d in one] for one in labelled]
     wrong[0][0] = DatasetUtterance("d0", 0, "bored", text="so")
     with pytest.raises(Exception, match="has the label 'bored', which the model lacks"):
-        export(bundle, tmp_path / "no", dialogues=wrong)
+        export(bundle, tmp_path / "no", dialogues=lambda: wrong)
     assert not (tmp_path / "no").exists() and [path.name for path in tmp_path.iterdir()] == ["int8"]
+
+
+def test_a_recording_that_does_not_decode_is_left_out_of_the_comparison(bundle: str) -> None:
+    """The dialogues come as a stream, which is read once."""
+    model = load_bundle(bundle)
+    said = [
+        [
+            DatasetUtterance(f"d{number}", turn, LABELS[turn], "so", clip(0.6) if turn else b"RIFF no")
+            for turn in range(2)
+        ]
+        for number in range(2)
+    ]
+    found = quality_difference(model, model, iter(said), LABELS)
+    assert found.turns == 4 and found.difference.value == 0
+    assert [one.partition(": ")[0] for one in found.undecodable] == ["dialogue 'd0', turn 0", "dialogue 'd1', turn 0"]
+    assert largest_difference(model, model, said) < 1e-5
+    turns, left_out = readable(model, said[0])
+    assert [turn.audio is None for turn in turns] == [True, False] and len(left_out) == 1
+    assert len(model.predict([turns])[0].probabilities) == 2
 
 
 @pytest.mark.long
@@ -139,10 +162,10 @@ def test_too_large_a_loss_writes_nothing(bundle: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr(module, "quality_difference", lambda *_: lost)
     said = [[DatasetUtterance("d", 0, LABELS[0], text="so")]]
     with pytest.raises(QualityError, match=r"-0.050 \(-0.080 to -0.010, 40 turns\) may exceed the margin of 0.020"):
-        export(bundle, tmp_path / "model", dialogues=said)
+        export(bundle, tmp_path / "model", dialogues=lambda: said)
     assert list(tmp_path.iterdir()) == []
     assert deciding_margin("dev", 0.02) == 0.02 and deciding_margin("test", 0.02) is None
-    told = export(bundle, tmp_path / "told", dialogues=said, margin=None)
+    told = export(bundle, tmp_path / "told", dialogues=lambda: said, margin=None)
     assert told.figures["difference.weighted_f1.low"] == -0.08
 
 
@@ -242,6 +265,29 @@ def test_a_tokenizer_of_another_name_is_refused_unread(exported: Path, tmp_path:
 
     with pytest.raises(UsageError, match="lengthens a text by more than 1000 times"):
         serve_until_loaded(altered(exported, tmp_path / "long", lengthen))
+
+
+def test_a_graph_of_another_format_is_refused_unread(exported: Path, tmp_path: Path) -> None:
+    """By its name, ONNX Runtime would take a file for its own format, which nothing checks."""
+
+    def rename(content: dict[str, Any]) -> None:
+        content["encoders"]["text"]["graph"] = "text/encoder.ort"
+        (tmp_path / "model/text/encoder.onnx").rename(tmp_path / "model/text/encoder.ort")
+
+    folder = altered(exported, tmp_path / "model", rename)
+    with pytest.raises(ArtifactError, match=r"the graph of text is not named \*\.onnx"):
+        serve_until_loaded(folder)
+    graph = folder / "text/encoder.ort"
+    session = GraphSession(graph, 1, GRAPH_INPUTS["text"], [OUTPUT])
+    assert session.run(
+        {"input_ids": np.ones((1, 2), np.int64), **dict.fromkeys(("mask", "pooled"), np.ones((1, 2), bool))}
+    )
+
+
+def test_an_export_without_its_mixture_is_refused(exported: Path, tmp_path: Path) -> None:
+    folder = altered(exported, tmp_path / "model", lambda _: (tmp_path / "model/mixture.onnx").unlink())
+    with pytest.raises(ArtifactError, match=r"is of no usable model: mixture\.onnx is not in it"):
+        serve_until_loaded(folder)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from mistere.data.dataset import Utterance
 from mistere.metrics.classification import DialogueBootstrap, Interval
 from mistere.model.dialogue_model import DialogueModel
 from mistere.model.dialogue_prediction import DialoguePrediction, dialogue_length
+from mistere.model.readable_dialogues import readable
 
 RESAMPLES: Final = 2000
 _SHORTENED: Final = (1, 2, 5)
@@ -32,10 +33,11 @@ def largest_difference(
     Args:
         bundle: the bundle's model.
         exported: the exported model.
-        dialogues: raw dialogues; empty for a model of vectors.
+        dialogues: raw dialogues; empty for a model of vectors. Values that do not decode are left out.
     """
     if not bundle.embedders:
         return _mixtures(bundle, exported, _drawn_vectors(bundle.dimensions))
+    dialogues = [readable(bundle, dialogue)[0] for dialogue in dialogues]
     vectors = bundle.embed(dialogues)
     whole = _difference(bundle.predict_embeddings(vectors), exported.predict_embeddings(exported.embed(dialogues)))
     return max(whole, _mixtures(bundle, exported, vectors))
@@ -90,27 +92,29 @@ class QualityDifference:
         exported: of the exported model.
         difference: exported minus bundle, with the interval of paired resamples of whole dialogues, as the release gate has it.
         turns: labelled turns.
+        undecodable: a sentence for each value that does not decode and was left out.
     """
 
     bundle: Interval
     exported: Interval
     difference: Interval
     turns: int
+    undecodable: Sequence[str] = ()
 
 
 def quality_difference(
     bundle: DialogueModel,
     exported: DialogueModel,
-    dialogues: Sequence[Sequence[Utterance]],
+    dialogues: Iterable[Sequence[Utterance]],
     labels: Sequence[str],
     seed: int = 0,
 ) -> QualityDifference:
-    """Compare weighted F1.
+    """Compare weighted F1. One dialogue is in memory at a time.
 
     Args:
         bundle: the bundle's model.
         exported: the exported model.
-        dialogues: with labels; turns without one are context.
+        dialogues: with labels; turns without one are context. Values that do not decode are left out.
         labels: of both models, in order.
         seed: of the resamples.
 
@@ -118,29 +122,41 @@ def quality_difference(
         DataError: no turn has a label, or one has a label that the models do not know.
     """
     classes = {label: index for index, label in enumerate(labels)}
-    true: list[int] = []
-    owners: list[str] = []
-    for turn in (turn for dialogue in dialogues for turn in dialogue if turn.label is not None):
-        if turn.label not in classes:
-            raise DataError(
-                f"dialogue {shown(turn.dialogue_id)} has the label {shown(turn.label)}, which the model lacks."
-            )
-        true.append(classes[turn.label])
-        owners.append(turn.dialogue_id)
+    true, owners, undecodable = list[int](), list[str](), list[str]()
+    predicted: tuple[list[int], list[int]] = ([], [])
+    for dialogue in dialogues:
+        labelled = _labelled(dialogue, classes)
+        if not labelled:
+            continue
+        true += [classes[str(dialogue[index].label)] for index in labelled]
+        owners += [dialogue[0].dialogue_id] * len(labelled)
+        turns, left_out = readable(bundle, dialogue)
+        undecodable += left_out
+        for model, answers in zip((bundle, exported), predicted, strict=True):
+            (answer,) = model.predict_embeddings(model.embed([turns]))
+            answers += answer.probabilities.argmax(1)[labelled].tolist()
     if not true:
         raise DataError("the dialogues have no turn with a label: name another split.")
-    labelled = np.array([turn.label is not None for dialogue in dialogues for turn in dialogue])
-    predicted = [
-        np.concatenate([one.probabilities for one in model.predict_embeddings(model.embed(dialogues))]).argmax(1)[
-            labelled
-        ]
-        for model in (bundle, exported)
-    ]
     bootstrap, count = DialogueBootstrap(owners, RESAMPLES, seed), len(labels)
-    known = np.array(true)
+    known, before, after = (np.array(one) for one in (true, *predicted))
     return QualityDifference(
-        bootstrap.weighted_f1(known, predicted[0], count),
-        bootstrap.weighted_f1(known, predicted[1], count),
-        bootstrap.weighted_f1_difference(known, predicted[1], predicted[0], count),
+        bootstrap.weighted_f1(known, before, count),
+        bootstrap.weighted_f1(known, after, count),
+        bootstrap.weighted_f1_difference(known, after, before, count),
         len(true),
+        undecodable,
     )
+
+
+def _labelled(dialogue: Sequence[Utterance], classes: Mapping[str, int]) -> list[int]:
+    """The turns of a dialogue that have a label.
+
+    Raises:
+        DataError: a label is not among the classes.
+    """
+    labelled = [index for index, turn in enumerate(dialogue) if turn.label is not None]
+    for label in (dialogue[index].label for index in labelled):
+        if label not in classes:
+            name = shown(dialogue[0].dialogue_id)
+            raise DataError(f"dialogue {name} has the label {shown(label)}, which the model lacks.")
+    return labelled

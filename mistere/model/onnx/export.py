@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ TOLERANCE: Final = 1e-3
 """The largest difference of a probability of a graph in float32 from the bundle's."""
 _COMPARED: Final = 5
 """Dialogues of a dataset whose probabilities are compared, each in several forms."""
+Dialogues = Callable[[], Iterable[Sequence[Utterance]]]
+"""Reads dialogues anew at each call."""
 _PACKAGES: Final = ("torch", "transformers", "onnx", "onnxruntime")
 
 
@@ -65,7 +68,7 @@ def export_model(
     examples: Sequence[Sequence[Utterance]],
     *,
     int8: bool = False,
-    dialogues: Sequence[Sequence[Utterance]] = (),
+    dialogues: Dialogues | None = None,
     margin: float | None = 0.02,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Exported:
@@ -77,7 +80,7 @@ def export_model(
         target: the folder, which must not exist.
         examples: dialogues to compare probabilities on; empty for a model of vectors.
         int8: quantise the graphs to 8-bit integers.
-        dialogues: of a dataset, with labels, to compare weighted F1 on; empty for none.
+        dialogues: of a dataset, with labels, to compare weighted F1 on; None for none.
         margin: weighted F1 that the exported model may lose, with 95 % confidence; None to report it and decide nothing.
         progress: called with what happens.
 
@@ -86,7 +89,7 @@ def export_model(
         QualityError: it is not shown that the exported model loses less than the margin.
     """
     check_packages()
-    compared = [*examples, *dialogues[:_COMPARED]]
+    compared = [*examples, *(islice(dialogues(), _COMPARED) if dialogues else ())]
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -126,9 +129,9 @@ def export_model(
             exported = graph_model(work, manifest, usable_cores())
             int8_difference = largest_difference(model, exported, compared)
         quality = None
-        if dialogues:
+        if dialogues is not None:
             progress("comparing weighted F1")
-            quality = quality_difference(model, exported, dialogues, model.labels)
+            quality = quality_difference(model, exported, dialogues(), model.labels)
             if margin is not None:
                 _check_quality(quality, margin)
         update: dict[str, Any] = {"difference": difference, "precision": "int8" if int8 else "float32"}

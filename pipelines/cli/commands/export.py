@@ -10,7 +10,7 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
-from mistere.common.counting import counted
+from mistere.common.counting import counted, plural
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.paths import check_folder
 from mistere.common.splits import SPLITS
@@ -74,10 +74,7 @@ def export(
     location = choose_model(model, output, store, tracking).location
     root, digest = split_bundle_location(location)
     opened = open_artifact(open_store(root), ModelBundle, digest)
-    measured: list[list[Utterance]] = []
-    if data:
-        archive = open_data(data)
-        measured = list(SplitDialogues(archive, split, dialogues)())
+    measured = SplitDialogues(open_data(data), split, dialogues) if data else None
 
     os.environ.setdefault(_LOG_LEVEL, "ERROR")
     from mistere.model.inference import load_bundle
@@ -135,6 +132,12 @@ def _show(exported: Exported, target: Path) -> None:
             f"weighted F1 {one.exported.value:.3f}, the bundle's {one.bundle.value:.3f}: {gap.value:+.3f} "
             f"({gap.low:+.3f} to {gap.high:+.3f}, {counted(one.turns, 'turn')})"
         )
+        if one.undecodable:
+            count = len(one.undecodable)
+            print(
+                f"{counted(count, 'value')} {plural(count, 'does', 'do')} not decode and {plural(count, 'is', 'are')} left out, "
+                f"first: {one.undecodable[0]}"
+            )
     elif manifest.precision == "int8":
         print("weighted F1 was not compared: name a dataset with --data")
     print(f"serve it with `mistere serve --onnx {target}`")
