@@ -158,9 +158,7 @@ class Archive:
                 continue
             if name != current:
                 if name in seen:
-                    raise DataError(
-                        f"{shard}: the turns of dialogue {shown(name)} are apart: write the rows of each dialogue one after the other."
-                    )
+                    raise turns_apart(shard, name)
                 seen.add(name)
                 current, last_turn = name, -1
             if number <= last_turn:
@@ -207,12 +205,7 @@ class Archive:
             self._checked.add(shard)
         utterances = read_rows([path], modalities=kinds, labelled=False)
         for utterance, (time, groups) in zip(utterances, columns.read(path, shard), strict=True):
-            name, turn = utterance.dialogue_id, utterance.turn
-            if not isinstance(name, str) or not name or not isinstance(turn, int) or turn < 0:
-                raise DataError(
-                    f"{shard}: a row has dialogue_id {shown(name)} and turn {shown(turn)}: write a text, and a number from 0 on, into "
-                    "every row."
-                )
+            check_position(shard, utterance.dialogue_id, utterance.turn)
             yield ArchiveTurn(utterance, time, groups)
 
 
@@ -266,6 +259,26 @@ class ArchiveColumns:
             times = _times(batch.column(self.time), shard, self.time) if self.time else [None] * len(batch)
             groups = zip(*values, strict=True) if values else (() for _ in range(len(batch)))
             yield from zip(times, groups, strict=True)
+
+
+def check_position(shard: str, dialogue: object, turn: object) -> None:
+    """Check the dialogue and the turn that a row says it is of.
+
+    Raises:
+        DataError: they are no text and no number from 0 on.
+    """
+    if not isinstance(dialogue, str) or not dialogue or not isinstance(turn, int) or turn < 0:
+        raise DataError(
+            f"{shard}: a row has dialogue_id {shown(dialogue)} and turn {shown(turn)}: write a text, and a number from 0 on, into "
+            "every row."
+        )
+
+
+def turns_apart(shard: str, dialogue: str) -> DataError:
+    """The error for a dialogue whose rows do not follow one another."""
+    return DataError(
+        f"{shard}: the turns of dialogue {shown(dialogue)} are apart: write the rows of each dialogue one after the other."
+    )
 
 
 def open_archive(location: str, digest: str = "") -> Archive:

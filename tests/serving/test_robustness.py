@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,7 +23,7 @@ from mistere.model.dialogue_model import EmotionModel
 from mistere.model.inference import load_bundle
 from mistere.reports.calls.summary import comparison, model_name
 from pipelines.cli.commands import robustness as command
-from pipelines.cli.commands.robustness import Request, _verdict, robustness
+from pipelines.cli.commands.robustness import Request, _verdict, folder_name, robustness
 from pipelines.cli.commands.score import ChosenModel
 from tests.serving.conftest import LABELS, clip, make_bundle, make_vectors_bundle
 from tests.serving.test_scoring import WORDS
@@ -187,6 +188,34 @@ def test_a_champion_that_does_not_fit_is_no_comparison_that_passes(
     assert report.beside is None and "takes vectors and has no encoders" in report.without_beside
 
 
+def test_another_request_has_another_folder() -> None:
+    def name(beside: ChosenModel | str = "none was asked for", **changes: Any) -> str:
+        return folder_name("a" * 64, "b" * 64, replace(Request("data"), **changes), beside)
+
+    assert name() == name(effects=[]) == name(max_loss=0.1) == "aaaaaaaa-bbbbbbbb-test"
+    assert name(effects=["babble", "codec"]) == name(effects=("codec", "babble", "codec"))
+    others = [{"effects": ["babble"]}, {"dialogues": 3}, {"seed": 1}, {"resamples": 100}, {"split": "dev"}]
+    models = [ChosenModel(f"store/artifacts/ModelBundle/{digit * 64}") for digit in "cd"]
+    names = [name(), *(name(**one) for one in others), *(name(model) for model in models)]
+    assert len(set(names)) == len(names) == 8
+
+
+def test_a_page_never_lies_beside_figures_of_another_measurement(
+    bundle: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, tmp_path / "out", bundle, dialogues=1, effects=("missing_turns",))
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == command.JSON_FILE:
+            raise KeyboardInterrupt
+        path.write_text(text)
+
+    monkeypatch.setattr(command, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "out", bundle, dialogues=2, effects=("missing_turns",))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [command.PAGE_FILE]
+
+
 def test_bad_input_is_one_sentence(bundle: str, text_bundle: str, data: Path, tmp_path: Path) -> None:
     def refused(kind: type[MistereError], message: str, *, model: str | None = bundle, **changes: Any) -> None:
         beside = changes.pop("beside", "none")
@@ -219,7 +248,16 @@ def test_bad_input_is_one_sentence(bundle: str, text_bundle: str, data: Path, tm
     refused(DataError, "the test split of calls has no turn with a label", data=str(silent))
     (shard,) = data.glob("*.parquet")
     table = pq.read_table(shard)
+    turns = table["turn"].to_pylist()
+    position = table.schema.get_field_index("turn")
+
+    def numbered(numbers: list[int | None]) -> pa.Table:
+        return table.set_column(position, table.schema.field(position), pa.array(numbers, pa.int32()))
+
     for name, changed in (
+        ("apart", table.take([*range(1, len(table)), 0])),
+        ("null", numbered([None, *turns[1:]])),
+        ("twice", numbered([turns[1], *turns[1:]])),
         ("wrong", table.set_column(table.schema.get_field_index("label"), "label", [["bored"] * len(table)])),
         ("unlabelled", table.drop_columns(["label"])),
     ):
@@ -229,3 +267,7 @@ def test_bad_input_is_one_sentence(bundle: str, text_bundle: str, data: Path, tm
         pq.write_table(changed, folder / shard.name)
     refused(DataError, "the label 'bored' is not one of anger, joy", data=str(tmp_path / "wrong"))
     refused(DataError, "lacks the column 'label'", data=str(tmp_path / "unlabelled"))
+    # Beyond the dialogues that are measured, too: the first one would be incomplete.
+    refused(DataError, "the turns of dialogue 'call-0' are apart: write", data=str(tmp_path / "apart"), dialogues=1)
+    refused(DataError, "a row has dialogue_id 'call-0' and turn None: write a text, and a", data=str(tmp_path / "null"))
+    refused(DataError, "dialogue 'call-0' has turn 1 twice: number", data=str(tmp_path / "twice"))

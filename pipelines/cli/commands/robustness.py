@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
 from mistere.artifacts.locations import split_bundle_location
+from mistere.artifacts.manifest import canonical_digest
 from mistere.common.counting import counted
 from mistere.common.errors import DataError, ExitCode, UsageError
 from mistere.common.paths import check_folder
@@ -95,7 +96,7 @@ def robustness(
         )
     archive = open_data(request.data)
     digest = split_bundle_location(chosen.location)[1]
-    folder = to or output / "robustness" / f"{digest[:8]}-{archive.digest[:8]}-{request.split}"
+    folder = to or output / "robustness" / folder_name(digest, archive.digest, request, other)
     check_folder(folder.resolve(), "the folder of results")
 
     from mistere.evaluation.call_report import CallReport, ReportedModel, clean_report, effect_reports
@@ -150,13 +151,42 @@ def robustness(
     )
     folder.mkdir(parents=True, exist_ok=True)
     text = report.model_dump_json(indent=1) + "\n"
-    _write(folder / PAGE_FILE, render_calls(report))
+    page = render_calls(report)
+    (folder / JSON_FILE).unlink(missing_ok=True)  # of an earlier measurement, to which the new page would not belong
+    _write(folder / PAGE_FILE, page)
     _write(folder / JSON_FILE, text)  # last: its presence means that both are complete
     if as_json:
         print(text, end="")
     else:
         _show(report, folder)
     return _verdict(report, request.max_loss)
+
+
+def folder_name(bundle_digest: str, dataset_digest: str, request: Request, beside: ChosenModel | str) -> str:
+    """The folder of a measurement, so that one does not replace the results of another.
+
+    Args:
+        bundle_digest: of the measured model.
+        dataset_digest: of the dataset.
+        request: what is asked for; a digest of what differs from the defaults is part of the name.
+        beside: the model beside it, or why there is none.
+    """
+    plain = _settings(Request(request.data))
+    asked = {name: value for name, value in _settings(request).items() if value != plain[name]}
+    if isinstance(beside, ChosenModel):
+        asked["beside"] = split_bundle_location(beside.location)[1]
+    suffix = f"-{canonical_digest(asked)[:8]}" if asked else ""
+    return f"{bundle_digest[:8]}-{dataset_digest[:8]}-{request.split}{suffix}"
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    """What the figures of a measurement depend on besides models, dataset and split."""
+    return {
+        "effects": sorted(set(request.effects)),
+        "dialogues": request.dialogues,
+        "seed": request.seed,
+        "resamples": request.resamples,
+    }
 
 
 def _beside(
