@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mistere.artifacts.onnx_manifest import is_exported
 from mistere.common.errors import UsageError
 from mistere.model.dialogue_model import EmotionModel
 from mistere.model.dialogue_prediction import DialoguePrediction
-from mistere.model.inference import load_bundle
 from mistere.predictor.errors import RequestError
 from mistere.predictor.explanation.masking import ExplainedDialogue, check_work, compute
 from mistere.predictor.protocol.cells import check_cells, further_modalities
@@ -168,12 +168,19 @@ class LoadedModel:
 
 
 def load(bundle: str | Path) -> LoadedModel:
-    """Open a bundle and verify its files.
+    """Open a bundle or an exported model, and verify its files. An exported model loads no PyTorch.
 
     Args:
-        bundle: ``<store>/artifacts/ModelBundle/<digest>``, a directory or an ``s3://`` URI.
+        bundle: ``<store>/artifacts/ModelBundle/<digest>``, a directory or an ``s3://`` URI; or a folder that ``mistere export`` wrote.
 
     Raises:
         ArtifactError: it is missing, incomplete or damaged; the message names the file.
+        MistereError: it is an exported model, and ONNX Runtime is not installed.
     """
+    if is_exported(str(bundle)):
+        from mistere.predictor.warm_up import open_exported
+
+        return LoadedModel(open_exported(Path(bundle)))
+    from mistere.model.inference import load_bundle
+
     return LoadedModel(load_bundle(str(bundle)))

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistere.artifacts.onnx_manifest import is_exported
-from mistere.common.errors import ArtifactError, ExitCode, Interrupted, MistereError, UsageError
-from mistere.common.parsing.documents import first_line
+from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.processes.standard_streams import guard_streams
 from mistere.config.predictor import BUNDLE_STORE, PredictorConfig
 from mistere.kubernetes.secret_keys import use_storage_variables
@@ -70,12 +69,10 @@ def serve(
 def _load_verified(options: PredictorConfig, location: str) -> EmotionModel:
     """Load the bundle or exported model; in the loading thread, so that health checks are answered meanwhile."""
     if is_exported(location):
-        from mistere.model.onnx.loading import load_onnx
+        from mistere.predictor.warm_up import open_exported
 
         check_onnx_options(options)
-        model = load_onnx(Path(location), options.threads)
-        _check_prediction(model, location)
-        return model
+        return open_exported(Path(location), options.threads)
     import torch
 
     from mistere.common.processes.threads import usable_cores
@@ -85,25 +82,6 @@ def _load_verified(options: PredictorConfig, location: str) -> EmotionModel:
     choose_device(options.device, "--device")  # before the bundle is downloaded
     torch.set_num_threads(options.threads or usable_cores())
     return load_bundle(location, int8=options.int8, device=options.device, dtype=options.dtype)
-
-
-def _check_prediction(model: EmotionModel, location: str) -> None:
-    """Predict once with an exported model, whose manifest and graphs may be a stranger's and may not fit together.
-
-    Raises:
-        ArtifactError: it cannot predict.
-    """
-    from mistere.predictor.warm_up import predict_once
-
-    try:
-        predict_once(model)
-    except (Interrupted, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic of the library for tokenizers is no Exception
-        raise ArtifactError(
-            f"the exported model in {location} cannot predict an utterance ({first_line(Exception(error))})",
-            "export the model again with `mistere export`",
-        ) from error
 
 
 def check_onnx_options(options: PredictorConfig) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import wave
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mistere.common.errors import ArtifactError, Interrupted
+from mistere.common.parsing.documents import first_line
 from mistere.predictor.protocol.codec import RequestTurn
 
 if TYPE_CHECKING:
@@ -31,3 +34,29 @@ def predict_once(model: EmotionModel) -> None:
         model.predict([[RequestTurn(text="Hello.", audio=one_second())]])
     else:
         model.predict_embeddings([{name: np.zeros((1, width), np.float32) for name, width in model.dimensions.items()}])
+
+
+def open_exported(folder: Path, threads: int = 0) -> EmotionModel:
+    """Open and verify an exported model, and predict an utterance, which shows whether its parts fit together.
+
+    Args:
+        folder: as ``mistere export`` wrote it.
+        threads: of an operation; 0 for the cores that this process may use.
+
+    Raises:
+        ArtifactError: a file is missing, damaged or refused, or the model cannot predict.
+        MistereError: ONNX Runtime is not installed.
+    """
+    from mistere.model.onnx.loading import load_onnx
+
+    model = load_onnx(folder, threads)
+    try:
+        predict_once(model)
+    except (Interrupted, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library for tokenizers is no Exception
+        raise ArtifactError(
+            f"the exported model in {folder} cannot predict an utterance ({first_line(Exception(error))})",
+            "export the model again with `mistere export`",
+        ) from error
+    return model

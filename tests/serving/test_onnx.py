@@ -22,6 +22,7 @@ from mistere.artifacts.object_store import open_store
 from mistere.artifacts.onnx_manifest import GRAPH_INPUTS, OnnxModel
 from mistere.artifacts.signing import VERIFYING_KEY_VARIABLE
 from mistere.common.errors import ArtifactError, MistereError, UsageError
+from mistere.common.processes.child_environment import child_environment
 from mistere.config.predictor import PredictorConfig
 from mistere.data.dataset import Utterance as DatasetUtterance
 from mistere.model.dialogue_model import UtteranceInput
@@ -106,6 +107,25 @@ def test_the_example_of_the_guide_needs_no_torch(exported: Path, bundle: str, tm
     (expected,) = load_bundle(bundle).predict([inputs])
     for line, row in zip(done.stdout.splitlines(), expected.probabilities, strict=True):
         assert line.startswith(LABELS[row.argmax()]) and abs(float(line.split()[1]) - row.max()) < 2e-3
+
+
+def test_the_python_api_opens_an_export_without_torch(exported: Path, bundle: str) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; import mistere; "
+        "answer = mistere.load(sys.argv[1]).predict(['Where have you been?', 'At home, why?']); "
+        "print(answer.parameters['bundle_digest'], *(f'{value:.6f}' for value in answer.probabilities.ravel()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(exported)],
+        env=child_environment(), capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    digest, *values = done.stdout.split()
+    (expected,) = load_bundle(bundle).predict(
+        [[UtteranceInput("Where have you been?"), UtteranceInput("At home, why?")]]
+    )
+    assert digest == bundle.rpartition("/")[2]
+    np.testing.assert_allclose([float(value) for value in values], expected.probabilities.ravel(), atol=2e-3)
 
 
 @pytest.mark.long

@@ -24,7 +24,8 @@ def bench(name: str | None, arguments: Sequence[str]) -> None:
     if name not in scripts:
         raise UsageError(f"unknown benchmark {name!r}{did_you_mean(name, scripts)}")
     verbose = [bench_script.VERBOSE] if bench_script.VERBOSE in sys.argv else []
-    command = [sys.executable, "-m", bench_script.__name__, *verbose, str(scripts[name]), *arguments]
+    # Unbuffered: a figure is in the file or pipe once it is measured, whatever happens to those after it.
+    command = [sys.executable, "-u", "-m", bench_script.__name__, *verbose, str(scripts[name]), *arguments]
     sys.stdout.flush()
     os.execve(sys.executable, command, child_environment())  # noqa: S606  (no shell is needed)
 

@@ -140,6 +140,22 @@ def test_encoder_families_are_discovered_for_every_kind() -> None:
 
 
 @every_family
+def test_the_base_is_not_read_again_for_each_utterance(
+    bases: Bases, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = encoder_of(bases, name)
+    utterances = inputs_of(encoder.family.kind)
+    embedded(encoder, utterances)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a file is opened")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(io, "open", refuse)
+    embedded(encoder, utterances)
+
+
+@every_family
 def test_hidden_states_have_the_documented_shapes(bases: Bases, name: str) -> None:
     encoder = encoder_of(bases, name)
     family = encoder.family

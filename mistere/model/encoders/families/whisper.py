@@ -124,7 +124,7 @@ class Whisper(Family):
     def prepare(self, utterance: np.ndarray) -> Features:
         """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is a multiple of 2, and of a shortened encoder's pooled positions."""
         multiple = 2 * self._pooled
-        longest = 2 * self._positions() // multiple * multiple
+        longest = 2 * self._positions // multiple * multiple
         frames = log_mel(self._extractor, utterance, multiple * _FRAME_SAMPLES)[:longest]
         return {"frames": frames, "length": len(frames)}
 
@@ -157,7 +157,7 @@ class Whisper(Family):
         encoder: Any = backbone
         pooled = self._pooled
         multiple = 2 * pooled
-        longest = 2 * self._positions() // multiple * multiple
+        longest = 2 * self._positions // multiple * multiple
         frames = log_mel_graph(self._extractor, inputs["samples"], multiple * _FRAME_SAMPLES)[:, :longest]
         every, mask = tower_states(encoder, frames, torch.ones_like(frames[..., 0], dtype=torch.bool), pooled)
         every[-1] = encoder.layer_norm(every[-1])
@@ -170,6 +170,7 @@ class Whisper(Family):
         states = nn.functional.gelu(second(states))
         return states + encoder.embed_positions.weight[: states.shape[1]]
 
+    @cached_property
     def _positions(self) -> int:
         """Number of positions of the encoder (1500: 30 s)."""
         config = read_json(self.directory / "config.json")
