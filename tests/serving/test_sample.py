@@ -22,6 +22,7 @@ from mistere.serving.sample.reading import read_dialogue, read_recording, read_v
 from mistere.serving.vectors import VectorDialogue
 from tests.local.workshop import mistere_in_process
 from tests.serving.conftest import LABELS, Server, Utterance, clip
+from tests.serving.test_stream import opened, silence, voice
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,21 @@ def test_a_live_conversation_is_one_dialogue_with_its_recordings(
     again = mistere_in_process("traffic", "delete", dialogue_id, "--store", str(store.root))
     assert again.returncode == 0 and "nothing is kept" in again.stdout
     assert "deleted 0 kept dialogues" in mistere_in_process("traffic", "sweep", "--store", str(store.root)).stdout
+
+
+def test_a_stream_that_is_opened_again_goes_on(server: Server, store: LocalStore) -> None:
+    dialogue_id = new_id("stream")
+    pitches = (611, 613), (617,)  # a turn each
+    for stream_pitches in pitches:
+        with opened(server, {"parameters": {"dialogue_id": dialogue_id, "consent": True}}) as stream:
+            for pitch in stream_pitches:
+                stream.send(voice(0.7, pitch / 4).tobytes() + silence(0.9).tobytes())
+                assert json.loads(stream.recv(60))["type"] == "turn"
+        wait_for_kept(store, dialogue_id, len(stream_pitches))
+    folder, found = wait_for_kept(store, dialogue_id, 3)
+    assert [(part.first, part.turns) for part in found.streams] == [(0, 2), (0, 1)]
+    assert all(turn.predicted and read_recording(store, folder, turn.audio or "") for turn in found.turns)
+    assert np.isfinite(read_vectors(store, folder)["speech"]).all(axis=1).tolist() == [True] * 3
 
 
 def test_vectors_are_kept_if_they_were_sent(server: Server, store: LocalStore) -> None:
