@@ -20,6 +20,7 @@ from mistere.common.errors import MistereError
 from mistere.common.splits import Split
 from mistere.data.dataset import Utterance
 from mistere.data.versions import pin
+from mistere.evaluation.footprint import footprint
 from mistere.model.dialogue_model import UtteranceInput
 from mistere.model.inference import load_bundle
 from pipelines.cli.distillation.steps import StudentSteps
@@ -173,6 +174,20 @@ def test_the_limits_of_the_teachers_data_hold_for_other_data(
     others = tuned_on(teacher, "0" * 64, tmp_path / "other", limited)
     done = mistere_in_process("distill", others, *arguments)
     assert done.returncode == 4 and "of the teacher's, 9 dialogues were drawn by their names" in done.stderr
+
+
+@pytest.mark.long
+def test_a_recording_that_does_not_decode_is_left_out_of_the_timing(teacher: str, tmp_path: Path) -> None:
+    broken = (
+        (split, replace(row, audio=b"RIFF no audio") if row.dialogue_id == "test-0" else row)
+        for split, row in labelled()
+    )
+    pinned = pin(str(make_dataset(tmp_path / "broken", broken, labels=LABELS)), str(tmp_path / "remote"))
+    root, _ = split_bundle_location(teacher)
+    (tmp_path / "empty").mkdir()
+    utterances = publish(LocalStore(Path(root)), describe(pinned.remote, pinned.digest), tmp_path / "empty")
+    cost = footprint(teacher, root, utterances.digest, 2)
+    assert cost.turns == 8 and cost.turn_ms > 0 and cost.peak_mb > 50
 
 
 def test_what_cannot_be_distilled_is_one_sentence(teacher: str, tmp_path: Path) -> None:
