@@ -38,8 +38,8 @@ class DistillationConfig(SeededSection):
 
     outside_key: ClassVar[frozenset[str]] = frozenset({"margin", "max_mb", "min_speedup", "timed_dialogues"})
 
-    layers: int = Field(default=2, gt=0)
-    pooled: int = Field(default=4, gt=0, le=32)
+    layers: int = Field(default=1, gt=0)
+    pooled: int = Field(default=8, gt=0, le=32)
     audio_encoder: Literal["shortened", "convolutional"] = "shortened"
     temperature: float = Field(default=2.0, gt=0)
     teacher_share: float = Field(default=0.7, ge=0, le=1)

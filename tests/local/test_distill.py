@@ -27,7 +27,7 @@ from pipelines.cli.distillation.steps import StudentSteps
 from tests.local.workshop import make_dataset, mistere_in_process, rows
 from tests.serving.conftest import LABELS, clip, make_bundle, make_vectors_bundle
 
-QUICK = ("--set", "distillation.epochs=1", "--set", "distillation.timed_dialogues=1", "--set", "distillation.layers=1")
+QUICK = ("--set", "distillation.epochs=1", "--set", "distillation.timed_dialogues=1")
 
 
 def labelled() -> Iterator[tuple[Split, Utterance]]:
