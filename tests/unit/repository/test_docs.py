@@ -122,6 +122,15 @@ def new_files(name: str) -> set[str]:
     return set(re.findall(r'^```\w+ title="([^"]+)"', read(name), re.MULTILINE))
 
 
+def test_the_readme_names_every_command_and_links_every_guide() -> None:
+    readme = read("README.md")
+    commands = getattr(COMMAND_TREE, "commands", {})
+    assert len(commands) > 20
+    assert [name for name, command in commands.items() if not command.hidden and f"`mistere {name}" not in readme] == []
+    guides = [f"docs/guides/{page.name}" for page in (ROOT / "docs" / "guides").glob("*.md")]
+    assert [guide for guide in guides if f"({guide})" not in readme] == []
+
+
 def test_commands_and_profiles_are_extracted() -> None:
     assert len(COMMANDS) > 60 and len(PROFILES) >= 2
 
