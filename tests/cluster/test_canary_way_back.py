@@ -200,7 +200,7 @@ def test_a_share_that_the_route_has_lost_is_none(
 
 
 @pytest.mark.parametrize("canary", [None, 10])
-def test_a_version_that_is_rejected_during_its_test_gets_no_requests(
+def test_a_version_that_is_rejected_after_the_look_gets_no_requests(
     cluster: Cluster,  # noqa: F811
     gateway: Gateway,  # noqa: F811
     store: LocalStore,  # noqa: F811

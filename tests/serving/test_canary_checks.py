@@ -114,6 +114,18 @@ def test_an_earlier_window_counts_where_the_deployed_version_gets_too_little() -
     assert reference_after(figures(20), figures(30), CONFIG) == figures(20)
 
 
+def test_what_is_left_of_earlier_requests_neither_convicts_nor_excuses() -> None:
+    """At 100 % the deployed version still answers turns of the streams that began with it."""
+    rest, earlier = figures(2), figures()
+    for own in (left(2000, 0.4), figures(1200, refused=800), figures(2000, errors=400)):
+        assert error_problem(own, rest, CONFIG, earlier) == error_problem(own, LiveFigures(), CONFIG, earlier) != ""
+    for own, before in ((figures(errors=30), figures(errors=30)), (left(1000, 0.1), left(1000, 0.1))):
+        assert not error_problem(own, rest, CONFIG, before), "no worse than in the window before"
+    one_failed = figures(2, errors=1)
+    assert error_problem(figures(2000, errors=400), one_failed, CONFIG, earlier)
+    assert not error_problem(figures(6, errors=3), one_failed, CONFIG, earlier, least=1), "the next look knows more"
+
+
 def test_only_errors_count_at_once() -> None:
     assert error_problem(figures(50, errors=5), figures(), CONFIG)
     assert not error_problem(figures(slow=500, anger=0.9), figures(), CONFIG)

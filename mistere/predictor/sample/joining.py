@@ -68,9 +68,13 @@ def add(parts: Sequence[Part], later: Part) -> list[Part]:
         later: what was answered then.
     """
     streams = [part.stream for part in parts]
+    index = streams.index(later.stream) if later.stream in streams else len(parts)
+    if "" in streams[:index]:  # the stream's earlier turns came again as a whole meanwhile; it has them as context
+        before = parts[index].first - later.first if index < len(parts) else len(later.turns)
+        context = next((number for number, turn in enumerate(later.turns) if turn.predicted), len(later.turns))
+        later = later.from_turn(max(0, min(context, before)))
     joined = [*parts, later]
-    if later.stream in streams:
-        index = streams.index(later.stream)
+    if index < len(parts):
         joined = [*parts[:index], join(parts[index], later), *parts[index + 1 :]]
     excess = sum(len(part.turns) for part in joined) - MOST_TURNS
     while excess > 0:

@@ -163,6 +163,20 @@ def test_a_stream_follows_what_came_before_it(
     assert np.isfinite(read_vectors(store, folder)["text"]).all(axis=1).tolist() == known
 
 
+def test_turns_that_came_as_a_whole_meanwhile_are_not_doubled() -> None:
+    """A stream has its turns again as context when a whole request of the dialogue has come between two of them."""
+
+    def part(stream: str, first: int, last: int, predicted: int) -> Part:
+        turns = [kept_turn(text=str(number), predicted=number >= predicted) for number in range(first, last + 1)]
+        return Part(first, turns, {}, stream)
+
+    parts = add([], part("", 0, 3, predicted=0))
+    for first, last in ((0, 4), (1, 6), (1, 5)):
+        parts = add(parts, part("one", first, last, predicted=last))
+    assert [turn.text for turn in one_after_the_other(parts).turns] == ["0", "1", "2", "3", "4", "5", "6"]
+    assert all(turn.predicted for turn in one_after_the_other(parts).turns)
+
+
 def test_streams_have_the_latest_turns_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joining, "MOST_TURNS", 4)
     parts: list[Part] = []

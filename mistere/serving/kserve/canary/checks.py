@@ -27,7 +27,11 @@ _NOTHING: Final = LiveFigures()
 
 
 def error_problem(
-    own: LiveFigures, deployed: LiveFigures, config: CanaryConfig, earlier: LiveFigures = _NOTHING
+    own: LiveFigures,
+    deployed: LiveFigures,
+    config: CanaryConfig,
+    earlier: LiveFigures = _NOTHING,
+    least: int = _LEAST_ERRORS,
 ) -> str:
     """Why the candidate has too many errors, or refuses or loses too many requests, as part of a sentence; empty if it has not.
 
@@ -35,33 +39,55 @@ def error_problem(
         own: the candidate's figures.
         deployed: those of the deployed version in the same window: trouble that hits both is no fault of the candidate.
         config: the bounds.
-        earlier: those of the deployed version in an earlier window, for one in which it gets no requests.
+        earlier: those of the deployed version in an earlier window, for one in which it gets hardly any requests, or none.
+        least: that many cases of the deployed version in the same window excuse the candidate, however few its requests are.
     """
-    deployed = deployed if deployed.requests else earlier
-    if own.errors >= _LEAST_ERRORS and own.error_share > deployed.error_share + config.max_errors:
-        return (
-            f"{own.error_share:.1%} of its {own.requests} requests ended in an error, {deployed.error_share:.1%} of the deployed version's "
-            f"(deployment.canary.max_errors={config.max_errors:g})"
-        )
-    if _is_larger(own.refused, own, deployed.refused, deployed, config):
+
+    def compared(kind: str) -> LiveFigures:
+        """The figures that the candidate must not be worse than.
+
+        A handful of requests, such as the rest of those that a version had before the step, says nothing unless they had the same trouble.
+        """
+        if deployed.requests >= config.min_requests or not earlier.requests:
+            return deployed
+        excused = getattr(deployed, kind) >= least and not _are_apart(kind, own, deployed, config)
+        return deployed if excused else earlier
+
+    bound = f"(deployment.canary.max_errors={config.max_errors:g})"
+    other = compared("errors")
+    if _is_worse("errors", own, other, config):
+        return f"{own.error_share:.1%} of its {own.requests} requests ended in an error, {other.error_share:.1%} of the deployed version's {bound}"
+    other = compared("refused")
+    if _is_worse("refused", own, other, config):
         return (
             f"it refused {own.refused / own.requests:.1%} of its {own.requests} requests, the deployed version "
-            f"{deployed.refused / deployed.requests:.1%} (deployment.canary.max_errors={config.max_errors:g})"
+            f"{other.refused / other.requests:.1%} {bound}"
         )
-    if _is_larger(own.left, own, deployed.left, deployed, config):
+    other = compared("left")
+    if _is_worse("left", own, other, config):
         return (
             f"the clients of {own.left / own.requests:.1%} of its {own.requests} requests left before the answer, of the deployed "
-            f"version's {deployed.left / deployed.requests:.1%} (deployment.canary.max_errors={config.max_errors:g})"
+            f"version's {other.left / other.requests:.1%} {bound}"
         )
     return ""
 
 
-def _is_larger(count: int, own: LiveFigures, other: int, deployed: LiveFigures, config: CanaryConfig) -> bool:
-    """Whether a share of the requests is too large. It depends on the clients, so the intervals of both must be apart."""
-    if count < _LEAST_ERRORS:
+def _is_worse(kind: str, own: LiveFigures, other: LiveFigures, config: CanaryConfig) -> bool:
+    """Whether a share of the candidate's requests is too large: ``errors``, ``refused`` or ``left``.
+
+    Of the last two, which depend on the clients, the intervals of both versions must be apart.
+    """
+    if getattr(own, kind) < _LEAST_ERRORS:
         return False
-    least = wilson(count, own.requests, own.requests)[0]
-    most = wilson(other, deployed.requests, deployed.requests)[1]
+    if kind == "errors":
+        return own.error_share > other.error_share + config.max_errors
+    return _are_apart(kind, own, other, config)
+
+
+def _are_apart(kind: str, own: LiveFigures, other: LiveFigures, config: CanaryConfig) -> bool:
+    """Whether the 95 % interval of the candidate's share lies above the other version's by more than the bound."""
+    least = wilson(getattr(own, kind), own.requests, own.requests)[0]
+    most = wilson(getattr(other, kind), other.requests, other.requests)[1]
     return least > most + config.max_errors
 
 
