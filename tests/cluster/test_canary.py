@@ -143,6 +143,7 @@ def test_a_release_goes_through_the_shares(
     assert "; 50 %: " in message and "; 100 %: " in message, message
 
 
+@pytest.mark.long
 def test_the_pods_of_an_autoscaler_are_kept_during_a_canary(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_release_lets_the_kept_pods_go(cluster: Cluster, gateway: Gateway, rel
     all_is_back(cluster, gateway, second)
 
 
+@pytest.mark.long
 def test_the_journal_has_each_share_before_the_route(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
 ) -> None:
@@ -252,6 +254,7 @@ def test_trouble_of_both_versions_ends_no_canary(
     all_is_back(cluster, gateway, second)
 
 
+@pytest.mark.long
 def test_a_pod_that_restarts_ends_the_canary(cluster: Cluster, gateway: Gateway, release: Release) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     release(first)
@@ -288,6 +291,7 @@ def test_a_cluster_without_the_gateway_api_is_refused(
     assert cluster.server.changes() == []
 
 
+@pytest.mark.long
 def test_a_gateway_that_takes_no_route_changes_nothing(
     cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
 ) -> None:

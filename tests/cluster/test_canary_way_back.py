@@ -111,6 +111,7 @@ def go(
         released.go(cluster, store, bundle, aliases)
 
 
+@pytest.mark.long
 def test_the_kept_pods_go_if_the_end_of_the_release_fails(
     cluster: Cluster,  # noqa: F811
     gateway: Gateway,  # noqa: F811
@@ -133,6 +134,7 @@ def test_the_kept_pods_go_if_the_end_of_the_release_fails(
     all_is_back(cluster, gateway, old)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed", [False, True])
 def test_the_candidate_answers_until_the_previous_pods_are_back(
     cluster: Cluster,  # noqa: F811

@@ -135,6 +135,7 @@ def test_a_stop_that_nobody_followed_is_read_from_the_workflow(
     assert outcome.stopped and outcome.reasons == [STOPPED]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_failure_without_a_reason_is_submitted_again(
     mounted: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: bool

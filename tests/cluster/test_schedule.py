@@ -96,6 +96,7 @@ def test_diff_predicts_apply_and_is_empty_afterwards(schedules: Schedules) -> No
     assert {entry.recurring_run_id for entry in schedules.on_server().values()} == ids
 
 
+@pytest.mark.long
 def test_a_changed_schedule_is_created_before_the_old_one_is_deleted(schedules: Schedules) -> None:
     schedules.write(schedules.nightly, schedules.weekly)
     schedules.apply()

@@ -40,7 +40,7 @@ PROFILES = {
         "cluster.run_ttl=600",
     ],
 }
-QUICK = {"paper", "sample with settings"}
+QUICK = {"sample with settings"}
 """Tested by ``make test``; the others with the long tests."""
 
 

@@ -66,6 +66,7 @@ def onnx_server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     server.process.wait()
 
 
+@pytest.mark.long
 def test_the_manifest_says_what_a_program_needs(exported: Path, bundle: str) -> None:
     content = json.loads((exported / MANIFEST).read_text())
     assert content["labels"] == LABELS and content["bundle_digest"] == Path(bundle).name
@@ -109,6 +110,7 @@ def test_the_example_of_the_guide_needs_no_torch(exported: Path, bundle: str, tm
         assert line.startswith(LABELS[row.argmax()]) and abs(float(line.split()[1]) - row.max()) < 2e-3
 
 
+@pytest.mark.long
 def test_the_python_api_opens_an_export_without_torch(exported: Path, bundle: str) -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; import mistere; "

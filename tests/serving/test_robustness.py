@@ -165,6 +165,7 @@ def test_text_context_is_that_of_the_turns_that_are_left(text_bundle: str) -> No
     assert measured.levels["missing_turns_50"].model.weighted_f1.value == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.long
 def test_a_shown_loss_ends_with_exit_code_3(bundle: str, data: Path, tmp_path: Path) -> None:
     report = run(data, tmp_path / "out", bundle, bundle)
     assert all(level.difference == Figure(value=0, low=0, high=0) for level in report.levels())
@@ -175,6 +176,7 @@ def test_a_shown_loss_ends_with_exit_code_3(bundle: str, data: Path, tmp_path: P
     assert _verdict(changed, 0.02) == 3 and _verdict(changed, 0.03) == 0
 
 
+@pytest.mark.long
 def test_a_champion_that_does_not_fit_is_no_comparison_that_passes(
     bundle: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,6 +148,7 @@ def close(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
     )
 
 
+@pytest.mark.long
 def test_dialogues_longer_than_the_endpoints_limit_are_scored(text_bundle: str, tmp_path: Path) -> None:
     rows = [{"dialogue_id": "long", "turn": turn, "text": WORDS[turn % len(WORDS)]} for turn in range(2600)]
     scored = turns_of(run_score(write_archive(tmp_path / "data", rows, 2), text_bundle, tmp_path / "scores"))
@@ -263,6 +264,7 @@ def test_an_interrupted_shard_leaves_nothing_and_is_scored_again(
     assert {name for name, data in files(again).items() if files(whole)[name] != data} == {"scores.html", "scores.json"}
 
 
+@pytest.mark.long
 def test_the_cache_changes_no_byte(text_bundle: str, tmp_path: Path) -> None:
     data = write_archive(tmp_path / "data", archive_rows(8), 2)
     cold = run_score(data, text_bundle, tmp_path / "cold")

@@ -232,6 +232,7 @@ def test_a_cache_of_any_content_does_not_change_the_bytes(
     assert extract("after another", str(tmp_path / "cache of another")) == cold
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("modality", [pytest.param("speech", marks=pytest.mark.long), "text"])
 def test_a_vector_of_the_samples_encoder_does_not_depend_on_its_window(
     modality: Any, utterances: Any, tmp_path: Path

@@ -135,6 +135,7 @@ def test_validation_counts_labelled_turns(tmp_path: Path) -> None:
     assert '<td class="soft">none: context</td><td class="number">6</td>' in render(validation, "calls", "")
 
 
+@pytest.mark.long
 def test_split_without_a_label_is_refused_with_one_sentence(tmp_path: Path) -> None:
     rows = [(split, replace(row, label=None) if split == "dev" else row) for split, row in plain()]
     sentences = [one for one in failed(tmp_path / "dev", INFO, rows) if "label" in one]

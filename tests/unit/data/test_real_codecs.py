@@ -141,6 +141,7 @@ def test_gsm_is_bit_exact(speech: np.ndarray) -> None:
     assert size * 8 * RATE / len(speech) == pytest.approx(13_200, rel=0.01), "33 bytes for 20 ms"
 
 
+@pytest.mark.long
 @needs_ffmpeg
 @pytest.mark.skipif(FFMPEG is None or " libopus " not in encoders(), reason="ffmpeg was built without libopus")
 @pytest.mark.parametrize("kilobits", [pytest.param(16, marks=pytest.mark.long), 6])

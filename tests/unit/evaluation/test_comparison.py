@@ -50,6 +50,7 @@ def words(html: str) -> str:
     return re.sub(r"\s+", " ", page.text)
 
 
+@pytest.mark.long
 def test_comparison_on_one_split_shows_verdict_and_differences(better: ComparedModel) -> None:
     worse = worsened(better)
     seen = words(render_comparison(better, worse))

@@ -45,6 +45,7 @@ def test_only_the_profiles_of_the_sample_require_the_converter() -> None:
             )
 
 
+@pytest.mark.long
 def test_packaged_whisper_weights_are_converted(tmp_path: Path) -> None:
     package = SAMPLE_SPEECH.removeprefix("package:")
     base = resolve_base(EncoderConfig(source=SAMPLE_SPEECH), "audio", LocalStore(tmp_path))

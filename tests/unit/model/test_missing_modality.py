@@ -104,6 +104,7 @@ def test_removed_rows_are_nested_and_repeatable() -> None:
             np.testing.assert_array_equal(rows, other[name])
 
 
+@pytest.mark.long
 def test_metrics_hold_the_curve(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
     curve = curve_of(trained.model, toy)
     metrics = curve_metrics(curve)

@@ -515,6 +515,7 @@ def test_checkpoints_cost_a_bounded_share_of_the_training(
     assert written == ["epoch"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("store", ["folder", pytest.param("s3", marks=pytest.mark.long)], indirect=True)
 def test_interrupted_training_resumes_to_the_same_result(
     toy: EmbeddedDialogues, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
@@ -304,6 +305,7 @@ def documented() -> frozenset[str]:
     return frozenset(title.replace("/", ".") for title in titles)
 
 
+@functools.cache
 def defined(name: str) -> bool:
     """Whether a dotted name is a module of ours or of a documented example, or something that a module of ours defines."""
     if name in documented():

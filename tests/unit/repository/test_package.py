@@ -110,6 +110,7 @@ def test_it_runs_the_code_of_the_wheel(installed: Installed) -> None:
     assert "meld" in installed.mistere("data", "import", "--help").stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "suffix", [pytest.param("/__init__.py", id="folder"), pytest.param(".py", id="file", marks=pytest.mark.long)]
 )

@@ -128,6 +128,7 @@ def test_report_of_each_outcome_is_readable_and_self_contained(ending: str, tmp_
     ) == (ending in {"deployed", "reused", "waiting", "held", "rejected"})
 
 
+@pytest.mark.long
 def test_report_has_the_plots_of_an_evaluated_run(deployed: tuple[str, dict[str, Any]]) -> None:
     html, data = deployed
     for caption in (

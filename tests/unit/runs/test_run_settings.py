@@ -165,6 +165,7 @@ def test_data_given_for_a_run_replaces_both_settings_of_the_config_map(
         run_context({"data_digest": "c" * 32}, JOB)
 
 
+@pytest.mark.long
 def test_the_namespace_of_the_config_map_applies_unless_the_run_names_one(
     settings: LocalStore, compiled: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +207,7 @@ def test_a_folder_is_no_store_in_a_pod(settings: LocalStore, monkeypatch: pytest
         run_context({}, JOB)
 
 
+@pytest.mark.long
 def test_an_image_of_a_tree_with_uncommitted_changes_says_so(
     settings: LocalStore, compiled: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
