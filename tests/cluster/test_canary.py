@@ -236,6 +236,7 @@ def test_a_worse_model_goes_back_by_itself(
     assert cluster.api.find("inferenceservices", "mistere")["metadata"]["generation"] == 1, "its pods were not touched"  # type: ignore[index]
 
 
+@pytest.mark.long
 def test_trouble_of_both_versions_ends_no_canary(
     cluster: Cluster, gateway: Gateway, traffic: Traffic, release: Release
 ) -> None:
@@ -570,6 +571,7 @@ def test_a_first_release_that_fails_leaves_no_route(cluster: Cluster, gateway: G
     assert cluster.api.find("httproutes", "mistere-route") is None and is_gone(cluster, "mistere")
 
 
+@pytest.mark.long
 def test_the_commands_share_release_and_take_back(
     cluster: Cluster,
     gateway: Gateway,

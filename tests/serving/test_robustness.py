@@ -141,6 +141,7 @@ def test_what_happens_to_speech_happens_to_its_transcripts(tmp_path: Path) -> No
     assert figures.metrics()["test.calls.codec_gsm.weighted_f1"] >= 0
 
 
+@pytest.mark.long
 def test_a_recording_that_does_not_decode_is_missing(bundle: str, tmp_path: Path) -> None:
     conversations = dialogues(2)
     conversations[0][0] = replace(conversations[0][0], audio=b"RIFF no audio")

@@ -272,6 +272,7 @@ def test_the_cache_changes_no_byte(text_bundle: str, tmp_path: Path) -> None:
         assert files(run_score(data, text_bundle, tmp_path / name, cache=str(tmp_path / "cache"))) == files(cold)
 
 
+@pytest.mark.long
 def test_bad_input_is_one_sentence(text_bundle: str, bundle: str, tmp_path: Path) -> None:
     rows = archive_rows(3)
     data = write_archive(tmp_path / "data", rows, 2)

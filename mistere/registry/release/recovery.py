@@ -88,9 +88,7 @@ def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
         return ""
     journal, version = record
     if journal.alive:
-        raise ConflictError(
-            f"another release of {service} is in progress (on {journal.host}): wait for it and run again."
-        )
+        raise _in_progress(journal)
     held = HeldJournal(store, journal, version)
     held.update(
         **this_process()
@@ -155,6 +153,12 @@ def is_released(store: ObjectStore, deployment: Deployment) -> bool:
         return False
 
 
+def _in_progress(journal: Journal) -> ConflictError:
+    return ConflictError(
+        f"another release of {journal.deployment.service} is in progress (on {journal.host}): wait for it and run again."
+    )
+
+
 def acquire(
     store: ObjectStore, mirror: Mirror, champion: Champion, deployment: Deployment, event: PromotionEvent
 ) -> HeldJournal:
@@ -171,6 +175,8 @@ def acquire(
             last = read_journal(store, deployment.service)
             if last is None:
                 _complete_abandoned(store)
+            elif last[0].unfinished:  # it began after the look for an unfinished one
+                raise _in_progress(last[0])
             else:
                 _require_no_other_canary(last[0], deployment)
             before = find_deployment(store, deployment.service)

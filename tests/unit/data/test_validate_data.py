@@ -452,6 +452,7 @@ def run_stage(step: Step, data: Path, output: Path, champion: str = "none", **se
     return stage.run(config, step, ArtifactHandle(data, reference), champion, **folders)
 
 
+@pytest.mark.long
 def test_rejected_run_writes_report_and_results(step: Step, tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", INFO, with_changes(at("dev-1", 3), label="hapy"))
     result = run_stage(step, tmp_path / "data", tmp_path / "out")

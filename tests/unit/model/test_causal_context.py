@@ -329,6 +329,7 @@ def neighbours_decide(shift: int) -> EmbeddedDialogues:
     return EmbeddedDialogues(dialogues, matrices, list("abc"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fusion", ["co_attention", pytest.param("feed_forward", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("mode", "shift", "learns"),

@@ -147,7 +147,9 @@ def imported_packages(role: str) -> set[str]:
     return tops - sys.stdlib_module_names - {"mistere", "components", "pipelines"}
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    "role", [pytest.param(role, marks=pytest.mark.long if role == "train" else []) for role in ROLES]
+)
 def test_image_contains_the_packages_its_code_imports(role: str) -> None:
     providers = packages_distributions()
     installed = read_pins(DOCKER / f"{role}.lock").keys()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,6 +154,31 @@ def test_one_of_two_concurrent_releases_wins_and_both_are_logged(store: ObjectSt
     assert sorted(event.outcome for event in log) == ["done", "lost"]
     assert {event.after[0] for event in log} == {"b", "c"}
     assert next(event for event in log if event.outcome == "done").after[0] == winner[0]
+
+
+def test_a_release_that_begins_after_the_look_is_not_taken_over(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for an unfinished release and the write of the journal, another process may have written its own."""
+    mirror, real, others = Mirror(), module.recover, []
+    promote(store, mirror, "a")
+
+    def look(*arguments: Any) -> str:
+        sentence = real(*arguments)
+        if not others:
+            record = read_journal(store, "mistere")
+            assert record is not None
+            other = record[0].model_copy(update={"state": "pending", "host": "elsewhere", "since": time.time()})
+            others.append(journal.write_journal(store, other, record[1]))
+        return sentence
+
+    monkeypatch.setattr(module, "recover", look)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.3)
+    with pytest.raises(ConflictError, match="in progress"):
+        promote(store, mirror, "b")
+    record = read_journal(store, "mistere")
+    assert record is not None and record[1] == others[0] and state(store) == ("a", "a")
+    assert events(store)[-1].outcome == "lost"
 
 
 def test_recovery_ignores_a_release_in_progress(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,6 +202,7 @@ def drifted(
     return monitor_traffic(store, "7d", now)
 
 
+@pytest.mark.long
 def test_one_retraining_for_each_drift_and_bundle(store: LocalStore, worlds: dict[str, list[Counts]]) -> None:
     traffic = drifted(store, worlds, "steady 0", "louder", "louder")
     assert claim_retraining(store, traffic, "first") is None
