@@ -152,6 +152,7 @@ def test_a_failure_without_a_reason_is_submitted_again(
     assert ("starts again (1 of 2 left)" in printed) == lost
 
 
+@pytest.mark.long
 def test_resubmitting_ends_with_its_number(mounted: MountedCluster) -> None:
     mounted.api.on_start = lambda run: setattr(run, "state", "FAILED")
     assert mounted.submit(wait=True, resubmit=1) == 1 and len(mounted.api.runs) == 2
@@ -199,6 +200,7 @@ def test_a_token_that_expires_ends_waiting(mounted: MountedCluster, monkeypatch:
         mounted.submit(wait=True)
 
 
+@pytest.mark.long
 def test_running_steps_are_reported_without_a_terminal(
     mounted: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def missing(stage: str, mode: str, role: str) -> frozenset[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "profile",
     [name if name == "tiny" else pytest.param(name, marks=pytest.mark.long) for name in available_profiles(PROFILES)],

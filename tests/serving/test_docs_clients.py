@@ -28,7 +28,7 @@ def test_the_docs_show_clients_for_requests_kserve_and_grpc() -> None:
     ] * 3
 
 
-@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.long), 2])
 def test_the_client_prints_labels(server: Server, number: int) -> None:
     result = subprocess.run(
         [sys.executable, "-c", with_ports(server, PROGRAMS[number])],

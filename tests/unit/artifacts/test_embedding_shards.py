@@ -139,6 +139,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("modality", [pytest.param("speech", marks=pytest.mark.long), "text"])
 def test_number_of_shards_does_not_change_the_bytes(
     modality: str, reference: UtteranceSet, encoders: Any, store: LocalStore, tmp_path: Path

@@ -495,6 +495,7 @@ def test_outcomes_cover_every_expectation_once(tmp_path: Path) -> None:
 # Quarantine
 
 
+@pytest.mark.long
 def test_quarantined_dialogues_are_removed_and_written_with_their_problem(step: Step, tmp_path: Path) -> None:
     rows = with_changes(at("train-1", 3), label="hapy")
     write_dataset(tmp_path / "data", INFO, rows)

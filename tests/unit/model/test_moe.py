@@ -452,6 +452,7 @@ def assert_same(one: MixtureOfExperts, other: MixtureOfExperts) -> None:
         np.testing.assert_array_equal(values, theirs[name], err_msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fusion", "gate"),
     [

@@ -86,6 +86,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return Installed(tmp_path_factory.mktemp("installed"), wheel)
 
 
+@pytest.mark.long
 def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     packaged = set(zipfile.ZipFile(wheel).namelist())
     files = {
