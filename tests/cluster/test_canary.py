@@ -571,6 +571,18 @@ def test_a_first_release_that_fails_leaves_no_route(cluster: Cluster, gateway: G
     assert cluster.api.find("httproutes", "mistere-route") is None and is_gone(cluster, "mistere")
 
 
+def lineage_of(digest: str) -> Lineage:
+    """The lineage of version 2, as far as the commands read it."""
+    return Lineage.model_construct(
+        model_name="mistere",
+        model_version="2",
+        bundle_digest=digest,
+        bundle_location=f"s3://models/mistere/artifacts/ModelBundle/{digest}",
+        evaluation_digest="e" * 64,
+        run=RunIdentity(run_id="run-2", commit="4f2a9c1"),
+    )
+
+
 @pytest.mark.long
 def test_the_commands_share_release_and_take_back(
     cluster: Cluster,
@@ -584,14 +596,7 @@ def test_the_commands_share_release_and_take_back(
     first, second = cluster.bundle("a"), cluster.bundle("b")
     release(first)
     digest = second.manifest.digest
-    lineage = Lineage.model_construct(
-        model_name="mistere",
-        model_version="2",
-        bundle_digest=digest,
-        bundle_location=f"s3://models/mistere/artifacts/ModelBundle/{digest}",
-        evaluation_digest="e" * 64,
-        run=RunIdentity(run_id="run-2"),
-    )
+    lineage = lineage_of(digest)
     monkeypatch.setattr(command, "mirror_champion", lambda _uri, _champion: None)
     location = RegistryLocation(store, "")
 

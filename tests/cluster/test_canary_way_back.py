@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 
-from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ConflictError, LocalStore
 from mistere.common.errors import MistereError
 from mistere.config.deployment import DeploymentConfig
-from mistere.registry.lineage import Lineage
 from mistere.registry.mlflow.model_registry import RegisteredVersion
 from mistere.registry.release.canary import end_canary, standing_canary
 from mistere.registry.release.candidates import reject_candidate
@@ -40,6 +38,7 @@ from tests.cluster.test_canary import (  # noqa: F401 - fixtures
     cluster,
     gateway,
     hold,
+    lineage_of,
     release,
     send_requests,
     store,
@@ -215,14 +214,7 @@ def test_a_version_that_is_rejected_after_the_look_gets_no_requests(
     release(old)
     digest = new.manifest.digest
     version = RegisteredVersion("mistere", "2", digest, "", (), {}, 0.0)
-    lineage = Lineage.model_construct(
-        model_name="mistere",
-        model_version="2",
-        bundle_digest=digest,
-        bundle_location=f"s3://models/mistere/artifacts/ModelBundle/{digest}",
-        evaluation_digest="e" * 64,
-        run=RunIdentity(run_id="run-2", commit="4f2a9c1"),
-    )
+    lineage = lineage_of(digest)
     monkeypatch.setattr(RegistryLocation, "find", lambda *_: (version, lineage))
     monkeypatch.setattr(command, "mirror_champion", lambda _uri, _champion: None)
     bundle_needs = command.bundle_needs
