@@ -21,6 +21,7 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("several_users", [False, True])
 def test_the_commands_of_the_guide_start_runs(
     several_users: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

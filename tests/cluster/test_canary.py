@@ -323,6 +323,7 @@ def stuck_at_10(
     return first, second
 
 
+@pytest.mark.long
 def test_a_candidate_that_gets_requests_is_kept_until_the_gateway_knows(
     cluster: Cluster, gateway: Gateway, traffic: Traffic, store: LocalStore, release: Release
 ) -> None:

@@ -182,6 +182,7 @@ def test_a_missing_token_or_a_deleted_run_ends_waiting(mounted: MountedCluster, 
     assert len(mounted.api.runs) == 1
 
 
+@pytest.mark.long
 def test_waiting_survives_an_outage_of_the_kubernetes_api(
     mounted: MountedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_submit_refuses_a_local_deployment_before_any_request(mounted: MountedCl
     assert not mounted.api.requests and not list(mounted.store.keys("submissions"))
 
 
+@pytest.mark.long
 def test_an_identical_submit_is_reused_and_a_different_one_is_not(
     mounted: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,6 +171,7 @@ def growing_conversations(draw: random.Random, *, change: float = 0.0) -> tuple[
     )
 
 
+@pytest.mark.long
 def test_growing_conversations_are_no_difference() -> None:
     """Even where every difference beyond chance counts, none of 1000 windows of two equal models goes back, and a changed one does."""
     draw, strict = random.Random(0), CanaryConfig(max_label_shift=0.0)

@@ -587,6 +587,7 @@ def test_calls_without_a_message_end_and_free_their_slot(target: Server) -> None
         assert nothing.exception().code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.long
 def test_bodies_in_flight_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "_BODIES", 2)
     bodies = rest.Bodies(Limits(request_bytes=10, body_seconds=0.2))

@@ -82,6 +82,7 @@ def test_broken_headers_are_rejected(name: str) -> None:
     assert refused.value.code == 415
 
 
+@pytest.mark.long
 def test_broken_files_leak_no_memory() -> None:
     generator = random.Random(7)
 

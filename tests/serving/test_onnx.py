@@ -355,6 +355,7 @@ def test_unbounded_numbers_of_a_manifest_are_one_sentence(exported: Path, where:
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.long
 def test_a_panic_of_a_library_is_one_sentence(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Panic(BaseException):
         """As PyO3 raises it."""

@@ -203,6 +203,7 @@ def test_another_request_has_another_folder() -> None:
     assert len(set(names)) == len(names) == 8
 
 
+@pytest.mark.long
 def test_a_page_never_lies_beside_figures_of_another_measurement(
     bundle: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

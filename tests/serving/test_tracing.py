@@ -196,6 +196,7 @@ def test_a_dead_collector_delays_neither_answers_nor_the_end(tmp_path: Path) -> 
         assert log.count("traces are not sent to http://127.0.0.1") == 1 and "Traceback" not in log
 
 
+@pytest.mark.long
 def test_nothing_is_imported_while_traces_are_off() -> None:
     code = """
 import sys

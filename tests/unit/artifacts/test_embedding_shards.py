@@ -417,6 +417,7 @@ def test_undecodable_audio_is_reported_with_its_utterance(
         fine_tune(SETTINGS["speech"], make_step(store), reference, tmp_path, "speech")
 
 
+@pytest.mark.long
 def test_undecodable_audio_counts_as_missing_when_configured(
     encoders: Any, store: LocalStore, utterances: Any, tmp_path: Path
 ) -> None:

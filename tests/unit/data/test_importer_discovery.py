@@ -84,6 +84,7 @@ def test_new_importer_file_adds_a_command(tree: Path, transcripts: Path, tmp_pat
     assert "transcripts" not in importers()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

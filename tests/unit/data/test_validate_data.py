@@ -172,6 +172,7 @@ def test_clean_dataset_is_accepted(tmp_path: Path) -> None:
     assert facts.utterances["rms_dbfs"].median() == pytest.approx(20 * np.log10(0.3 / np.sqrt(2)), abs=0.5)
 
 
+@pytest.mark.long
 def test_damage_of_all_kinds_in_one_dataset_is_named_at_once(tmp_path: Path) -> None:
     changes: dict[tuple[str, int], dict[str, object]] = {
         ("dev-1", 3): {"label": "hapy"},

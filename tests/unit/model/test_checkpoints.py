@@ -109,6 +109,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(
     assert again.encoder.identity.digest == whole.encoder.identity.digest and again.history == whole.history
 
 
+@pytest.mark.long
 def test_a_store_that_refuses_a_checkpoint_fails_the_step(
     reference: UtteranceSet,  # noqa: F811
     tmp_path: Path,

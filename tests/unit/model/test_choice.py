@@ -39,6 +39,7 @@ def test_left_out_dialogues_complement_each_resample() -> None:
     assert np.array_equal(left, (drawn == 0).astype(float)) and left.any(1).all()
 
 
+@pytest.mark.long
 def test_choice_among_equal_settings_has_no_gain_after_correction() -> None:
     gains = [gain_among([0.6] * 30, 40, seed) for seed in range(10)]
     assert all(gain.apparent >= gain.corrected.value for gain in gains)

@@ -217,6 +217,7 @@ def test_augmentation_changes_training_and_a_resumed_one_is_the_same(tmp_path: P
     assert whole.encoder.settings["augmentation"]["share"] == 0.5
 
 
+@pytest.mark.long
 def test_finished_run_is_not_trained_further_after_moving(reference: UtteranceSet, tmp_path: Path) -> None:
     whole = tune(reference, LocalStore(tmp_path / "one"), tmp_path / "a", Watch(), SETTINGS)
     (tmp_path / "one").rename(tmp_path / "two")

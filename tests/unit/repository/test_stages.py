@@ -106,6 +106,7 @@ def copy(tmp_path: Path) -> Path:
     return tree
 
 
+@pytest.mark.long
 def test_new_folder_adds_a_stage(copy: Path, tmp_path: Path) -> None:
     result: dict[str, Any] = json.loads(run_in_tree(copy, RUN_EXAMPLE_STAGE, str(tmp_path)))
     assert result["values"] == {"label": "joy"} and result["statuses"] == ["done", "reused"]
