@@ -255,10 +255,9 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             return response
         seconds = time.perf_counter() - start
         note_answer(predictions)
-        if self._observers is not None:
-            answered = AnsweredRequest(identity, asked, dialogues, predictions, plan, seconds)
-            call_after_response(self._observers.observe, answered)
-        self._observe(predictions, model, identity, seconds)
+        call_after_response(
+            self._observe, AnsweredRequest(identity, asked, dialogues, predictions, plan, seconds), model
+        )
         return response
 
     def _decode(self, payload: InferRequest | dict[str, Any], model: EmotionModel) -> list[DialogueRequest]:
@@ -363,9 +362,9 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         logger.error("request=%s failed: the model returned non-finite probabilities", log_value(identity))
         raise internal(identity)
 
-    def _observe(
-        self, predictions: Sequence[DialoguePrediction], model: EmotionModel, identity: str, seconds: float
-    ) -> None:
+    def _observe(self, answered: AnsweredRequest, model: EmotionModel) -> None:
+        """Count and log an answered request, and pass it on to the observers."""
+        identity, predictions = answered.identity, answered.predictions
         known, experts = sorted(model.vector_digests), expert_names(model.experts)
         counted: Counter[str] = Counter()
         for prediction in predictions:
@@ -378,9 +377,11 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             sum(len(prediction.modalities) for prediction in predictions),
             ",".join(f"{log_value(label)}:{count}" for label, count in sorted(counted.items())),
             model_version(model),
-            seconds * 1000,
+            answered.seconds * 1000,
             f" hash={request_hash(identity)}" if self._settings.options.shadow else "",
         )
+        if self._observers is not None:
+            self._observers.observe(answered)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """The inputs for the metadata endpoints."""

@@ -15,8 +15,9 @@ import numpy as np
 
 from mistere.data.dataset import Utterance
 from tests.bench.serve import median_ms, spread
-from tests.bench.serving_speed import Send, predictor, rest_sender, v1_body, versions
+from tests.bench.shared.requests import Send, rest_sender, v1_body, versions
 from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
+from tests.bench.shared.servers import predictor
 
 _PATH = "/v1/models/mistere:predict"
 

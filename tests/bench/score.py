@@ -31,8 +31,10 @@ from pathlib import Path
 from mistere.common.errors import MistereError
 from mistere.data.dataset import DatasetInfo, Utterance
 from mistere.data.dataset_writer import write_dataset
-from tests.bench.serving_speed import CLIENTS, predictor, v1_body, versions
+from tests.bench.serving_speed import CLIENTS
+from tests.bench.shared.requests import v1_body, versions
 from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
+from tests.bench.shared.servers import predictor
 
 SCORE = """
 import json, resource, sys, time

@@ -3,7 +3,9 @@
 usage: mistere bench serve [--bundle BUNDLE] [--output DIR] [--turns 40] [--calls 30]
 
 The model's own time is that of a loop in this process. The echo model computes nothing, so its time is that of KServe, HTTP or
-gRPC, and the client. All arms alternate in one run: a ratio is of the same turn, in which the machine has the same pace.
+gRPC, and the client. A loop that pauses before each call, as a server does between requests, shows what of the difference is the
+processor's: it runs slower after a pause. All arms alternate in one run: a ratio is of the same turn, in which the machine has the
+same pace.
 """
 
 from __future__ import annotations
@@ -16,16 +18,21 @@ from pathlib import Path
 import numpy as np
 
 from mistere.model.inference import load_bundle
-from tests.bench.serving_speed import embedded_request, free_port, grpc_sender, predictor, rest_sender, running
+from tests.bench.shared.requests import embedded_request, grpc_sender, rest_sender
 from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
+from tests.bench.shared.servers import free_port, predictor, running
 
 PATH = "/v2/models/mistere/infer"
+PAUSE = 0.003
+"""Seconds between two computations of a server that answers one request at a time."""
 ECHO = Path(__file__).parent / "reference" / "kserve_echo.py"
 
 
-def median_ms(call: Callable[[int], object], calls: int) -> float:
+def median_ms(call: Callable[[int], object], calls: int, pause: float = 0.0) -> float:
     times = []
     for number in range(calls):
+        if pause:
+            time.sleep(pause)
         start = time.perf_counter()
         call(number)
         times.append(1000 * (time.perf_counter() - start))
@@ -55,6 +62,7 @@ def main() -> None:
     with predictor(bundle) as server, running(command, http_port, "/v2/health/ready"):
         arms: dict[str, Callable[[int], object]] = {
             "bare": lambda _: model.predict_embeddings([vectors]),
+            "paused": lambda _: model.predict_embeddings([vectors]),
             "gRPC": grpc_sender(server.grpc_port, [message]),
             "gRPC, echo": grpc_sender(grpc_port, [message]),
             "REST": rest_sender(server.port, PATH, [bytes(body)], headers),
@@ -62,9 +70,17 @@ def main() -> None:
         }
         for arm in arms.values():
             median_ms(arm, 50)
-        turns = [{name: median_ms(arm, arguments.calls) for name, arm in arms.items()} for _ in range(arguments.turns)]
+        pauses = {"paused": PAUSE}
+        turns = [
+            {name: median_ms(arm, arguments.calls, pauses.get(name, 0.0)) for name, arm in arms.items()}
+            for _ in range(arguments.turns)
+        ]
     taken = {name: np.array([turn[name] for turn in turns]) for name in arms}
     print(f"bare loop, {len(next(iter(vectors.values())))} utterances as vectors: {spread(taken['bare'], ' ms')}")
+    paused = taken["paused"] - taken["bare"]
+    print(
+        f"the same with a pause of {1000 * PAUSE:g} ms before each call, which is not counted: +{spread(paused, ' ms')}"
+    )
     for name in ("gRPC", "REST"):
         more, echo = taken[name] - taken["bare"], taken[f"{name}, echo"]
         print(f"{name}: +{spread(more, ' ms')}; {spread(taken[name] / taken['bare'], 'x')} the bare loop")

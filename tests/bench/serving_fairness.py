@@ -20,8 +20,9 @@ import numpy as np
 
 from mistere.data.audio import encode_flac
 from mistere.data.dataset import Utterance
-from tests.bench.serving_speed import Send, predictor, rest_sender, v1_body
+from tests.bench.shared.requests import Send, rest_sender, v1_body
 from tests.bench.shared.served_bundle import bundle_parser, chosen_bundle
+from tests.bench.shared.servers import predictor
 
 _RATE = 16000
 _PREDICT = "/v1/models/mistere:predict"

@@ -1,6 +1,6 @@
 """Serving speed: the predictor's overhead over the model, the gain of batching and the embedding cache, and other servers.
 
-usage: mistere bench serving_speed [--bundle BUNDLE] [--output DIR] [--seconds 8] [--parts overhead,throughput,conversation,start,others] [--mlserver PYTHON] [--soak MINUTES]
+usage: mistere bench serving_speed [--bundle BUNDLE] [--output DIR] [--seconds 8] [--parts overhead,throughput,conversation,start,others] [--turns 30] [--mlserver PYTHON] [--soak MINUTES]
 
 Servers are separate processes on this machine. One client process sends prepared requests over 16 loopback connections.
 Dialogues are variants of the bundle's example with other words and another gain, so that caches are hit only where the cache
@@ -9,163 +9,33 @@ is measured. Every figure is a ratio or a difference of arms that alternate with
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import http.client
 import json
 import os
-import re
-import signal
-import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-import grpc
 import numpy as np
-from kserve import InferInput, InferRequest
 
-from mistere.data.audio import decode, encode_flac
 from mistere.data.dataset import Utterance
 from mistere.model.dialogue_model import EmotionModel
 from mistere.model.inference import load_bundle
 from tests.bench.reference import mlserver_runtime
+from tests.bench.shared.requests import Send, embedded_request, grpc_sender, rest_sender, v1_body, versions
 from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
+from tests.bench.shared.servers import free_port, predictor, running
 
 CLIENTS = 16
 _OVERHEAD_TURNS = 40
 """Turns of a quarter of a second: the machine's own pace changes within seconds, by as much as what is measured."""
 ROOT = Path(__file__).resolve().parents[2]
-Send = Callable[[int], None]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Running:
-    """A server process and its ports."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int, grpc_port: int) -> None:
-        self.process, self.port, self.grpc_port = process, port, grpc_port
-
-    def resident_mb(self) -> float:
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    def phases(self) -> dict[str, float]:
-        """Mean seconds per request in each phase since the start."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-        sums = dict(re.findall(r'mistere_phase_seconds_sum\{phase="(\w+)"\} (\S+)', text))
-        counts = dict(re.findall(r'mistere_phase_seconds_count\{phase="(\w+)"\} (\S+)', text))
-        return {name: float(total) / max(1.0, float(counts[name])) for name, total in sums.items()}
-
-
-@contextmanager
-def predictor(bundle: str, *options: str) -> Iterator[Running]:
-    port, grpc_port = free_port(), free_port()
-    command = [sys.executable, "-m", "mistere.predictor", bundle, "--host", "127.0.0.1", "--http-port", str(port)]
-    command += ["--grpc-port", str(grpc_port), "--drain-seconds", "0", *options]
-    with running(command, port, "/v2/health/ready") as process:
-        yield Running(process, port, grpc_port)
-
-
-@contextmanager
-def running(
-    command: list[str], port: int, path: str, environment: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    try:
-        deadline = time.monotonic() + 120
-        while not ready(port, path):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{' '.join(command[:4])} did not start")
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def ready(port: int, path: str) -> bool:
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-
-
-def versions(dialogue: Sequence[Utterance], count: int) -> list[list[Utterance]]:
-    """Repetitions of the dialogue with distinct texts and audio."""
-    waves = [decode(one.audio) if one.audio else None for one in dialogue]
-    return [
-        [
-            replace(
-                one,
-                text=f"{one.text} {number}" if one.text else None,
-                audio=encode_flac(wave[0] * np.float32(1 - number / (2 * count)), wave[1]) if wave else None,
-            )
-            for one, wave in zip(dialogue, waves, strict=True)
-        ]
-        for number in range(count)
-    ]
-
-
-def v1_body(dialogue: Sequence[Utterance]) -> bytes:
-    turns = [
-        {
-            **({"text": one.text} if one.text else {}),
-            **({"audio": base64.b64encode(one.audio).decode()} if one.audio else {}),
-        }
-        for one in dialogue
-    ]
-    return json.dumps({"instances": [{"utterances": turns}]}).encode()
-
-
-def embedded_request(model: EmotionModel, vectors: dict[str, np.ndarray]) -> InferRequest:
-    inputs = []
-    for name in ("speech", "text"):
-        if name in vectors:
-            tensor = InferInput(f"{name}_embedding", list(vectors[name].shape), "FP32")
-            tensor.set_data_from_numpy(vectors[name].astype(np.float32), binary_data=True)
-            inputs.append(tensor)
-    digests = ",".join(model.encoder_digests[name] for name in ("speech", "text") if name in vectors)
-    return InferRequest("mistere", inputs, parameters={"encoder_digest": digests})
-
-
-def grpc_sender(port: int, messages: Sequence[bytes]) -> Send:
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-    return lambda number: call(messages[number % len(messages)], timeout=120)  # type: ignore[no-any-return]
-
-
-def rest_sender(port: int, path: str, bodies: Sequence[bytes], headers: dict[str, str] | None = None) -> Send:
-    local = threading.local()
-
-    def send(number: int) -> None:
-        if not hasattr(local, "connection"):
-            local.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        local.connection.request(
-            "POST", path, bodies[number % len(bodies)], headers or {"Content-Type": "application/json"}
-        )
-        answer = local.connection.getresponse()
-        content = answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"{path} answered {answer.status}: {content[:200]!r}")
-
-    return send
 
 
 def sequential_seconds(send: Send, seconds: float) -> np.ndarray:
@@ -302,7 +172,7 @@ def digest_body(dialogue: Sequence[Utterance]) -> bytes:
     return json.dumps({"instances": [{"utterances": turns}]}).encode()
 
 
-def conversation(bundle: str, dialogue: Sequence[Utterance], turns: int = 30) -> None:
+def conversation(bundle: str, dialogue: Sequence[Utterance], turns: int) -> None:
     long = [one for version in versions(dialogue, -(-turns // len(dialogue))) for one in version][:turns]
     for how, body in (
         ("recordings sent once, then their digests", digest_body),
@@ -409,6 +279,7 @@ def main() -> None:
     parser.add_argument(
         "--mlserver", metavar="PYTHON", help="of an environment with mlserver, to compare with that too"
     )
+    parser.add_argument("--turns", type=int, default=30, help="of the conversation")
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
     arguments = parser.parse_args()
     bundle, example = bundle_and_example(arguments)
@@ -420,7 +291,7 @@ def main() -> None:
     if "throughput" in parts:
         throughput(bundle, model, dialogues, arguments.seconds)
     if "conversation" in parts:
-        conversation(bundle, example)
+        conversation(bundle, example, arguments.turns)
     if "start" in parts:
         start_up(bundle)
     if "others" in parts:

@@ -29,8 +29,9 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
 from mistere.serving.deployment import Deployment
 from mistere.serving.shadow.pointer import Shadow, write_shadow
-from tests.bench.serving_speed import Send, free_port, predictor, rest_sender, running, v1_body, versions
+from tests.bench.shared.requests import Send, rest_sender, v1_body, versions
 from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
+from tests.bench.shared.servers import free_port, predictor, running
 
 _PATH = "/v1/models/mistere:predict"
 _UTTERANCES = 2

@@ -22,8 +22,8 @@ from mistere.common.counting import counted
 from mistere.data.audio import decode, resample
 from mistere.predictor.stream.turns import RATE, ChannelSplitter
 from tests.bench.score import cpu_seconds
-from tests.bench.serving_speed import predictor
 from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
+from tests.bench.shared.servers import predictor
 
 _PIECE = RATE // 10
 _SILENCE = RATE

@@ -36,7 +36,7 @@ Answer = TypeVar("Answer")
 
 _MAX_INLINE_SECONDS = 0.02
 """Longest average computation that may run on the event loop, which serves no other request meanwhile."""
-_MAX_IDLE_SECONDS = 0.006
+_MAX_IDLE_SECONDS = 0.01
 """The same while the server is not under load."""
 _LOAD_THRESHOLD = 1.5
 """Average number of concurrent requests above which the server is under load."""
