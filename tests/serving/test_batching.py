@@ -206,7 +206,7 @@ def test_fast_batches_run_on_the_event_loop_and_all_others_in_the_thread() -> No
 
     async def go() -> None:
         batcher: Batcher[float, float] = Batcher(compute, 20, 0.0, 100, may_run_inline=lambda seconds: seconds < 1)
-        for seconds in (0.001, 0.04, 0.001):
+        for seconds in (0.001, 0.06, 0.001):
             await batcher.run(seconds, 1)
         for seconds in (0.001, 0.001, 0.1, 0.1):
             await asyncio.gather(*(batcher.run(seconds, 1) for _ in range(8)))
