@@ -15,15 +15,16 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.config.canary import CanaryConfig
 from mistere.serving import protocol
 from mistere.serving.kserve.canary import route as route_module
-from tests.cluster import test_canary
 from tests.cluster import test_release_on_cluster as released
-from tests.cluster.canary_traffic import Traffic
+from tests.cluster.canary.conftest import CANDIDATE
+from tests.cluster.canary.conftest import CONFIG as AT_ONCE
+from tests.cluster.canary.traffic import Traffic
 from tests.cluster.conftest import Cluster
 from tests.stand_ins.gateway import Gateway
 from tests.stand_ins.nginx_gateway import NginxGateway, nginx_program
 from tests.stand_ins.predictor import LightPredictor
 
-CONFIG = test_canary.CONFIG.model_copy(update={"canary": CanaryConfig(window_seconds=0.8, min_requests=20)})
+CONFIG = AT_ONCE.model_copy(update={"canary": CanaryConfig(window_seconds=0.8, min_requests=20)})
 CLIENTS = 4
 
 
@@ -99,8 +100,8 @@ def test_the_split_in_counts(
         if state:
             count(*state.pop())
         proxy.apply(weights)
-        if test_canary.CANDIDATE in weights:
-            state.append((weights[test_canary.CANDIDATE], Counter(clients.answers)))
+        if CANDIDATE in weights:
+            state.append((weights[CANDIDATE], Counter(clients.answers)))
 
     gateway.on_change = apply
     try:

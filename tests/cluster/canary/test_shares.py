@@ -7,120 +7,47 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.errors import MistereError, UsageError
+from mistere.common.errors import MistereError
 from mistere.config.canary import CanaryConfig, GatewayConfig
-from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import connect
-from mistere.registry.lineage import Lineage
 from mistere.registry.release.canary import (
     end_canary,
-    hold_canary,
-    standing_canaries,
-    standing_canary,
 )
-from mistere.registry.release.candidates import reject_candidate
 from mistere.registry.release.champion import read_champion
-from mistere.registry.release.journal import HeldJournal
 from mistere.registry.release.promotion_log import read_log
 from mistere.registry.release.recovery import recover
 from mistere.serving import protocol
 from mistere.serving.deployment import RollbackError
-from mistere.serving.kserve.canary import route as route_module
-from mistere.serving.kserve.canary.by_hand import start_canary
 from mistere.serving.kserve.canary.held_pods import HeldPods
 from mistere.serving.kserve.canary.route import Route
-from mistere.serving.kserve.cluster_release import Rolling
 from mistere.serving.kserve.lease import no_lease
-from pipelines.cli.commands.registry import promote as command
-from pipelines.cli.registry_location import RegistryLocation
 from tests.cluster import test_release_on_cluster as released
-from tests.cluster.canary_traffic import Quality, Traffic
+from tests.cluster.canary.conftest import (
+    CANDIDATE,
+    CHAMPION_ONLY,
+    CONFIG,
+    Release,
+    all_is_back,
+    hold,
+    shares,
+)
+from tests.cluster.canary.traffic import Quality, Traffic
 from tests.cluster.conftest import Cluster
 from tests.cluster.observer import is_gone
 from tests.cluster.trainer import until
 from tests.stand_ins.gateway import Gateway
 from tests.stand_ins.kubernetes_api import KINDS
-from tests.stand_ins.predictor import LightPredictor
 
-CONFIG = DeploymentConfig(
-    mode="standard",
-    ready_timeout=60,
-    gateway=GatewayConfig(name="public"),
-    canary=CanaryConfig(window_seconds=0.2, min_requests=50),
-)
-SERVICE, CANDIDATE = "mistere-predictor", "mistere-candidate-predictor"
-CHAMPION_ONLY = {SERVICE: 100}
-
-
-def shares(*steps: int) -> list[dict[str, int]]:
-    """The weights of a release that goes through these shares."""
-    return [{SERVICE: 100 - share, CANDIDATE: share} for share in steps]
-
-
-@pytest.fixture(name="traffic")
-def send_requests() -> Iterator[Traffic]:
-    traffic = Traffic()
-    yield traffic
-    traffic.stop()
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in's proxies apply a route at once."""
-    monkeypatch.setattr(route_module, "SETTLING_SECONDS", 0.0)
-    monkeypatch.setattr(route_module, "_ACCEPTED_SECONDS", 1.0)
-
-
-@pytest.fixture
-def cluster(make_cluster: Callable[..., Cluster], traffic: Traffic) -> Cluster:
-    made: list[Cluster] = []
-
-    def start(container: Any, address: str) -> LightPredictor:
-        return LightPredictor(container, address, made[0].answers, traffic.metrics)
-
-    made.append(make_cluster(start))
-    return made[0]
-
-
-@pytest.fixture
-def gateway(cluster: Cluster, traffic: Traffic) -> Iterator[Gateway]:
-    gateway = Gateway(cluster.api)
-    traffic.begin(cluster, gateway)
-    yield gateway
-    gateway.stop()
-
-
-@pytest.fixture
-def store(cluster: Cluster) -> LocalStore:
-    return LocalStore(cluster.folder / "store")
-
-
-Release = Callable[..., Rolling]
-
-
-@pytest.fixture
-def release(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, store: LocalStore) -> Release:
-    def go(bundle: ArtifactHandle[ModelBundle], config: DeploymentConfig = CONFIG) -> Rolling:
-        monkeypatch.setattr(released, "CONFIG", config)
-        return released.go(cluster, store, bundle)
-
-    return go
-
-
-def all_is_back(cluster: Cluster, gateway: Gateway, champion: ArtifactHandle[ModelBundle]) -> None:
-    """The champion serves every request, and there is no candidate."""
-    assert gateway.weights == CHAMPION_ONLY and cluster.served() == champion.manifest.digest
-    assert is_gone(cluster, "mistere-candidate")
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 def test_a_release_goes_through_the_shares(
@@ -374,10 +301,10 @@ def test_the_next_process_takes_a_killed_canary_back(
     elif moment == "dark":
         gateway.on_change = lambda weights: CANDIDATE in weights and process.kill()
     deployment = cluster.deployment(second, config)
-    program = [sys.executable, "-m", "tests.cluster.canary_release", store.uri, deployment.model_dump_json()]
+    program = [sys.executable, "-m", "tests.cluster.canary.release_process", store.uri, deployment.model_dump_json()]
     ports = [str(protocol.HTTP_PORT), str(protocol.GRPC_PORT)]
     environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig())}
-    process = subprocess.Popen([*program, *ports], env=environment, cwd=Path(__file__).parents[2])
+    process = subprocess.Popen([*program, *ports], env=environment, cwd=Path(__file__).parents[3])
 
     def reached() -> bool:
         assert process.poll() in (None, -signal.SIGKILL)
@@ -401,154 +328,6 @@ def test_the_next_process_takes_a_killed_canary_back(
     all_is_back(cluster, gateway, second)
 
 
-def hold(
-    cluster: Cluster,
-    store: LocalStore,
-    bundle: ArtifactHandle[ModelBundle],
-    share: int,
-    config: DeploymentConfig = CONFIG,
-) -> str:
-    deployment = cluster.deployment(bundle, config)
-    return hold_canary(
-        store,
-        released.mirror,
-        released.champion(bundle),
-        deployment,
-        share,
-        "why",
-        "who",
-        lambda renew_lease: start_canary(cluster.to(bundle, config), bundle, share, renew_lease),
-    )
-
-
-@pytest.mark.long
-def test_a_share_by_hand_stays_until_it_is_released(
-    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
-) -> None:
-    first, second, third = (cluster.bundle(name) for name in "abc")
-    release(first)
-    assert "largest difference" in hold(cluster, store, second, 20)
-    assert gateway.weights == {SERVICE: 80, CANDIDATE: 20} and read_champion(store).digest == first.manifest.digest
-    assert recover(store, released.mirror, "mistere") == "" and standing_canary(store, "mistere") is not None
-    with pytest.raises(
-        MistereError, match=r"version 1 gets 20 % of the requests of mistere as a canary: .*promote mistere/1"
-    ):
-        release(third)
-    hold(cluster, store, second, 30)
-    gateway.seen.clear()
-    message = release(second).message
-    assert "Canary: 30 %: " in message and "10 %: " not in message
-    assert gateway.seen == [*shares(50, 100), CHAMPION_ONLY]
-    all_is_back(cluster, gateway, second)
-    assert standing_canary(store, "mistere") is None
-    assert [(event.action, event.outcome) for event in read_log(store).events] == [
-        ("deploy", "done"),
-        ("canary", "done"),
-        ("canary", "done"),
-        ("deploy", "done"),
-    ]
-
-
-@pytest.mark.long
-def test_an_attempt_that_changes_nothing_leaves_the_canary(
-    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = cluster.bundle("a"), cluster.bundle("b")
-    release(first)
-    hold(cluster, store, second, 20)
-
-    def stands() -> bool:
-        journal = standing_canary(store, "mistere")
-        return journal is not None and journal.share == 20 and gateway.weights == {SERVICE: 80, CANDIDATE: 20}
-
-    def refuse(_: object) -> None:
-        raise MistereError("the cluster does not answer.")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Route, "check", refuse)
-        with pytest.raises(MistereError, match="does not answer"):
-            release(second)
-        assert stands()
-        with pytest.raises(MistereError, match="does not answer"):
-            hold(cluster, store, second, 30)
-        assert stands()
-    with pytest.raises(MistereError, match=r"as a canary, by a Gateway that .* do not name: `mistere rollback`"):
-        release(second, CONFIG.model_copy(update={"gateway": GatewayConfig()}))
-    assert stands()
-    release(second)
-    all_is_back(cluster, gateway, second)
-
-
-@pytest.mark.long
-def test_another_candidate_begins_without_a_share(
-    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
-) -> None:
-    """The same model with other settings must not get the share of the one that was tested."""
-    first, second = cluster.bundle("a"), cluster.bundle("b")
-    release(first)
-    hold(cluster, store, second, 20)
-    gateway.seen.clear()
-    release(second, CONFIG.model_copy(update={"env": {"LEVEL": "1"}}))
-    assert gateway.seen == [CHAMPION_ONLY, *shares(0, 10, 50, 100), CHAMPION_ONLY]
-    all_is_back(cluster, gateway, second)
-
-
-def test_a_share_that_cannot_be_recorded_is_taken_back(
-    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = cluster.bundle("a"), cluster.bundle("b")
-    release(first)
-    update = HeldJournal.update
-
-    def fail(held: HeldJournal, **fields: Any) -> None:
-        if fields.get("state") == "canary":
-            raise MistereError("the store does not answer.")
-        update(held, **fields)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(HeldJournal, "update", fail)
-        with pytest.raises(MistereError, match=r"gets 20 % of the requests, but this could not be recorded"):
-            hold(cluster, store, second, 20)
-    assert released.journal(store).unfinished
-    monkeypatch.setattr(command, "mirror_champion", lambda _uri, _champion: None)
-    command.rollback(RegistryLocation(store, ""), "")  # of the first champion, which has no previous one
-    all_is_back(cluster, gateway, first)
-    assert released.journal(store).state == "done" and read_champion(store).digest == first.manifest.digest
-
-
-def test_a_share_by_hand_can_be_taken_back(
-    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
-) -> None:
-    first, second = cluster.bundle("a"), cluster.bundle("b")
-    release(first)
-    assert end_canary(store, "mistere", "why", "who") is None
-    hold(cluster, store, second, 20)
-    with pytest.raises(MistereError, match=r"gets 20 % of the requests of mistere as a canary: `mistere rollback`"):
-        reject_candidate(store, second.manifest.digest, "1", "Bad.", "who")
-    ended = end_canary(store, "mistere", "Too many complaints.", "who")
-    assert ended is not None and ended.deployment.bundle_digest == second.manifest.digest
-    all_is_back(cluster, gateway, first)
-    last = read_log(store).events[-1]
-    assert (last.action, last.outcome, last.reason) == ("canary", "undone", "Too many complaints.")
-    assert read_champion(store).digest == first.manifest.digest and released.journal(store).state == "done"
-
-
-def test_what_cannot_be_shared_by_hand_is_refused(
-    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release
-) -> None:
-    first, second = cluster.bundle("a"), cluster.bundle("b")
-    release(first)
-    with pytest.raises(UsageError, match=r"has no Gateway .*deployment\.gateway\.name"):
-        hold(cluster, store, second, 10, CONFIG.model_copy(update={"gateway": GatewayConfig()}))
-    with pytest.raises(UsageError, match="this one has all requests already"):
-        hold(cluster, store, first, 10)
-    cluster.behave(second, "crash")
-    with pytest.raises(MistereError, match="CrashLoopBackOff"):
-        hold(cluster, store, second, 10)
-    all_is_back(cluster, gateway, first)
-    assert released.journal(store).state == "done" and standing_canary(store, "mistere") is None
-
-
 def test_a_release_without_a_gateway_makes_no_route(cluster: Cluster, release: Release) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     plain = CONFIG.model_copy(update={"gateway": GatewayConfig()})
@@ -570,50 +349,3 @@ def test_a_first_release_that_fails_leaves_no_route(cluster: Cluster, gateway: G
     with pytest.raises(MistereError, match="does not take the route"):
         to.roll_out(bundle, no_lease)
     assert cluster.api.find("httproutes", "mistere-route") is None and is_gone(cluster, "mistere")
-
-
-def lineage_of(digest: str) -> Lineage:
-    """The lineage of version 2, as far as the commands read it."""
-    return Lineage.model_construct(
-        model_name="mistere",
-        model_version="2",
-        bundle_digest=digest,
-        bundle_location=f"s3://models/mistere/artifacts/ModelBundle/{digest}",
-        evaluation_digest="e" * 64,
-        run=RunIdentity(run_id="run-2", commit="4f2a9c1"),
-    )
-
-
-@pytest.mark.long
-def test_the_commands_share_release_and_take_back(
-    cluster: Cluster,
-    gateway: Gateway,
-    store: LocalStore,
-    release: Release,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """``mistere promote --canary``, ``mistere models``' notice, ``mistere rollback`` and ``mistere promote``, behind their options."""
-    first, second = cluster.bundle("a"), cluster.bundle("b")
-    release(first)
-    digest = second.manifest.digest
-    lineage = lineage_of(digest)
-    monkeypatch.setattr(command, "mirror_champion", lambda _uri, _champion: None)
-    location = RegistryLocation(store, "")
-
-    def printed() -> str:
-        return " ".join(capsys.readouterr().out.split())
-
-    command.release_version(location, lineage, "promote", "why", canary=10)
-    assert "Version 2 of mistere gets 10 % of the requests, the champion the rest." in printed()
-    assert gateway.weights == {SERVICE: 90, CANDIDATE: 10}
-    assert [(one.deployment.model_version, one.share) for one in standing_canaries(store)] == [("2", 10)]
-    command.rollback(location, "")
-    assert "Version 2 was a canary and gets no requests any more; the champion stays, version 1." in printed()
-    all_is_back(cluster, gateway, first)
-    command.release_version(location, lineage, "promote", "why", canary=10)
-    gateway.seen.clear()
-    command.release_version(location, lineage, "promote", "why")
-    assert "Canary: 10 %: " in (text := printed()) and "is the champion and deployed instead of version 1." in text
-    assert gateway.seen == [*shares(50, 100), CHAMPION_ONLY]
-    all_is_back(cluster, gateway, second)

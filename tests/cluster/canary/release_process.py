@@ -1,4 +1,4 @@
-"""A process that releases a bundle: ``python -m tests.cluster.canary_release STORE DEPLOYMENT HTTP_PORT GRPC_PORT``, to be killed."""
+"""A process that releases a bundle: ``python -m tests.cluster.canary.release_process STORE DEPLOYMENT HTTP_PORT GRPC_PORT``, to be killed."""
 
 from __future__ import annotations
 

@@ -26,24 +26,20 @@ from mistere.serving.kserve.smoke_test import SmokeTest
 from pipelines.cli.commands.registry import promote as command
 from pipelines.cli.registry_location import RegistryLocation
 from tests.cluster import test_release_on_cluster as released
-from tests.cluster.conftest import Cluster
-from tests.cluster.test_canary import (  # noqa: F401 - fixtures
+from tests.cluster.canary.conftest import (
     CANDIDATE,
     CHAMPION_ONLY,
     CONFIG,
     SERVICE,
     Release,
     all_is_back,
-    at_once,
-    cluster,
-    gateway,
     hold,
     lineage_of,
-    release,
-    send_requests,
-    store,
 )
+from tests.cluster.conftest import Cluster
 from tests.stand_ins.gateway import Gateway
+
+pytestmark = pytest.mark.usefixtures("at_once")
 
 SCALED = CONFIG.model_copy(update={"min_replicas": 1, "max_replicas": 3})
 
@@ -60,10 +56,10 @@ def defect(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(("second", "named"), [(stop, "The process was stopped"), (defect, "AttributeError")])
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_an_undo_that_is_interrupted_leaves_the_journal_open(
-    cluster: Cluster,  # noqa: F811
-    gateway: Gateway,  # noqa: F811
-    store: LocalStore,  # noqa: F811
-    release: Release,  # noqa: F811
+    cluster: Cluster,
+    gateway: Gateway,
+    store: LocalStore,
+    release: Release,
     monkeypatch: pytest.MonkeyPatch,
     second: Any,
     named: str,
@@ -92,14 +88,14 @@ def test_an_undo_that_is_interrupted_leaves_the_journal_open(
     all_is_back(cluster, gateway, old)
 
 
-def minimum(cluster: Cluster) -> Any:  # noqa: F811
+def minimum(cluster: Cluster) -> Any:
     service: Any = cluster.api.find("inferenceservices", "mistere")
     return service["spec"]["predictor"]["minReplicas"]
 
 
 def go(
-    cluster: Cluster,  # noqa: F811
-    store: LocalStore,  # noqa: F811
+    cluster: Cluster,
+    store: LocalStore,
     bundle: ArtifactHandle[ModelBundle],
     config: DeploymentConfig,
     monkeypatch: pytest.MonkeyPatch,
@@ -112,9 +108,9 @@ def go(
 
 @pytest.mark.long
 def test_the_kept_pods_go_if_the_end_of_the_release_fails(
-    cluster: Cluster,  # noqa: F811
-    gateway: Gateway,  # noqa: F811
-    store: LocalStore,  # noqa: F811
+    cluster: Cluster,
+    gateway: Gateway,
+    store: LocalStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A share by hand has raised the minimum before the release reads what it may have to restore."""
@@ -136,10 +132,10 @@ def test_the_kept_pods_go_if_the_end_of_the_release_fails(
 @pytest.mark.long
 @pytest.mark.parametrize("killed", [False, True])
 def test_the_candidate_answers_until_the_previous_pods_are_back(
-    cluster: Cluster,  # noqa: F811
-    gateway: Gateway,  # noqa: F811
-    store: LocalStore,  # noqa: F811
-    release: Release,  # noqa: F811
+    cluster: Cluster,
+    gateway: Gateway,
+    store: LocalStore,
+    release: Release,
     monkeypatch: pytest.MonkeyPatch,
     killed: bool,
 ) -> None:
@@ -175,10 +171,10 @@ def test_the_candidate_answers_until_the_previous_pods_are_back(
 
 
 def test_a_share_that_the_route_has_lost_is_none(
-    cluster: Cluster,  # noqa: F811
-    gateway: Gateway,  # noqa: F811
-    store: LocalStore,  # noqa: F811
-    release: Release,  # noqa: F811
+    cluster: Cluster,
+    gateway: Gateway,
+    store: LocalStore,
+    release: Release,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Taking it back fails before and after the Gateway has confirmed the route."""
@@ -202,10 +198,10 @@ def test_a_share_that_the_route_has_lost_is_none(
 
 @pytest.mark.parametrize("canary", [None, 10])
 def test_a_version_that_is_rejected_after_the_look_gets_no_requests(
-    cluster: Cluster,  # noqa: F811
-    gateway: Gateway,  # noqa: F811
-    store: LocalStore,  # noqa: F811
-    release: Release,  # noqa: F811
+    cluster: Cluster,
+    gateway: Gateway,
+    store: LocalStore,
+    release: Release,
     monkeypatch: pytest.MonkeyPatch,
     canary: int | None,
 ) -> None:
