@@ -55,7 +55,7 @@ def run(
     start, stop = (len(archive.shards) * edge // shard.of for edge in (shard.index, shard.index + 1))
     names = archive.shards[start:stop]
     facts = {name: archive.facts(name) for name in names}
-    model = load_model(step.store.location(artifact_key(ModelBundle.__name__, bundle_digest)))
+    model = load_model(step.store.location(artifact_key(ModelBundle.__name__, bundle_digest)), config.int8)
     present = frozenset[str]().union(*(fact.modalities for fact in facts.values()))
     for missing in check_modalities(model, archive.info.kinds, present):
         step.progress.note(f"the dataset has no {missing}: its turns are scored without.")

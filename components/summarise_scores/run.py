@@ -66,6 +66,7 @@ def run(
         by=config.by,
         time=config.time,
         undecodable=config.undecodable,
+        int8=config.int8,
         code=first.made_by.code if first.made_by else "",
         shards=[one.shard for one in summaries],
     )

@@ -20,6 +20,7 @@ class ScoringConfig(Section):
         time: column of the dataset with the time of a call; empty for results without trends.
         min_calls: groups and periods with fewer calls are not reported.
         undecodable: ``missing`` scores an utterance whose recording or image does not decode without it; ``fail`` ends the scoring.
+        int8: compute the encoders in 8-bit integers on a CPU: faster, and a little less exact; a GPU ignores it.
         cache: where the vectors of utterances are kept: ``store``, a folder, ``s3://…``, or ``off``.
         shards: number of parallel tasks on a cluster.
     """
@@ -31,6 +32,7 @@ class ScoringConfig(Section):
     time: str = ""
     min_calls: int = Field(default=20, ge=2)
     undecodable: Literal["missing", "fail"] = "missing"
+    int8: bool = False
     cache: str = Field(default="store", min_length=1)
     shards: int = Field(default=1, ge=1, le=256)
 

@@ -44,7 +44,8 @@ def vectors_identity(encoder_digest: str, embedder: Embedder) -> str:
         embedder: computes the vectors; its precision and device round differently from others.
     """
     code = source_digest("mistere.model.encoders.embedding")
-    return canonical_digest([encoder_digest, str(embedder.precision), embedder.device.type, code])
+    precision = "int8" if embedder.int8 else str(embedder.precision)
+    return canonical_digest([encoder_digest, precision, embedder.device.type, code])
 
 
 def window_key(window: bytes, key: bytes) -> bytes:

@@ -35,6 +35,7 @@ class ScoringPlan(BaseModel):
         by: group columns.
         time: column of the time.
         undecodable: what happens to values that do not decode.
+        int8: whether the encoders were computed in 8-bit integers.
         code: digest of the code that scores.
         shards: names of the shards, in order.
     """
@@ -48,6 +49,7 @@ class ScoringPlan(BaseModel):
     by: list[str] = Field(default_factory=list)
     time: str = ""
     undecodable: str = "missing"
+    int8: bool = False
     code: str
     shards: list[str]
 
@@ -60,6 +62,8 @@ class ScoringPlan(BaseModel):
         if (self.by, self.time, self.undecodable) != (other.by, other.time, other.undecodable):
             columns = ", ".join([*other.by, *([other.time] if other.time else [])]) or "no columns"
             return f"other settings (columns: {columns}; undecodable={other.undecodable})"
+        if self.int8 != other.int8:
+            return "encoders in 8-bit integers (--int8)" if other.int8 else "encoders in float32 (without --int8)"
         return "another version of mistere" if self.code != other.code else ""
 
 

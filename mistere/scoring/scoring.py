@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mistere.model.dialogue_model import EmotionModel
 
 
-def load_model(location: str) -> EmotionModel:
+def load_model(location: str, int8: bool = False) -> EmotionModel:
     """Load the model to score with.
 
     It is loaded here so that the digest of this module's code, by which a resumed scoring recognises its results, covers the code that
@@ -23,6 +23,7 @@ def load_model(location: str) -> EmotionModel:
 
     Args:
         location: of the bundle.
+        int8: compute the encoders in 8-bit integers if there is no GPU.
 
     Raises:
         ArtifactError: it is missing, incomplete or damaged; the message names the file.
@@ -30,7 +31,7 @@ def load_model(location: str) -> EmotionModel:
     """
     from mistere.model.inference import load_bundle
 
-    return load_bundle(location)
+    return load_bundle(location, int8=int8)
 
 
 def score_shards(

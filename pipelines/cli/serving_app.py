@@ -160,6 +160,10 @@ def score(
     fail_undecodable: Annotated[
         bool, typer.Option("--fail-undecodable", help="End at a recording or image that does not decode.")
     ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Compute the encoders in 8-bit integers on a CPU: faster, a little less exact."),
+    ] = False,
     cache: Annotated[
         str, typer.Option(metavar="PLACE", help="Where vectors are kept: store, a directory, s3://…, or off.")
     ] = "store",
@@ -186,6 +190,7 @@ def score(
         "time": time,
         "min_calls": min_calls,
         "undecodable": "fail" if fail_undecodable else "missing",
+        "int8": int8,
         "cache": cache,
     }
     command(data, model, settings, output, to, store, tracking)

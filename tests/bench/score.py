@@ -6,7 +6,7 @@ The dialogues are variants of the bundle's example with other words and another 
 a process of its own and without its start:
 
 - endpoint: a predictor, asked one dialogue at a time by each of 16 clients;
-- score: ``mistere score`` with its cache off, on the same dialogues;
+- score: ``mistere score`` with its cache off, on the same dialogues, with encoders in float32, as the endpoint's, and in 8-bit integers (``--int8``);
 - ten times the dialogues, with the process's peak memory at both sizes.
 
 Arms alternate; every figure is a ratio of one run. The ratio of CPU seconds is beside that of utterances per second: on a machine that
@@ -48,7 +48,7 @@ from mistere.scoring.tables import TableForm
 from mistere.artifacts.object_store import LocalStore
 
 data, bundle, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-model = load_bundle(bundle)
+model = load_bundle(bundle, int8=bool(int(sys.argv[4])))
 archive = open_archive(data)
 scorer = Scorer(model, LocalStore(folder / "store"), "off")
 form = TableForm(model.labels, model.experts, ArchiveColumns(), "", model.bundle.digest)
@@ -76,10 +76,10 @@ def write(folder: Path, dialogues: Sequence[Sequence[Utterance]]) -> Path:
     return folder
 
 
-def scored(data: Path, bundle: str) -> dict[str, float]:
+def scored(data: Path, bundle: str, int8: bool = False) -> dict[str, float]:
     """One process that scores."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", SCORE, str(data), bundle, folder]
+        command = [sys.executable, "-c", SCORE, str(data), bundle, folder, str(int(int8))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise MistereError(f"mistere score failed: {done.stderr.strip().splitlines()[-1]}")
@@ -124,16 +124,18 @@ def main() -> None:
         few = many[: options.dialogues]
         small, large = write(folder / "small", few), write(folder / "large", many)
         bodies = [v1_body(dialogue) for dialogue in few]
-        ratios, cpu_ratios = [], []
+        ratios, cpu_ratios, integers = [], [], []
         turns = sum(map(len, few))
         for number in range(options.rounds):
             endpoint, endpoint_cpu = asked(bundle, bodies)
-            one = scored(small, bundle)
+            one, eight = scored(small, bundle), scored(small, bundle, int8=True)
             ratios.append(endpoint / one["seconds"])
+            integers.append(endpoint / eight["seconds"])
             cpu_ratios.append(endpoint_cpu / one["cpu"])
             print(
                 f"round {number + 1}: endpoint {turns / endpoint:.1f}, score {one['turns'] / one['seconds']:.1f} utterances/s: "
-                f"{ratios[-1]:.2f} times as many; CPU {endpoint_cpu:.1f} and {one['cpu']:.1f} s: {cpu_ratios[-1]:.2f} times as much",
+                f"{ratios[-1]:.2f} times as many; CPU {endpoint_cpu:.1f} and {one['cpu']:.1f} s: {cpu_ratios[-1]:.2f} times as much; "
+                f"with --int8 {eight['turns'] / eight['seconds']:.1f} utterances/s: {integers[-1]:.2f} times as many",
                 flush=True,
             )
             if number == 0:
@@ -145,7 +147,7 @@ def main() -> None:
                 )
         print(
             f"median: {statistics.median(ratios):.2f} times the utterances per second of the endpoint, which takes "
-            f"{statistics.median(cpu_ratios):.2f} times the CPU"
+            f"{statistics.median(cpu_ratios):.2f} times the CPU; with --int8 {statistics.median(integers):.2f} times"
         )
 
 

@@ -195,6 +195,23 @@ def test_a_recording_that_does_not_decode_is_left_out_or_ends_the_scoring(
     assert not list((tmp_path / "b").rglob("*.parquet"))
 
 
+def test_encoders_in_integers_are_close_and_never_mixed_with_others(bundle: str, tmp_path: Path) -> None:
+    data = write_archive(tmp_path / "data", archive_rows(4, audio=True))
+    cache = f"{tmp_path / 'cache'}"
+    exact = turns_of(run_score(data, bundle, tmp_path / "exact", cache=cache))
+    folder = run_score(data, bundle, tmp_path / "integers", cache=cache, int8=True)
+    names = [f"probability_{label}" for label in LABELS]
+    difference = [abs(a[name] - b[name]) for a, b in zip(exact, turns_of(folder), strict=True) for name in names]
+    assert 0 < max(difference) < 0.05, "the vectors of the other precision are not taken from the cache"
+    assert "encoders in 8-bit integers" in (folder / "scores.html").read_text()
+    with pytest.raises(UsageError, match=r"holds the scores of encoders in 8-bit integers \(--int8\): choose another"):
+        run_score(data, bundle, folder, cache=cache)
+    before = files(folder)
+    (folder / "scores.json").unlink()
+    run_score(data, bundle, folder, cache=cache, int8=True)
+    assert files(folder) == before
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()

@@ -77,7 +77,7 @@ class Embedder:
         self.device = choose_device(device, f"{modality}.device")
         self.precision = inference_precision(extraction.precision, self.device)
         self._load = partial(load_tuned, cls(base, self.settings, self.precision), self.settings, classes, tuned)
-        self._int8 = int8 and self.device.type == "cpu"
+        self.int8 = int8 and self.device.type == "cpu"
         self.modality, self.kind = modality, kind_of(cls.kind)
         self.dimension = self.settings.projection
         self.rate = cls.rate
@@ -88,7 +88,7 @@ class Embedder:
     def encoder(self) -> UtteranceEncoder:
         """The encoder, loaded on first use: it is not needed if all vectors are cached."""
         encoder = self._load().to(self.device)
-        if self._int8:
+        if self.int8:
             return quantised(encoder)
         if self.device.type == "cpu" and self.precision == torch.float32:
             encoder.family.fuse(encoder.backbone)

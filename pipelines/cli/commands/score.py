@@ -84,6 +84,7 @@ def score(
         by=config.by,
         time=config.time,
         undecodable=config.undecodable,
+        int8=config.int8,
         code=source_digest(SCORING_CODE),
         shards=archive.shards,
     )
@@ -130,7 +131,7 @@ class _Scoring:
         require_turns(total, self._archive.info.name)
         present = frozenset[str]().union(*(fact.modalities for fact in facts.values()))
         with task_progress(f"loading {self._chosen.location}"):
-            model = load_model(self._chosen.location)
+            model = load_model(self._chosen.location, self._config.int8)
         form = self._form(model)
         summaries = self._shards(model, form, present, {shard: fact.rows for shard, fact in facts.items()})
         parts = [self._results.calls_part(one.shard) for one in summaries]
