@@ -5,22 +5,18 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
 from mistere.common.errors import UsageError
 from pipelines.cli.demo import page as pages
+from pipelines.cli.demo.events import Application, Receive, Scope, Send, checked_events
 from pipelines.cli.demo.live import SCRIPT_TAG, SOCKET_PATH, LiveAudio, relay, script
 from pipelines.cli.demo.origin import AllowedHosts
 from pipelines.cli.demo.rendering import style
 
 if TYPE_CHECKING:
     import gradio
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _POLICY: Final = "; ".join(
     (
@@ -45,7 +41,8 @@ _HEADERS: Final = [
 ]
 _ALLOWED_PATHS: Final = re.compile(
     r"/|/(assets|static|svelte)/.*|/(theme\.css|favicon\.ico|manifest\.json|config)"
-    r"|/gradio_api/(queue/(join|data)|upload|upload_progress|heartbeat/.*|cancel|reset|file=.*|app_id|theme\.css)"
+    r"|/gradio_api/(queue/(join|data)|upload|upload_progress|heartbeat/.*|cancel|reset|app_id|theme\.css"
+    r"|file=(?![A-Za-z][\w+.-]+:).*)"  # of a URL Gradio would send the content
 )
 _OTHER_PATH: Final = (404, b"Not part of the page.\n")
 _OTHER_HOSTS: Final = re.compile(rb"<meta\s[^>]*content=\"https?://[^>]*>\s*")
@@ -70,31 +67,15 @@ def serve_page(
         on_ready: called with the page's address.
         live: what answers the page's microphone; None for a page without one.
     """
-    import fastapi
-    import gradio as gr
     import uvicorn
 
     with listener:
-        outer = gr.mount_gradio_app(
-            fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-            page,
-            path="/",
-            theme=pages.theme(),
-            head=style() + (SCRIPT_TAG if live else ""),
-            max_file_size=_MAX_UPLOAD,
-            footer_links=[],
-            run_history=False,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            enable_monitoring=False,
-            show_error=False,
-        )
+        application = page_application(page, hosts, live)
         host, port = listener.getsockname()[:2]
         named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104  (compared, not listened on)
         on_ready(f"http://{named}:{port}")
         config = uvicorn.Config(
-            closed_page(outer, hosts, live),
+            application,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=2,
@@ -102,6 +83,37 @@ def serve_page(
             ws_per_message_deflate=False,
         )
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def page_application(page: gradio.Blocks, hosts: AllowedHosts, live: LiveAudio | None = None) -> Application:
+    """Gradio's server of the page, restricted to the page.
+
+    Args:
+        page: result of :func:`pipelines.cli.demo.page.build_page`.
+        hosts: the names of the page.
+        live: what answers the page's microphone; None for a page without one.
+    """
+    import fastapi
+    import gradio as gr
+
+    # Gradio checks that a file was uploaded only on a page that has been launched, and mounting one does not launch it.
+    page.has_launched = True
+    outer = gr.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="/",
+        theme=pages.theme(),
+        head=style() + (SCRIPT_TAG if live else ""),
+        max_file_size=_MAX_UPLOAD,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        show_error=False,
+    )
+    return closed_page(checked_events(outer, page), hosts, live)
 
 
 def closed_page(inner: Application, hosts: AllowedHosts, live: LiveAudio | None = None) -> Application:
