@@ -58,7 +58,7 @@ def _through_codec(
     import soundfile
 
     buffer = io.BytesIO()
-    samples = np.clip(wave, -1.0, 1.0) if wave.dtype.kind == "f" else wave
+    samples = np.clip(np.nan_to_num(wave), -1.0, 1.0) if wave.dtype.kind == "f" else wave
     soundfile.write(buffer, samples, rate, format=form, subtype=subtype, compression_level=compression)
     buffer.seek(0)
     decoded, actual = soundfile.read(buffer, dtype="float32")

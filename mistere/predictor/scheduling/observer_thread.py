@@ -38,6 +38,16 @@ class ObserverThread(ABC):
         with self._changed:
             return self._changed.wait_for(lambda: self._closing, seconds)
 
+    def _repeat(self, seconds: float, work: Callable[[], object]) -> None:
+        """Do something regularly, and once more at the end; what it raises is logged, and it is tried again."""
+        ends = False
+        while not ends:
+            ends = self._ends_within(seconds)
+            try:
+                work()
+            except Exception:  # the thread is all that writes: the next attempt must come
+                logger.exception("the thread %s failed and goes on", self._thread.name)
+
     def end(self) -> None:
         """Ask the thread to write what is left and to end, without waiting for it."""
         with self._changed:

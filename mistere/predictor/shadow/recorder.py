@@ -61,6 +61,7 @@ class ShadowRecorder(ObserverThread):
         """
         key = int(self._clock() // HOUR_SECONDS), digest
         with self._lock:
+            self._unwritten.add(key)
             counts = self._hours.get(key)
             if counts is None:
                 counts = self._hours[key] = ShadowCounts(self._labels, labels)
@@ -69,7 +70,6 @@ class ShadowRecorder(ObserverThread):
                     del self._hours[lost]
                     self._unwritten.discard(lost)
             change(counts)
-            self._unwritten.add(key)
 
     def flush(self) -> bool:
         """Write every hour with new counts; returns whether all were written."""
@@ -90,10 +90,8 @@ class ShadowRecorder(ObserverThread):
                 return False
             with self._lock:
                 if hour < current - 1 and key not in self._unwritten:
-                    del self._hours[key]
+                    self._hours.pop(key, None)  # it may have been lost meanwhile
         return True
 
     def _run(self) -> None:
-        while not self._ends_within(self._interval):
-            self.flush()
-        self.flush()
+        self._repeat(self._interval, self.flush)

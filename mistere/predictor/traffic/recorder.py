@@ -128,11 +128,9 @@ class TrafficRecorder(ObserverThread):
                 return False
             with self._lock:
                 if hour < current - 1 and hour not in self._unwritten:  # the last one may still be counted to
-                    del self._hours[hour]
+                    self._hours.pop(hour, None)  # it may have been lost meanwhile
         self.written_at = self._clock()
         return True
 
     def _run(self) -> None:
-        while not self._ends_within(self._interval):
-            self.flush()
-        self.flush()
+        self._repeat(self._interval, self.flush)

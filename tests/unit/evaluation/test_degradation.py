@@ -15,6 +15,7 @@ from mistere.config.evaluation import EvaluationConfig
 from mistere.data.audio import decode
 from mistere.data.conditions import condition_named, usual_conditions
 from mistere.data.dataset import Utterance
+from mistere.data.kinds.audio import encoded as encoded_as
 from mistere.data.kinds.audio import noisy, telephone_band
 from mistere.data.kinds.text import without_words
 
@@ -154,6 +155,27 @@ def test_telephone_condition_encodes_as_mu_law() -> None:
         assert decibels(strength(wave, rate, 1000) / 0.4) == pytest.approx(0, abs=1)
     assert (forms["telephone_codec"].format, forms["telephone_codec"].subtype) == ("WAV", "ULAW")
     assert forms["telephone_codec"].samplerate == 8000 and forms["telephone"].subtype == "FLOAT"
+
+
+@pytest.mark.parametrize("loud", [1.0, 2.0, 1e3, 1e9])
+def test_telephone_codec_cuts_off_at_full_scale(loud: float) -> None:
+    """libsndfile encodes µ-law with a table that it does not keep to: 1.01 became 0.06, and 1000 a segmentation fault."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(1000, level=loud), RATE, format="WAV", subtype="FLOAT")
+    audio = degraded_by("telephone_codec", utterance(audio=buffer.getvalue())).audio
+    assert audio is not None
+    wave, rate = decode(audio)
+    expected = np.clip(telephone_band(tone(1000, level=loud), RATE), -1, 1)
+    assert rate == 8000 and np.abs(wave - expected).max() < 0.02
+
+
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW", "PCM_16", "PCM_24", "IMA_ADPCM", "GSM610"])
+def test_no_encoder_is_given_samples_beyond_full_scale(subtype: str) -> None:
+    wave = np.array([0.5, 1.01, -1.01, 2, -2, 1e9, -1e9, np.inf, -np.inf, np.nan] * 64, np.float32)
+    decoded, _ = soundfile.read(io.BytesIO(encoded_as(wave, 8000, subtype)), dtype="float32")
+    assert np.isfinite(decoded).all() and np.abs(decoded).max() <= 1
+    if subtype in ("ULAW", "ALAW", "PCM_16"):
+        np.testing.assert_allclose(decoded[: len(wave)], np.clip(np.nan_to_num(wave), -1, 1), atol=0.02)
 
 
 @pytest.mark.parametrize("condition", HEARD)

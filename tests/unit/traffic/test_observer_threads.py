@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.predictor.answer_observers import AnswerObservers
@@ -16,8 +18,9 @@ from mistere.predictor.sample.writer import SampleWriter
 from mistere.predictor.shadow.copier import ShadowCopier
 from mistere.predictor.shadow.recorder import ShadowRecorder
 from mistere.predictor.shadow.targets import FixedTarget
-from mistere.predictor.traffic.recorder import TrafficRecorder
+from mistere.predictor.traffic.recorder import MOST_HOURS, TrafficRecorder
 from mistere.predictor.traffic.sweeper import Sweeper
+from mistere.serving.traffic.files import HOUR_SECONDS
 from tests.unit.labelling.kept import LABELS
 from tests.unit.traffic.simulation import FIGURES
 from tests.unit.traffic.test_request_log import entry, logged
@@ -77,3 +80,69 @@ def test_the_last_counts_are_written_although_another_store_hangs(tmp_path: Path
         assert len(list(fine.keys("shadow"))) == 1
     finally:
         hanging.may_answer.set()
+
+
+class Recovering(LocalStore):
+    """A store that fails until it is repaired; then something happens during its first write."""
+
+    def __init__(self, root: Path, at_first_write: Callable[[], object]) -> None:
+        super().__init__(root)
+        self.works = False
+        self._at_first_write = [at_first_write]
+
+    def write(self, key: str, data: bytes, expected: str | None = None) -> str:
+        if not self.works:
+            raise RuntimeError("the store is down")
+        if self._at_first_write:
+            self._at_first_write.pop()()
+        return super().write(key, data, expected)
+
+
+@pytest.mark.parametrize("kind", ["traffic", "shadow"])
+def test_an_hour_that_is_lost_while_it_is_written_ends_nothing(kind: str, tmp_path: Path) -> None:
+    """After an outage of as many hours as are kept, the first request of the next hour arrives during a write."""
+    hour = [480_000]
+    store = Recovering(tmp_path, lambda: count())
+    recorder: TrafficRecorder | ShadowRecorder
+    if kind == "traffic":
+        recorder = TrafficRecorder(FIGURES, "d" * 64, store, 0.01, lambda: hour[0] * HOUR_SECONDS)
+    else:
+        recorder = ShadowRecorder("a" * 64, tuple(LABELS), store, 0.01, 30, lambda: hour[0] * HOUR_SECONDS)
+
+    def count() -> None:
+        if isinstance(recorder, TrafficRecorder):
+            recorder.add([], {"turns": 1})
+        else:
+            recorder.change("b" * 64, tuple(LABELS), lambda _: None)
+        hour[0] += 1
+
+    for _ in range(MOST_HOURS):
+        count()
+    store.works = True
+    deadline = time.monotonic() + 30
+    while len(list(store.keys(kind))) < MOST_HOURS + 1:
+        assert recorder._thread.is_alive() and time.monotonic() < deadline
+        time.sleep(0.01)
+    assert recorder.flush() and recorder._thread.is_alive()
+    recorder.close()
+
+
+def test_a_failure_that_nobody_foresaw_does_not_end_the_thread(tmp_path: Path) -> None:
+    """Whatever a write raises, the next one comes."""
+    recorder = TrafficRecorder(FIGURES, "d" * 64, None, 0.01)
+    attempts: list[int] = []
+
+    def flush() -> bool:
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise KeyError(len(attempts))
+        return True
+
+    recorder.flush = flush  # type: ignore[method-assign]
+    recorder._thread.start()
+    deadline = time.monotonic() + 30
+    while len(attempts) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    recorder.close()
+    assert not recorder._thread.is_alive()
