@@ -24,16 +24,16 @@ EXIT_CODES = {
     "USAGE": ("usage", "An argument, option or setting is wrong."),
     "NOT_PROMOTED": (
         "not promoted",
-        "The release gate held or rejected the model, `mistere replay` found a difference, or `mistere robustness --max-loss` a loss.",
+        "The release gate held or rejected the model, `mistere replay` found a difference, `mistere robustness --max-loss` a loss, or a student or an exported model may be worse than its margin allows.",
     ),
     "DATA_REJECTED": ("data rejected", "The dataset is wrong: validation rejected it, or it cannot be read."),
     "DIFFERENT": (
         "different",
-        "`mistere schedule diff` found a difference, or `mistere monitor` found that the traffic has drifted.",
+        "`mistere schedule diff` or `mistere shadow report` found a difference, or `mistere monitor` found that the traffic has drifted.",
     ),
     "WAITING": (
         "waiting",
-        "The gate lets the model pass, and it waits for `mistere approve` (`registry.release: approval`).",
+        "The gate lets the model pass, and it waits for `mistere approve` (`registry.release: approval`); or `mistere shadow report` has compared too little to say.",
     ),
     "INTERRUPTED": ("interrupted", "Ctrl-C, or SIGTERM or SIGHUP, ended the command."),
 }
@@ -332,7 +332,8 @@ def exit_codes() -> str:
     lines += ["| command | exit codes |", "|---|---|"]
     for path, command in _commands(_root(app), "mistere"):
         match = re.search(r"Exit codes?:?\s*(.+?)(?:\n\n|$)", inspect.cleandoc(command.help or ""), re.DOTALL)
-        lines.append(f"| `{path}` | {_cell(match[1]) if match else '0 success, 1 error, 2 usage.'} |")
+        reads = ", 4 data damaged" if path.startswith("mistere data ") else ""
+        lines.append(f"| `{path}` | {_cell(match[1]) if match else f'0 success{reads}, 1 error, 2 usage.'} |")
     return "\n".join([*lines, ""])
 
 

@@ -47,7 +47,7 @@ def train(
 ) -> None:
     """Train and evaluate the mixture on embeddings made elsewhere.
 
-    Exit codes: 0 done, 1 error, 2 usage; with --register also 3, held or rejected by the release gate.
+    Exit codes: 0 done, 4 data damaged, 1 error, 2 usage; with --register also 3, held or rejected by the release gate.
     """
     from pipelines.cli.commands.train import train as command
 
@@ -83,7 +83,7 @@ def tune(
 ) -> None:
     """Search settings of the mixture for given embeddings, on dev or by cross-validation; test is not read.
 
-    Exit codes: 0 done, 1 error, 2 usage.
+    Exit codes: 0 done, 4 data damaged, 1 error, 2 usage.
     """
     from pipelines.cli.commands.tune import tune as command
 

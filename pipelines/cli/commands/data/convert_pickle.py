@@ -20,7 +20,6 @@ def convert_pickle(source: Path, target: Path, names: str, vectors: str) -> None
     if names:
         print(conversion.convert_pickle(source, target, names, vectors))
         return
-    print(f"{source} holds, by path:")
-    for line in conversion.describe_pickle(source):
-        print(f"  {line}")
+    lines = list(conversion.describe_pickle(source))
+    print(f"{source} holds, by path:", *(f"  {line}" for line in lines), sep="\n")
     print("Convert it with --names PATH and --vectors PATH; * stands for any one step of a path.")
