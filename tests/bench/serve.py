@@ -4,8 +4,8 @@ usage: mistere bench serve [--bundle BUNDLE] [--output DIR] [--turns 40] [--call
 
 The model's own time is that of a loop in this process. The echo model computes nothing, so its time is that of KServe, HTTP or
 gRPC, and the client. A loop that pauses before each call, as a server does between requests, shows what of the difference is the
-processor's: it runs slower after a pause. All arms alternate in one run: a ratio is of the same turn, in which the machine has the
-same pace.
+processor's: it runs slower after a pause. A second predictor, with ``--copies``, counts no traffic. All arms alternate in one run: a ratio is of
+the same turn, in which the machine has the same pace.
 """
 
 from __future__ import annotations
@@ -59,11 +59,16 @@ def main() -> None:
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(length)}
     http_port, grpc_port = free_port(), free_port()
     command = [sys.executable, str(ECHO), str(http_port), str(grpc_port)]
-    with predictor(bundle) as server, running(command, http_port, "/v2/health/ready"):
+    with (
+        predictor(bundle) as server,
+        predictor(bundle, "--copies") as uncounted,
+        running(command, http_port, "/v2/health/ready"),
+    ):
         arms: dict[str, Callable[[int], object]] = {
             "bare": lambda _: model.predict_embeddings([vectors]),
             "paused": lambda _: model.predict_embeddings([vectors]),
             "gRPC": grpc_sender(server.grpc_port, [message]),
+            "gRPC, not counted": grpc_sender(uncounted.grpc_port, [message]),
             "gRPC, echo": grpc_sender(grpc_port, [message]),
             "REST": rest_sender(server.port, PATH, [bytes(body)], headers),
             "REST, echo": rest_sender(http_port, PATH, [bytes(body)], headers),
@@ -87,6 +92,7 @@ def main() -> None:
         print(
             f"  kserve.ModelServer with an echo model: {spread(echo, ' ms')}; the overhead is {spread(more / echo, 'x')} of it"
         )
+    print(f"gRPC with traffic counted: {spread(taken['gRPC'] / taken['gRPC, not counted'], 'x')} as long as without")
 
 
 if __name__ == "__main__":
