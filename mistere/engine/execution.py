@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from mistere.artifacts.io import (
     publish,
 )
 from mistere.artifacts.manifest import MadeBy, Manifest, canonical_digest
-from mistere.artifacts.object_store import LocalStore, ObjectStore, StoreError, open_store
+from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, StoreError, open_store
+from mistere.artifacts.usage import total_usage
 from mistere.common.digests.code import git_state, source_digest
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
 from mistere.common.os_errors import disk_error
@@ -201,10 +203,17 @@ def _identity(context: RunContext) -> RunIdentity:
 
 
 def write_record(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
-    """Write the task's record. If the store cannot be written, the failure is printed so that it is not lost."""
+    """Write the task's record, which counts what earlier attempts used, too.
+
+    If the store cannot be written, the failure is printed so that it is not lost.
+    """
+    key = stage_record_key(context.run_id, record.task)
     try:
+        with suppress(MissingObjectError):  # nothing was attempted before, or the attempt was killed
+            if before := StageRecord.unsealed(store.read(key)[0]):
+                record.usage = total_usage([before.usage, record.usage])
         emit(record.status, **record.model_dump(include={"task", "seconds", "message", "values"}))
-        store.write(stage_record_key(context.run_id, record.task), record.sealed())
+        store.write(key, record.sealed())
     except (OSError, StoreError):
         if record.status != "failed":
             raise

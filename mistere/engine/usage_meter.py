@@ -20,6 +20,7 @@ from mistere.artifacts.usage import FURTHER, MOVED, Usage, total_usage
 AFFECTS_RESULTS = False
 
 _RAPL: Final = Path("/sys/class/powercap")
+_DEVICES: Final = Path("/dev")
 _GIB: Final = 1024.0
 
 
@@ -28,15 +29,16 @@ class UsageMeter:
 
     Args:
         rapl: folder of the kernel's counters of energy.
+        devices: folder of the GPUs' devices.
         energy: whether to measure the machine's energy, which one process of a machine does.
     """
 
-    def __init__(self, rapl: Path = _RAPL, *, energy: bool = True) -> None:
+    def __init__(self, rapl: Path = _RAPL, devices: Path = _DEVICES, *, energy: bool = True) -> None:
         self._clock = time.perf_counter()
         self._cpu = _cpu_seconds()
         self._read, self._written = MOVED.read, MOVED.written
         self._further = len(FURTHER.parts)
-        self._tracker = _energy_tracker(rapl) if energy else None
+        self._tracker = _energy_tracker(rapl, devices) if energy else None
         self._kwh: float | None = None
 
     def usage(self) -> Usage:
@@ -74,20 +76,24 @@ def _gpus_in_use() -> int:
     return sum(torch.cuda.max_memory_allocated(number) > 0 for number in range(torch.cuda.device_count()))
 
 
-def _has_sensors(rapl: Path) -> bool:
-    if any(os.access(counter, os.R_OK) for counter in rapl.glob("intel-rapl:*/energy_uj")):
+def _has_sensors(rapl: Path, devices: Path) -> bool:
+    """Whether processors and GPUs can all be measured: for what it cannot, codecarbon takes a constant (3.3.2, resource_tracker.py)."""
+    if not any(os.access(counter, os.R_OK) for counter in rapl.glob("intel-rapl:*/energy_uj")):
+        return False
+    gpus = len(list(devices.glob("nvidia[0-9]*")))
+    if not gpus:
         return True
     with suppress(Exception):  # without NVIDIA's driver, its library raises one of a dozen errors
         import pynvml
 
         pynvml.nvmlInit()
-        return bool(pynvml.nvmlDeviceGetCount())
+        return bool(pynvml.nvmlDeviceGetCount() >= gpus)
     return False
 
 
-def _energy_tracker(rapl: Path) -> Any:
+def _energy_tracker(rapl: Path, devices: Path) -> Any:
     """A running tracker of codecarbon; None where it is not installed or would only guess."""
-    if importlib.util.find_spec("codecarbon") is None or not _has_sensors(rapl):
+    if importlib.util.find_spec("codecarbon") is None or not _has_sensors(rapl, devices):
         return None
     with suppress(Exception):  # a sensor that cannot be read is no reason to fail a stage
         from codecarbon import OfflineEmissionsTracker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from bisect import bisect_right
 from collections import Counter
@@ -18,6 +19,8 @@ _PREFIX = "test.slice."
 _KEY = re.compile(rf"{re.escape(_PREFIX)}(?P<kind>[^.]+)\.(?P<value>.+)\.weighted_f1")
 SUPPORT: Final = f"{_PREFIX}{{name}}.support"
 """Template of the metric with a slice's number of test utterances; a slice's name is its kind and its value: ``words.4-8``."""
+DIALOGUES: Final = f"{_PREFIX}{{name}}.dialogues"
+"""Template of the metric with the number of dialogues that they are from."""
 DIFFERENCE: Final = "champion.slice.{name}.difference"
 """Template of the metric with a slice's weighted F1 minus the champion's, paired."""
 _MOST_VALUES = 20
@@ -69,7 +72,7 @@ def slice_metrics(
     classes: int,
     config: EvaluationConfig,
 ) -> dict[str, float]:
-    """Weighted F1 with its interval and the number of utterances, for each slice of each kind.
+    """Weighted F1 with its interval and the numbers of utterances and dialogues, for each slice of each kind.
 
     Args:
         membership: by kind, the slice of each utterance ``[N]``; None for no slice.
@@ -84,6 +87,7 @@ def slice_metrics(
         score, key = bootstrap.weighted_f1(true[inside], predicted[inside], classes), f"{_PREFIX}{name}.weighted_f1"
         metrics |= {key: score.value, f"{key}.low": score.low, f"{key}.high": score.high}
         metrics[SUPPORT.format(name=name)] = float(inside.sum())
+        metrics[DIALOGUES.format(name=name)] = float(len(set(itertools.compress(dialogues, inside))))
     return {name: round(value, 8) for name, value in metrics.items()}
 
 

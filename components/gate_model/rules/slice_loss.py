@@ -15,7 +15,7 @@ from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
 from mistere.common.counting import counted
 from mistere.config.gate import Number, Off, RuleThresholds
-from mistere.metrics.slices import DIFFERENCE, SUPPORT, slice_names
+from mistere.metrics.slices import DIALOGUES, DIFFERENCE, SUPPORT, slice_names
 
 NAME = "slice_loss"
 
@@ -28,6 +28,11 @@ class Thresholds(RuleThresholds):
         description="how much weighted F1 (0..1) a slice may be shown to lose against the champion (the upper end of the paired interval).",
     )
     min_slice_support: int = Field(default=100, ge=1, description="how many test utterances of a slice are enough.")
+    min_slice_dialogues: int = Field(
+        default=10,
+        ge=2,
+        description="and of how many dialogues: the interval is of resampled dialogues, and of a few it is far too narrow.",
+    )
 
 
 def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
@@ -35,7 +40,7 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
 
     An interval that includes it passes: among dozens of slices, some are always undecided.
     """
-    allowed, enough = thresholds.max_slice_loss, thresholds.min_slice_support
+    allowed, enough, dialogues = thresholds.max_slice_loss, thresholds.min_slice_support, thresholds.min_slice_dialogues
     if allowed is False:
         return not_evaluated(NAME, "No limit is set for the loss of single slices (gate.max_slice_loss).")
     names, champion = slice_names(candidate.metrics, DIFFERENCE), candidate.champion
@@ -45,14 +50,21 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
         return not_measured(NAME, "The difference from the champion in each slice", -allowed, "evaluate it again")
     worst, measured = "", None
     for name in names:
-        support = candidate.metrics.get(SUPPORT.format(name=name))
+        support, count = (candidate.metrics.get(key.format(name=name)) for key in (SUPPORT, DIALOGUES))
         difference = candidate.interval(DIFFERENCE.format(name=name))
-        if support is None or (support >= enough and difference is None):
+        if support is None or count is None:
+            return not_measured(NAME, f"The size of the slice {_words(name)}", -allowed, "evaluate it again")
+        if support < enough or count < dialogues:
+            continue
+        if difference is None:
             return not_measured(NAME, f"The difference from the champion in {_words(name)}", -allowed)
-        if support >= enough and difference is not None and (measured is None or difference.high < measured.high):
+        if measured is None or difference.high < measured.high:
             worst, measured = name, difference
     if measured is None:
-        return not_evaluated(NAME, f"No slice has the {counted(enough, 'test utterance')} that a comparison requires.")
+        return not_evaluated(
+            NAME,
+            f"No slice has the {counted(enough, 'test utterance')} of {counted(dialogues, 'dialogue')} that a comparison requires.",
+        )
     sentence = (
         f"Of the slices, {_words(worst)} loses most: weighted F1 differs from the champion's by {measured.value:+.3f} "
         f"(paired 95 % interval {measured.low:+.3f} to {measured.high:+.3f})"
@@ -71,14 +83,17 @@ _EXAMPLE = "words.4-8"
 EXAMPLES = Examples(
     promotes={
         SUPPORT.format(name=_EXAMPLE): 300.0,
+        DIALOGUES.format(name=_EXAMPLE): 40.0,
         **interval(DIFFERENCE.format(name=_EXAMPLE), -0.06, -0.02, 0.02),
     },
     cases=(
         Case("reject", interval(DIFFERENCE.format(name=_EXAMPLE), -0.15, -0.1, -0.051)),
         Case("promote", interval(DIFFERENCE.format(name=_EXAMPLE), -0.13, -0.09, -0.05)),
-        Case(
-            "off",
-            {SUPPORT.format(name=_EXAMPLE): 99.0, **interval(DIFFERENCE.format(name=_EXAMPLE), -0.5, -0.4, -0.3)},
+        *(
+            Case(
+                "off", {key.format(name=_EXAMPLE): few, **interval(DIFFERENCE.format(name=_EXAMPLE), -0.5, -0.4, -0.3)}
+            )
+            for key, few in ((SUPPORT, 99.0), (DIALOGUES, 9.0))
         ),
     ),
 )

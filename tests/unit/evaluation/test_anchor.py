@@ -15,6 +15,7 @@ from mistere.artifacts.manifests import ChampionEvaluation, RuleResult
 from mistere.config.evaluation import EvaluationConfig
 from mistere.evaluation.split_metrics import write_predictions
 from mistere.metrics.predictions import PREDICTIONS_FILE
+from mistere.metrics.slices import DIALOGUES as SLICE_DIALOGUES
 from mistere.metrics.slices import DIFFERENCE, SUPPORT
 from mistere.model.mixture.prediction import DialoguePrediction
 
@@ -22,6 +23,7 @@ LABELS, TURNS, DIALOGUES = 4, 10, 300
 CONFIG = EvaluationConfig(resamples=400)
 TRUE = np.random.default_rng(0).integers(0, LABELS, DIALOGUES * TURNS)
 NAMES = [f"dialogue-{index:03d}" for index in range(DIALOGUES)]
+DIALOGUE_IDS = [name for name in NAMES for _ in range(TURNS)]
 
 
 def write(path: Path, predicted: np.ndarray) -> None:
@@ -97,17 +99,22 @@ def test_twenty_steps_downhill_pass_without_an_anchor_and_stop_with_one(tmp_path
     assert accuracy(stopped[0]) - accuracy(stopped[-1]) < 0.02
 
 
-def sliced(folder: Path, candidate: np.ndarray, champion: np.ndarray, parts: dict[str, list[str | None]]) -> RuleResult:
-    """The answer of the slice rule with its default thresholds."""
+def sliced(
+    folder: Path, candidate: np.ndarray, champion: np.ndarray, parts: dict[str, list[str | None]], **thresholds: int
+) -> RuleResult:
+    """The answer of the slice rule."""
     write(folder / PREDICTIONS_FILE, candidate)
     write(folder / Baseline.champion("").file, champion)
     metrics = compare_slices(folder, parts, LABELS, CONFIG)  # type: ignore[arg-type]
     for kind, values in parts.items():
-        metrics |= {SUPPORT.format(name=f"{kind}.{value}"): float(values.count(value)) for value in set(values)}
+        for value in set(values):
+            found = [dialogue for dialogue, one in zip(DIALOGUE_IDS, values, strict=True) if one == value]
+            sizes = {SUPPORT: len(found), SLICE_DIALOGUES: len(set(found))}
+            metrics |= {key.format(name=f"{kind}.{value}"): float(size) for key, size in sizes.items()}
     one = Candidate(
         metrics, champion_digest="c", champion=ChampionEvaluation(bundle_digest="c", test_digest="t"), test_digest="t"
     )
-    return slice_loss.evaluate(one, slice_loss.Thresholds())
+    return slice_loss.evaluate(one, slice_loss.Thresholds(**thresholds))
 
 
 def test_a_slice_that_loses_is_found_where_the_mean_hides_it(tmp_path: Path) -> None:
@@ -124,6 +131,16 @@ def test_a_slice_that_loses_is_found_where_the_mean_hides_it(tmp_path: Path) -> 
     assert result.outcome == "reject" and "channel phone loses most" in result.sentence
     few: list[str | None] = ["phone" if index % 40 == 0 else "studio" for index in range(len(TRUE))]
     assert sliced(tmp_path, candidate, champion, {"channel": few}).outcome == "promote", "75 utterances are too few"
+
+
+def test_a_slice_of_a_few_dialogues_does_not_decide(tmp_path: Path) -> None:
+    """The resamples of one dialogue are all alike, so that its interval has no width."""
+    for few, outcome in ((9, "promote"), (10, "reject")):
+        channel: list[str | None] = ["rare" if one in NAMES[:few] else "other" for one in DIALOGUE_IDS]
+        candidate = TRUE.copy()
+        candidate[np.array([value == "rare" for value in channel])] = 0
+        result = sliced(tmp_path, candidate, TRUE.copy(), {"channel": channel}, min_slice_support=50)
+        assert result.outcome == outcome, result.sentence
 
 
 def test_an_equal_model_keeps_its_slices(tmp_path: Path) -> None:

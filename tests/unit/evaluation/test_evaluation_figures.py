@@ -270,7 +270,7 @@ def test_slice_metrics_round_trip_in_order() -> None:
         ("room", "room 0"),
         ("room", "room 1"),
     ]
-    assert len(metrics) == 4 * len(points)
+    assert len(metrics) == 5 * len(points)
     for point in points:
         inside = np.array([value == point.value for value in membership[point.kind]])
         assert point.utterances == inside.sum()

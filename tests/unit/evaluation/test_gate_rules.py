@@ -60,6 +60,7 @@ METRICS = {
     **with_bounds("champion.difference.weighted_f1", 0.005, 0.02, 0.035),
     **with_bounds("champion.slice.modalities.speech+text.difference", 0.005, 0.02, 0.035),
     "test.slice.modalities.speech+text.support": 300.0,
+    "test.slice.modalities.speech+text.dialogues": 40.0,
     "test.gain_coverage": 0.95,
     **with_bounds("test.gain_over_mean_of_experts", 0.0, 0.01, 0.02),
     **{

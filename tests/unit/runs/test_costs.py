@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import types
@@ -16,6 +17,8 @@ from components.report_run.cost_view import RunCosts
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.usage import FURTHER, Usage, total_usage
 from mistere.config.costs import CostSettings
+from mistere.engine.execution import write_record
+from mistere.engine.stage import RunContext, StageRecord, stage_record_key
 from mistere.engine.usage_meter import UsageMeter
 from mistere.runs.costs import costs_of, total_costs
 from mistere.runs.outcome import read_outcome
@@ -132,6 +135,23 @@ def test_sensors_are_read_through_codecarbon_where_it_is_installed(
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("1")
     meter = UsageMeter(rapl=tmp_path)
     assert meter.usage().measured_kwh == meter.usage().measured_kwh == 0.25
+    (tmp_path / "nvidia0").touch()  # a GPU, and no library to measure it
+    assert UsageMeter(tmp_path, tmp_path).usage().measured_kwh is None
+    shutil.rmtree(tmp_path / "intel-rapl:0")
+    library = types.SimpleNamespace(nvmlInit=lambda: None, nvmlDeviceGetCount=lambda: 1)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert UsageMeter(tmp_path, tmp_path).usage().measured_kwh is None, "the processors cannot be measured"
+
+
+def test_failed_attempts_count(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    context = RunContext(run_id="r", store=store.uri, tracking_uri="", data_remote="", data_digest="")
+    for status, seconds in (("failed", 36_000.0), ("failed", 10.0), ("succeeded", 60.0)):
+        used = Usage(cpu_seconds=seconds, measured_kwh=0.5)
+        write_record(store, context, StageRecord(task="t", stage="t", status=status, started=1.0, usage=used))
+    record = StageRecord.unsealed(store.read(stage_record_key("r", "t"))[0])
+    assert record is not None and record.status == "succeeded"
+    assert (record.usage.cpu_seconds, record.usage.measured_kwh) == (36_070.0, 1.5)
 
 
 def without_usage(recorded: RecordedRun) -> RecordedRun:
