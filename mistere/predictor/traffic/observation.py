@@ -107,13 +107,13 @@ class TrafficObserver:
             "context": len(flags) - len(chosen) - known,
         }
         positions: list[np.ndarray | list[int]] = []
+        pairs: np.ndarray | None = None
         if len(chosen):
             weights = prediction.expert_weights[chosen][:, self._columns]
             modalities = [prediction.modalities[index] for index in chosen]
             positions.append(prediction_positions(figures, probabilities[chosen], weights, modalities))
             if len(flags) > 1:
-                pairs = pair_counts(probabilities[predicted].argmax(1), new[predicted])
-                counted["pairs"], counted["equal_pairs"] = pairs
+                pairs = pair_counts(probabilities[predicted].argmax(1), new[predicted], len(figures.labels))
             inputs = [sounds[index] for index in chosen.tolist() if index in sounds]
             counted["recordings"] = len(inputs)
             positions.append(_sound_positions(figures, inputs))
@@ -122,7 +122,7 @@ class TrafficObserver:
                 texts = [text for text in texts if text and not is_blank(text)]
                 counted["texts"] = len(texts)
                 positions.append(_text_positions(figures, texts))
-        self.recorder.add(positions, counted)
+        self.recorder.add(positions, counted, pairs)
 
 
 def _sound_positions(figures: Figures, sounds: Sequence[tuple[float, float]]) -> list[int]:

@@ -74,17 +74,23 @@ class TrafficRecorder(ObserverThread):
         with self._lock:
             return Counts(self.figures, self._total.values.copy())
 
-    def add(self, positions: Sequence[np.ndarray | list[int]], totals: Mapping[str, int]) -> None:
+    def add(
+        self, positions: Sequence[np.ndarray | list[int]], totals: Mapping[str, int], pairs: np.ndarray | None = None
+    ) -> None:
         """Count.
 
         Args:
             positions: positions in the array that count 1 more, each as often as it occurs.
             totals: what the figure ``total`` counts more, by key.
+            pairs: what the figure ``label_pairs`` counts more ``[C, 3]``; None for nothing.
         """
         every = np.concatenate([np.asarray(each, np.int64) for each in positions]) if positions else _NOTHING
         counted = np.bincount(every, minlength=self.figures.size)
         for key, count in totals.items():
             counted[TOTAL_POSITIONS[key]] += count
+        if pairs is not None:
+            counted[TOTAL_POSITIONS["pairs"]] += pairs[0].sum()
+            Counts(self.figures, counted).table("label_pairs")[:] += pairs
         hour = int(self._clock() // HOUR_SECONDS)
         with self._lock:
             targets = [self._total.values]

@@ -8,8 +8,9 @@ chance explains is tested for the share that moved most, and for the Kolmogorov-
 - *Many days*: an alpha budget of :data:`WEEKLY_ALPHA` a week, in equal parts for its days. Half of a day's part is for the look at the
   whole day, the other half for its looks while it lasts, which change once an hour: 24 equal parts. So the number of times that
   somebody runs the comparison does not change how often it is wrong.
-- *Dialogues*: turns of one dialogue resemble each other. For labels their number is divided by the design effect 1 + ρ·2·pairs/turns,
-  where ρ is the correlation of labels within dialogues, from the counted pairs. For all other figures ρ = 1, the worst case.
+- *Dialogues*: turns of one dialogue resemble each other, so their number is divided by the design effect 1 + ρ·2·pairs/turns. For each label
+  ρ is its own correlation within dialogues, from the counted pairs of traffic and reference together, and at least that of all labels together:
+  a rare label has few pairs, and may come in few dialogues. For all other figures ρ = 1, the worst case.
 """
 
 from __future__ import annotations
@@ -193,40 +194,60 @@ def holm(measures: Sequence[Measure], alpha: float) -> list[Measure]:
 
 def measured(counts: Counts, reference: Counts) -> list[Measure]:
     """The distance of every figure that both have, with its probability by chance."""
-    own, other = _effects(counts), _effects(reference)
-    if not other[1]:
-        other = own  # a bundle without a profile of its predictions does not say how long its dialogues are
+    own = _most_effect(counts)
+    other = (
+        _most_effect(reference) if reference.total("turns") else own
+    )  # a bundle without predictions does not say how long dialogues are
+    correlations = _label_correlations(counts, reference)
+    of_labels = 1 + correlations * (own - 1), 1 + correlations * (other - 1)
     result: list[Measure] = []
     for name in _SHARES:
-        effect, before_effect = (own[0], other[0]) if name == "label" else (own[1], other[1])
-        result += _share_measure(name, "", counts.by_key(name), reference.by_key(name), effect, before_effect)
+        effects = of_labels if name == "label" else (own, other)
+        result += _share_measure(name, "", counts.by_key(name), reference.by_key(name), *effects)
     turns, before = counts.total("turns"), reference.total("turns")
     for key in counts.figures.by_name["modality"].keys:
         one, two = counts.by_key("modality")[key], reference.by_key("modality")[key]
         shares = {key: one, "": turns - one}, {key: two, "": before - two}
-        result += _share_measure("modality", key, *shares, own[1], other[1])
+        result += _share_measure("modality", key, *shares, own, other)
     for name in (*_HISTOGRAMS, *_KEYED):
         for row, key in enumerate(counts.figures.by_name[name].keys):
-            result += _histogram_measure(name, key, counts, reference, row, own[1], other[1])
+            result += _histogram_measure(name, key, counts, reference, row, own, other)
     return result
 
 
-def _effects(counts: Counts) -> tuple[float, float]:
-    """By what the number of turns is divided: for labels, and at most; both 0 without turns."""
-    turns, pairs = counts.total("turns"), counts.total("pairs")
-    if not turns:
-        return 0.0, 0.0
-    most = 1.0 + 2.0 * pairs / turns
-    shares = counts.table("label")[:, 0] / max(1, counts.table("label").sum())
-    by_chance = float((shares**2).sum())
-    if not pairs or by_chance >= 1:
-        return most, most
-    correlation = (counts.total("equal_pairs") / pairs - by_chance) / (1 - by_chance)
-    return 1.0 + min(max(correlation, 0.0), 1.0) * (most - 1.0), most
+def _most_effect(counts: Counts) -> float:
+    """By what the number of turns is divided at most: if the turns of a dialogue were one."""
+    return 1.0 + 2.0 * counts.total("pairs") / max(1, counts.total("turns"))
+
+
+def _label_correlations(counts: Counts, reference: Counts) -> np.ndarray:
+    """The correlation of each label within dialogues ``[C]``, 0 to 1; 1 if no pairs were counted by label.
+
+    It is the mean product of the deviations of both turns of a pair from the label's share, divided by the variance of the label. Traffic
+    and reference each deviate from shares of their own, so that drift is not taken for correlation.
+    """
+    turns = np.zeros(len(counts.figures.labels))
+    products, pairs, whole = turns.copy(), 0, 0
+    for each in (counts, reference):
+        of_label, (_, one, both) = each.table("label")[:, 0], each.table("label_pairs").T
+        shares = of_label / max(1, of_label.sum())
+        own_pairs = int(each.table("label_pairs")[0].sum())
+        products += both - shares * (one + 2 * both) + shares**2 * own_pairs
+        turns, pairs, whole = turns + of_label, pairs + own_pairs, whole + int(of_label.sum())
+    if not pairs:
+        return np.ones_like(turns)
+    variances = turns / max(1, whole) * (1 - turns / max(1, whole))
+    least = products.sum() / max(variances.sum() * pairs, 1e-9)
+    return np.clip(products / np.maximum(variances * pairs, 1e-9), max(0.0, least), 1.0)
 
 
 def _share_measure(
-    figure: str, key: str, now: Mapping[str, int], before: Mapping[str, int], effect: float, before_effect: float
+    figure: str,
+    key: str,
+    now: Mapping[str, int],
+    before: Mapping[str, int],
+    effect: float | np.ndarray,
+    before_effect: float | np.ndarray,
 ) -> list[Measure]:
     n, m = sum(now.values()), sum(before.values())
     if not n or not m:
@@ -240,24 +261,32 @@ def _share_measure(
     return [Measure(figure, key, distance, BOUNDS[figure], probability, detail=detail)]
 
 
-def _share_probability(now: Mapping[str, int], before: Mapping[str, int], n: float, m: float) -> float:
+def _share_probability(
+    now: Mapping[str, int], before: Mapping[str, int], n: float | np.ndarray, m: float | np.ndarray
+) -> float:
     """The probability that chance alone moves any share as far as the one that moved most, in units of its standard error.
 
-    The arcsine of a share's root has the standard error 1/(2√n) whatever the share is. Bonferroni's correction is for the shares.
+    The arcsine of a share's root has the standard error 1/(2√n) whatever the share is, also for few turns if 3/8 is added to the number with
+    the key and 3/4 to that of all (Anscombe, 1948). Bonferroni's correction is for the shares.
 
     Args:
         now: counts of the traffic.
         before: counts of the reference.
-        n: effective number of the traffic's turns.
+        n: effective number of the traffic's turns, of all shares or of each one.
         m: effective number of the reference's turns.
     """
     from scipy.special import erfc
 
     one, two = (np.fromiter(counts.values(), float) for counts in (now, before))
     used = one + two > 0
-    gaps = 2 * np.abs(np.arcsin(np.sqrt(one / one.sum())) - np.arcsin(np.sqrt(two / two.sum())))[used]
-    most = float(gaps.max()) * np.sqrt(n * m / (n + m))
-    return min(1.0, len(gaps) * float(erfc(most / np.sqrt(2))))
+    first, second = _angles(one / one.sum(), n), _angles(two / two.sum(), m)
+    sizes = (n + 0.5) * (m + 0.5) / (n + m + 1)
+    gaps = (np.abs(first - second) * np.sqrt(sizes))[used]
+    return min(1.0, len(gaps) * float(erfc(gaps.max() / np.sqrt(2))))
+
+
+def _angles(shares: np.ndarray, size: float | np.ndarray) -> np.ndarray:
+    return 2 * np.arcsin(np.sqrt((shares * size + 0.375) / (size + 0.75)))
 
 
 def _histogram_measure(

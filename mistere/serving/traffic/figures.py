@@ -24,9 +24,9 @@ NO_MODALITY: Final = "none"
 _UNIT: Final = (0.0, 1.0)
 _CONFIDENCE_BINS, _PROBABILITY_BINS, _WEIGHT_BINS = 20, 10, 20
 
-TOTALS: Final = ("requests", "dialogues", "turns", "resent", "context", "recordings", "texts", "pairs", "equal_pairs")
-"""Keys of the figure ``total``. ``pairs`` are pairs of turns of one dialogue, and ``equal_pairs`` those with the same label, which tells
-how much less than independent the turns of a dialogue are."""
+TOTALS: Final = ("requests", "dialogues", "turns", "resent", "context", "recordings", "texts", "pairs")
+"""Keys of the figure ``total``. ``pairs`` are pairs of turns of one dialogue: they say how long the dialogues are. The figure
+``label_pairs`` counts for each label the pairs of which none, one or both turns have it, which tells how alike the turns of a dialogue are."""
 TOTAL_POSITIONS: Final = {key: place for place, key in enumerate(TOTALS)}
 """Positions of these counts: they come first in the array."""
 
@@ -97,6 +97,7 @@ class Figures:
             Figure("weight", self.experts, _WEIGHT_BINS, *_UNIT),
             Figure("modality", (*self.modalities, NO_MODALITY)),
             Figure("script", (*SCRIPT_NAMES, OTHER)),
+            Figure("label_pairs", self.labels, 3, -0.5, 2.5),
             *(Figure(name, ("",), bins, low, high) for name, (low, high, bins) in EDGES.items()),
         ]
         placed: dict[str, Figure] = {}
@@ -197,17 +198,18 @@ def prediction_positions(
     )
 
 
-def pair_counts(predicted: np.ndarray, new: np.ndarray) -> tuple[int, int]:
-    """Pairs of a new turn with each earlier turn of its dialogue, and how many of them have the same label.
+def pair_counts(predicted: np.ndarray, new: np.ndarray, labels: int) -> np.ndarray:
+    """Pairs of a new turn with each earlier turn of its dialogue: for each label those of which none, one or both turns have it ``[labels, 3]``.
 
     Args:
         predicted: classes ``[n]`` of the predicted turns of a dialogue.
         new: which of them are new ``[n]``.
+        labels: number of classes.
     """
     count = len(predicted)
-    if count < 2:
-        return 0, 0
-    later = np.flatnonzero(new)
-    equal = predicted[later, None] == predicted[None, :]
-    earlier = np.arange(count)[None, :] < later[:, None]
-    return int(later.sum()), int((equal & earlier).sum())
+    has = predicted[:, None] == np.arange(labels)
+    earlier = has.cumsum(0) - has
+    before = np.arange(count)[:, None]
+    both = np.where(has, earlier, 0)
+    any_of_both = np.where(has, before, earlier)
+    return np.stack([before - any_of_both, any_of_both - both, both], axis=2)[new].sum(0)

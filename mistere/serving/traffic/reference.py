@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from mistere.artifacts.manifests import EvaluationReport, ModelBundle
 
 TRAFFIC_PROFILE_FILE: Final = "traffic_profile.json"
-_OF_PREDICTIONS: Final = ("total", "label", "probability", "confidence", "weight", "modality", "script")
+_OF_PREDICTIONS: Final = ("total", "label", "probability", "confidence", "weight", "modality", "script", "label_pairs")
+_LATER: Final = ("label_pairs",)
+"""Figures that bundles of earlier versions lack."""
 
 
 def prediction_counts(predictions: Path, figures: Figures, scripts: Mapping[str, int]) -> Counts:
@@ -62,22 +64,16 @@ def prediction_counts(predictions: Path, figures: Figures, scripts: Mapping[str,
     dialogues = np.asarray(table["dialogue_id"].to_pylist(), dtype=object)
     names, groups = np.unique(dialogues, return_inverse=True)
     predicted = probabilities.argmax(1)
-    pairs = [_all_pairs(predicted[groups == number]) for number in range(len(names))]
-    totals = {
-        "dialogues": len(names),
-        "turns": turns,
-        "pairs": sum(pair for pair, _ in pairs),
-        "equal_pairs": sum(equal for _, equal in pairs),
-    }
+    for number in range(len(names)):
+        own = predicted[groups == number]
+        counts.table("label_pairs")[:] += pair_counts(own, np.ones(len(own), bool), len(figures.labels))
+    pairs = int(counts.table("label_pairs")[0].sum())
+    totals = {"dialogues": len(names), "turns": turns, "pairs": pairs}
     for key, count in totals.items():
         counts.values[TOTAL_POSITIONS[key]] = count
     for script, count in scripts.items():
         counts.values[figures.script_positions.get(script, figures.script_positions[OTHER])] += count
     return counts
-
-
-def _all_pairs(predicted: np.ndarray) -> tuple[int, int]:
-    return pair_counts(predicted, np.ones(len(predicted), bool))
 
 
 def write_traffic_profile(counts: Counts, path: Path) -> None:
@@ -115,6 +111,8 @@ def read_traffic_profile(path: Path, figures: Figures) -> Counts:
     try:
         content = read_json(path)
         for name in _OF_PREDICTIONS:
+            if name in _LATER and name not in content:
+                continue
             figure = figures.by_name[name]
             rows = np.array([content[name][key] for key in figure.keys], np.int64)
             counts.table(name)[:] = rows.reshape(len(figure.keys), figure.bins)

@@ -27,12 +27,14 @@ class World:
         correlation: of the labels within a dialogue.
         level: mean level of the recordings, dBFS.
         turns: of a dialogue, on average.
+        gathered: a label, and its share in the few dialogues that have it; None for none.
     """
 
     shares: tuple[float, ...] = SHARES
     correlation: float = 0.08
     level: float = -26.0
     turns: int = 10
+    gathered: tuple[int, float] | None = None
 
     def with_moved_label(self, label: int, points: float) -> World:
         """The same with one label's share moved by so many points; the others shrink or grow in proportion."""
@@ -52,6 +54,12 @@ def draw(world: World, turns: int, generator: np.random.Generator, hours: int = 
     spread = (1 - world.correlation) / world.correlation
     by_dialogue = generator.gamma(np.array(world.shares) * spread, size=(dialogues, len(world.shares)))
     by_dialogue /= by_dialogue.sum(1, keepdims=True)
+    if world.gathered is not None:
+        label, share = world.gathered
+        has = generator.random(dialogues) < world.shares[label] / share
+        by_dialogue[:, label] = 0
+        by_dialogue *= np.where(has, 1 - share, 1)[:, None] / by_dialogue.sum(1, keepdims=True)
+        by_dialogue[has, label] = share
     labels = (generator.random((total, 1)) > by_dialogue.cumsum(1)[of_turn]).sum(1).clip(0, len(world.shares) - 1)
     mood = generator.normal(0, 0.5, dialogues)[of_turn]
     top = 1 / (1 + np.exp(-(1.0 + mood + generator.normal(0, 1.0, total))))
@@ -85,12 +93,11 @@ def draw(world: World, turns: int, generator: np.random.Generator, hours: int = 
             of_label = np.zeros((dialogues, len(LABELS)), np.int64)
             np.add.at(of_label, (of_turn[rows], labels[rows]), 1)
             size = of_label.sum(1)
-            totals = {
-                "dialogues": int((size > 0).sum()),
-                "turns": len(rows),
-                "pairs": int((size * (size - 1) // 2).sum()),
-                "equal_pairs": int((of_label * (of_label - 1) // 2).sum()),
-            }
+            pairs = int((size * (size - 1) // 2).sum())
+            both = (of_label * (of_label - 1) // 2).sum(0)
+            one = (of_label * (size[:, None] - of_label)).sum(0)
+            counts.table("label_pairs")[:] = np.stack([pairs - one - both, one, both], 1)
+            totals = {"dialogues": int((size > 0).sum()), "turns": len(rows), "pairs": pairs}
             for key, count in totals.items():
                 counts.values[TOTAL_POSITIONS[key]] = count
         result.append(counts)

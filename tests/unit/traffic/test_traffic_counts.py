@@ -88,7 +88,8 @@ def test_each_turn_of_a_live_conversation_is_counted_once() -> None:
         "texts": 4,
     }
     assert total.by_key("label") == {"anger": 1, "joy": 2, "neutral": 1}
-    assert (total.total("pairs"), total.total("equal_pairs")) == (6, 1)
+    assert total.total("pairs") == 6
+    assert total.table("label_pairs").tolist() == [[3, 3, 0], [1, 4, 1], [3, 3, 0]]
     assert total.by_key("modality") == {"speech": 0, "text": 4, "none": 0}
     assert {key: count for key, count in total.by_key("script").items() if count} == {"Latin": 4}
 
@@ -193,9 +194,13 @@ def test_memory_forgets_the_oldest_turns() -> None:
 
 def test_pairs_are_those_of_a_new_turn_with_earlier_ones() -> None:
     predicted = np.array([0, 1, 0, 0])
-    assert pair_counts(predicted, np.array([True] * 4)) == (6, 3)
-    assert pair_counts(predicted, np.array([False, False, False, True])) == (3, 2)
-    assert pair_counts(predicted[:1], np.array([True])) == (0, 0)
+    assert pair_counts(predicted, np.array([True] * 4), 3).tolist() == [[0, 3, 3], [3, 3, 0], [6, 0, 0]]
+    assert pair_counts(predicted, np.array([False, False, False, True]), 3).tolist() == [
+        [0, 1, 2],
+        [2, 1, 0],
+        [3, 0, 0],
+    ]
+    assert not pair_counts(predicted[:1], np.array([True]), 3).any()
 
 
 def test_hours_are_written_and_read_again(tmp_path: Path) -> None:
