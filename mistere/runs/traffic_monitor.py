@@ -25,6 +25,7 @@ from mistere.serving.traffic.reference import bundle_reference
 
 _SINCE: Final = re.compile(r"([1-9]\d{0,3})([hd])")
 _MOST_HOURS: Final = 24 * 92
+_WEEK_HOURS: Final = 7 * DAY_HOURS
 _MOST_REASONS: Final = 5
 _SIGNS: Final = {"steady": ":white_check_mark:", "watch": ":eyes:", "drifted": ":rotating_light:"}
 
@@ -175,7 +176,7 @@ def monitor_traffic(store: ObjectStore, since: str, now: float | None = None) ->
 
     Args:
         store: the object store.
-        since: length of the window, such as ``7d``; it begins with a whole day.
+        since: length of the window, such as ``7d``. It begins with a whole day: the rest of one would be compared as if it were all of it.
         now: seconds since 1970; None for the current time.
 
     Raises:
@@ -186,7 +187,7 @@ def monitor_traffic(store: ObjectStore, since: str, now: float | None = None) ->
     length = hours_of(since)
     until = int((time.time() if now is None else now) // HOUR_SECONDS) + 1
     first = until - length
-    first -= first % DAY_HOURS if length >= DAY_HOURS else 0
+    first -= first % DAY_HOURS
     champion = read_champion(store).champion
     if champion is None:
         raise MistereError(f"{store.uri} has no champion, whose traffic could be compared: run the pipeline first.")
@@ -239,7 +240,8 @@ class _DriftRecords(BaseModel):
 def claim_retraining(store: ObjectStore, traffic: MonitoredTraffic, run_id: str) -> DriftRecord | None:
     """Record that a run retrains because of a drift, unless one was started for the same drift of this bundle.
 
-    Days of drift with no comparable day without it between them are one drift, whatever window they are seen in.
+    Days of drift with no comparable day without it between them are one drift, whatever window they are seen in: days between the earlier
+    one and the window are compared, too.
 
     Args:
         store: the object store.
@@ -255,11 +257,11 @@ def claim_retraining(store: ObjectStore, traffic: MonitoredTraffic, run_id: str)
     key = _records_key(traffic.bundle_digest)
     records, version = _read_records(store, key)
     days = _days_of_drift(traffic.comparison)
-    known = next((one for one in records.drifts if one.last_day >= days[0] - 1), None)
-    if known is not None:
+    known = max(records.drifts, key=lambda one: one.last_day, default=None)
+    if known is not None and _goes_on(store, traffic, known.last_day):
         known.last_day = max(known.last_day, days[-1])
     else:
-        reason = " ".join(traffic.reasons)
+        known, reason = None, " ".join(traffic.reasons)
         records.drifts.append(
             DriftRecord(first_day=days[0], last_day=days[-1], run_id=run_id, reason=reason, started_at=time.time())
         )
@@ -276,6 +278,20 @@ def give_back_retraining(store: ObjectStore, traffic: MonitoredTraffic, run_id: 
     records, version = _read_records(store, key)
     records.drifts = [one for one in records.drifts if one.run_id != run_id]
     store.write(key, records.model_dump_json(indent=1).encode(), expected=version)
+
+
+def _goes_on(store: ObjectStore, traffic: MonitoredTraffic, last_day: int) -> bool:
+    """Whether every comparable day after one has drifted; days before the window are read a week at a time, the latest first."""
+    looks, until, first = traffic.comparison.looks, traffic.since, (last_day + 1) * DAY_HOURS
+    while all(look.drifted or not look.measures for look in looks if look.day > last_day):
+        if until <= first:
+            return True
+        since = max(first, until - _WEEK_HOURS)
+        hours = read_traffic(
+            store, traffic.bundle_digest, traffic.reference.figures, since, until, traffic.notes.append
+        )
+        looks, until = compare_traffic(hours, traffic.reference, traffic.until - 1).looks, since
+    return False
 
 
 def _days_of_drift(comparison: Comparison) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mistere.artifacts.object_store import ObjectStore
+from mistere.common.errors import MistereError
 from mistere.runs.traffic_monitor import MonitoredTraffic, claim_retraining, give_back_retraining, monitor_traffic
 from pipelines.cli.output.times import minute_text
 
@@ -40,8 +41,15 @@ class DriftGuard:
         return False
 
     def give_back(self, run_id: str) -> None:
-        """Forget a run that was not started."""
-        give_back_retraining(self._store, self._traffic, run_id)
+        """Forget a run that was not started. A failure is printed, because the one that kept the run from starting is raised."""
+        try:
+            give_back_retraining(self._store, self._traffic, run_id)
+        except (MistereError, OSError) as error:
+            print(
+                f"run {run_id} was not started, but stays recorded for this drift ({error}): the next run for it needs to be "
+                "started without --if-drifted.",
+                flush=True,
+            )
 
 
 def drift_guard(store: ObjectStore) -> DriftGuard | None:

@@ -114,13 +114,17 @@ def _run(
         uncommitted=uncommitted,
     )
     folder = store.root.parent / "runs" / run_id
-    folder.mkdir(mode=0o700, parents=True)
-    write_run_info(
-        store, context, RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned, drift.reason if drift else "")
-    )
-    arguments = folder / "arguments.json"
-    write_private(arguments, json.dumps(pipeline_arguments(config, context)))
-    pipeline = start(arguments, folder / "kfp", folder / "events.jsonl", folder / "kfp.log", lock)
+    origin = RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned, drift.reason if drift else "")
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+        write_run_info(store, context, origin)
+        arguments = folder / "arguments.json"
+        write_private(arguments, json.dumps(pipeline_arguments(config, context)))
+        pipeline = start(arguments, folder / "kfp", folder / "events.jsonl", folder / "kfp.log", lock)
+    except BaseException:
+        if drift is not None:
+            drift.give_back(run_id)
+        raise
     _follow(pipeline, folder / "events.jsonl", store)
     pipeline.complete_log()
     outcome = read_outcome(store, run_id)

@@ -145,7 +145,7 @@ def submit(
             return 0
         try:
             submission = begin(claim, run_id)
-        except MistereError:
+        except BaseException:
             kept = read_claim(target.store, digest).submission
             if kept is None or kept.run_id != run_id:  # otherwise the run may have started
                 drift.give_back(run_id)
@@ -216,7 +216,7 @@ def _start(
         if context.data_digest:
             print(f"data     {context.data_digest[:12]} in {context.data_remote}")
         write_run_info(target.store, context, origin)
-    except MistereError:
+    except BaseException:
         give_back(target.store, before, claimed)
         raise
     try:

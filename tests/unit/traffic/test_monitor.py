@@ -172,7 +172,8 @@ def test_the_reference_counts_the_predictions_for_the_test_split(tmp_path: Path)
         "text": 4,
         "cross_modal": 4,
     }
-    assert [counts.total(key) for key in ("dialogues", "turns", "pairs", "equal_pairs")] == [2, 4, 3, 1]
+    assert [counts.total(key) for key in ("dialogues", "turns", "pairs")] == [2, 4, 3]
+    assert counts.table("label_pairs")[:3].tolist() == [[0, 2, 1], [1, 2, 0], [3, 0, 0]]
     assert counts.by_key("modality") == {"speech": 1, "text": 4, "none": 0}
     assert (counts.by_key("script")["Latin"], counts.by_key("script")["other"]) == (9, 2)
 
@@ -214,6 +215,35 @@ def test_one_retraining_for_each_drift_and_bundle(store: LocalStore, worlds: dic
     assert claim_retraining(store, monitor_traffic(store, "7d", NOW + 3 * 86_400), "fourth") is None  # another drift
     other = replace(traffic, bundle_digest="f" * 64)
     assert claim_retraining(store, other, "fifth") is None  # another bundle
+
+
+def test_a_drift_goes_on_over_days_that_no_window_showed(store: LocalStore, worlds: dict[str, list[Counts]]) -> None:
+    """A timer that failed for a month starts no second run for a drift that was there every day."""
+    louder = [sum(worlds["louder"], FIGURES.empty())]  # the whole day in one hour, which is read faster
+    digest = make_champion(store, store.root.parent / "bundle", worlds["reference"][0])
+    write_days(store, digest, [louder] * 24)
+
+    def claim(day: int, run_id: str) -> str:
+        earlier = claim_retraining(store, monitor_traffic(store, "2d", (FIRST_DAY + day) * 86_400.0 + 60), run_id)
+        return run_id if earlier is None else earlier.run_id
+
+    assert [claim(day, f"on day {day}") for day in (1, 4, 23)] == ["on day 1"] * 3
+    write_days(store, digest, [louder] * 2, first=FIRST_DAY + 40)  # days without traffic are not days without drift
+    assert claim(42, "after a pause") == "on day 1"
+    steady = [sum(worlds["steady 0"], FIGURES.empty())]
+    write_days(store, digest, [steady, *[louder] * 20], first=FIRST_DAY + 50)
+    assert claim(71, "another drift") == "another drift"
+
+
+def test_a_window_of_hours_compares_whole_days(store: LocalStore, worlds: dict[str, list[Counts]]) -> None:
+    champion_with(store, worlds, "steady 0", "steady 1")
+    morning = (FIRST_DAY + 1) * 86_400.0 + 6 * 3600 + 60
+    shown = [
+        [(look.day, look.whole, look.turns) for look in monitor_traffic(store, since, morning).comparison.looks]
+        for since in ("1h", "12h", "7d")
+    ]
+    assert shown[1] == shown[2] and shown[0] == shown[1][1:]
+    assert [whole for _, whole, _ in shown[1]] == [True, False]
 
 
 def test_a_run_that_was_not_started_is_forgotten(store: LocalStore, worlds: dict[str, list[Counts]]) -> None:
