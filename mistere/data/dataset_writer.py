@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from mistere.common.errors import UsageError
+from mistere.common.processes.partial_folders import delete_partial_folders, partial_folder
 from mistere.common.splits import Split
 from mistere.data.dataset import OPTIONAL_COLUMNS, ROWS_PER_GROUP, DatasetInfo, Utterance, schema
 from mistere.data.kinds import kind_of
@@ -102,7 +102,8 @@ def write_dataset(
 ) -> dict[Split, int]:
     """Write a dataset in a stream; the same rows give the same bytes.
 
-    The folder is written under a temporary name and renamed when complete, so a killed import leaves no incomplete dataset.
+    The folder is written under a temporary name and renamed when complete, so a killed import leaves no incomplete dataset. What it
+    leaves beside it is deleted by the next import to the same folder.
 
     Args:
         directory: directory of the new dataset; must not exist or be empty.
@@ -120,7 +121,8 @@ def write_dataset(
     if directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty: choose a new folder, or delete it first.")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    delete_partial_folders(directory)
+    partial = partial_folder(directory)
     partial.mkdir()
     writers: dict[Split, _SplitWriter] = {}
     counts: dict[Split, int] = {}

@@ -15,7 +15,9 @@ from mistere.artifacts.object_store import ObjectStore
 from mistere.common.counting import counted, plural
 from mistere.common.digests.files import digest_of
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.processes.partial_folders import delete_partial_folders, partial_folder
 from mistere.common.splits import SPLITS
+from mistere.corpora.tables.base import check_columns
 from mistere.data.dataset import load_info, read_batches, schema, shards_of
 from mistere.data.kinds import kind_of
 from mistere.labelling.exported import (
@@ -25,9 +27,7 @@ from mistere.labelling.exported import (
     TABLE,
     TASKS,
     ExportManifest,
-    delete_unfinished,
     open_export,
-    unfinished,
 )
 from mistere.labelling.selection import (
     WEIGHTS,
@@ -109,13 +109,14 @@ def export_tasks(store: ObjectStore, directory: Path, options: ExportOptions, no
 
     Raises:
         UsageError: the folder is not empty, an option is wrong, or the base is no dataset.
+        DataError: the base is damaged.
         MistereError: the store has no dialogue to label.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is not empty: choose a new folder for the export.")
     if not 0 <= options.random_share <= 1:
         raise UsageError(f"--random {options.random_share:g} is no share: choose a number from 0 to 1.")
-    delete_unfinished(directory)
+    delete_partial_folders(directory)
     notes: list[str] = []
     labels, shares, known = _base(options.base)
     drawn: set[str] = set()
@@ -147,7 +148,7 @@ def export_tasks(store: ObjectStore, directory: Path, options: ExportOptions, no
         notes.append(
             f"{counted(again, 'dialogue')} of them drawn again, by chance: label {plural(again, 'it', 'them')} again."
         )
-    partial = unfinished(directory)
+    partial = partial_folder(directory)
     partial.mkdir(parents=True)
     try:
         turns = _write(store, partial, choices, readable, labels, options, notes)
@@ -169,6 +170,7 @@ def _base(base: Path | None) -> tuple[list[str], dict[str, float], set[str]]:
     names: set[str] = set()
     for split in SPLITS:
         for batch in read_batches(shards_of(files, split), ["dialogue_id", "label"]):
+            check_columns(batch, base, split, ("dialogue_id", "label"))
             names.update(batch.column("dialogue_id").to_pylist())
             counts.update(label for label in batch.column("label").to_pylist() if label is not None)
     whole = counts.total()

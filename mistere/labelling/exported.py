@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -81,34 +77,6 @@ class Export:
             current.append(utterance)
         if current:
             yield current
-
-
-def unfinished(folder: Path) -> Path:
-    """The folder beside an export in which this process writes it."""
-    return folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-
-
-def delete_unfinished(folder: Path) -> None:
-    """Delete what killed processes left of exports to a folder: it holds recordings."""
-    folder = folder.absolute()
-    named = re.compile(rf"\.{re.escape(folder.name)}\.partial-(?P<process>[0-9]{{1,9}})")
-    with suppress(OSError):  # without a folder, or the right to list it, there is nothing to delete
-        for beside in list(folder.parent.iterdir()):
-            match = named.fullmatch(beside.name)
-            if match is not None and not _runs(int(match["process"])):
-                shutil.rmtree(beside, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    if process == os.getpid():
-        return False  # its own export has not begun
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # of another user
-        return True
-    return True
 
 
 def open_export(folder: Path) -> Export:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,8 @@ class LabelledReport:
         labels: added turns by label.
         answers: of the annotators.
         consensus: their labels and agreement.
+        kept: labels of the base at turns of the replaced dialogues that got no new one.
+        dropped: such labels that are not kept, because the turn has another text or recording now, or is gone.
     """
 
     imported: ImportReport
@@ -43,6 +46,8 @@ class LabelledReport:
     labels: dict[str, int]
     answers: Answers
     consensus: Consensus
+    kept: int
+    dropped: int
 
     def summary(self) -> dict[str, Any]:
         """The result as plain data, without the annotators' names."""
@@ -51,6 +56,8 @@ class LabelledReport:
             "added_dialogues": self.dialogues,
             "replaced_dialogues": self.replaced,
             "added_labels": self.labels,
+            "kept_labels": self.kept,
+            "dropped_labels": self.dropped,
             "annotators": len(self.answers.annotators),
             "skipped_annotations": self.answers.skipped,
             "turns_where_annotators_could_not_tell": len(self.answers.abstained),
@@ -75,7 +82,7 @@ def import_labels(
         export: folder of the export that was labelled.
         answers: Label Studio's JSON export.
         directory: the new dataset; must not exist or be empty.
-        base: the dataset to copy; its dialogues of the same names are replaced.
+        base: the dataset to copy; its dialogues of the same names are replaced, but for their labels at turns that get no new one.
         least: annotators that a turn needs.
         split: the split of the new dialogues; those that the base has keep theirs.
 
@@ -97,13 +104,21 @@ def import_labels(
     if not chosen:
         raise DataError(f"{answers}: no turn got a label: collect more answers, or lower --annotators.")
     old = read_base(base, chosen, audio=True)
-    rows = _rows(old, opened, chosen, agreed.labels, split)
+    earlier = _EarlierLabels(old, agreed.labels)
+    rows = _rows(old, opened, chosen, agreed.labels, split, earlier)
     imported = write_counted(directory, _described(old), rows)
     write_data_card(CardFacts.of_folder(directory), directory)
     counts = Counter(agreed.labels.values())
     labels = {label: counts[label] for label in old.info.labels}
     return LabelledReport(
-        replace(imported, notes=_notes(old)), len(chosen), len(chosen & old.splits.keys()), labels, given, agreed
+        replace(imported, notes=_notes(old)),
+        len(chosen),
+        len(chosen & old.splits.keys()),
+        labels,
+        given,
+        agreed,
+        earlier.kept,
+        len(earlier.left),
     )
 
 
@@ -132,8 +147,49 @@ def _notes(old: Base) -> list[str]:
     return ["The speakers of live traffic are unknown, so the new version does not promise disjoint speakers."]
 
 
+class _EarlierLabels:
+    """The labels that the base has at turns of replaced dialogues without a new one.
+
+    Args:
+        old: the base.
+        labels: the new labels.
+
+    Attributes:
+        left: turn → what the base has of it, without its content, and a digest of the content; those that are kept are taken out.
+        kept: how many labels are kept.
+    """
+
+    def __init__(self, old: Base, labels: Mapping[Place, str]) -> None:
+        self.kept = 0
+        self.left: dict[Place, tuple[str, str | None, bytes]] = {}
+        for turn in old.replaced_rows():
+            place = turn.dialogue_id, turn.turn
+            if turn.label is not None and place not in labels:
+                self.left[place] = turn.label, turn.role, _content(turn)
+
+    def restored(self, utterance: Utterance) -> Utterance:
+        """The utterance with the label and role that the base has for it, if it is the same turn: a dialogue can have lost its first ones."""
+        place = utterance.dialogue_id, utterance.turn
+        label, role, content = self.left.get(place, ("", None, b""))
+        if content != _content(utterance):
+            return utterance
+        del self.left[place]
+        self.kept += 1
+        return replace(utterance, label=label, role=role)
+
+
+def _content(utterance: Utterance) -> bytes:
+    text = "" if utterance.text is None else f"+{utterance.text}"
+    return hashlib.sha256(f"{len(text)}{text}".encode() + (utterance.audio or b"")).digest()
+
+
 def _rows(
-    old: Base, export: Export, chosen: frozenset[str], labels: Mapping[Place, str], split: Split
+    old: Base,
+    export: Export,
+    chosen: frozenset[str],
+    labels: Mapping[Place, str],
+    split: Split,
+    earlier: _EarlierLabels,
 ) -> Iterator[tuple[Split, Utterance]]:
     """The base's rows, then the labelled dialogues in the order of the export; one dialogue is in memory."""
     yield from old.rows()
@@ -145,7 +201,8 @@ def _rows(
         for utterance in dialogue:
             label = labels.get((name, utterance.turn))
             # A dataset that predicts some roles reads the label of no other turn.
-            yield old.splits.get(name, split), replace(utterance, label=label, role=role if label is not None else None)
+            changed = replace(utterance, label=label, role=role) if label is not None else earlier.restored(utterance)
+            yield old.splits.get(name, split), changed
 
 
 def _plain(agreement: Agreement) -> dict[str, Any]:

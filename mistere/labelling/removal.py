@@ -10,6 +10,7 @@ from typing import Any, Final
 from mistere.common.digests.files import digest_of
 from mistere.common.errors import DataError
 from mistere.common.parsing.documents import ParseError, read_json
+from mistere.common.processes.partial_folders import delete_partial_folders
 from mistere.data.dataset import read_batches
 from mistere.labelling.exported import (
     AUDIO,
@@ -17,7 +18,6 @@ from mistere.labelling.exported import (
     TABLE,
     TASKS,
     ExportManifest,
-    delete_unfinished,
     read_manifest,
 )
 
@@ -39,7 +39,7 @@ def remove_dialogue(folder: Path, name: str) -> bool:
         DataError: it is damaged.
     """
     manifest = read_manifest(folder)
-    delete_unfinished(folder)
+    delete_partial_folders(folder)
     if name not in manifest.dialogues:
         return False
     tasks = _tasks(folder / TASKS)

@@ -18,6 +18,7 @@ those that were chosen earlier for their figures: without them the easy ones wou
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -175,12 +176,12 @@ def choose(
         candidates: the dialogues, in any order.
         count: how many to choose; fewer if there are not so many.
         weights: of the figures and of ``diversity``.
-        random_share: part of the choice that is drawn by chance, 0 to 1.
+        random_share: part of the choice that is drawn by chance, 0 to 1; at least one dialogue if it is above 0.
         seed: of the draw, and of the order of equal dialogues.
         earlier: dialogues that were chosen before, which are chosen by chance only.
     """
     ordered = sorted((*candidates, *earlier), key=lambda one: _draw(one.name, seed))
-    by_chance = round(min(count, len(candidates)) * random_share)
+    by_chance = _drawn(min(count, len(candidates)), random_share)
     before = {one.name for one in earlier}
     drawn = ordered[:by_chance]  # the order is a draw already
     others = [one for one in ordered[by_chance:] if one.name not in before]
@@ -201,6 +202,11 @@ def choose(
         comparable = (spaces == spaces[best]) & bool(vectors[best].any())
         distances = np.where(comparable, np.minimum(distances, near), distances)
     return [*chosen, *(Choice(one, "random", 1.0) for one in drawn)]
+
+
+def _drawn(count: int, share: float) -> int:
+    """The number of dialogues that are drawn by chance, a half rounded up."""
+    return max(1, math.floor(count * share + 0.5)) if share > 0 and count > 0 else 0
 
 
 def _draw(name: str, seed: int) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mistere.common.errors import DataError
 from mistere.common.modalities import SPEECH
 from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS, Split
 from mistere.data.dataset import (
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
     DatasetInfo,
     Utterance,
     load_info,
@@ -20,6 +23,11 @@ from mistere.data.dataset import (
 )
 from mistere.data.kinds import kind_of
 from mistere.data.shard_modalities import shard_modalities
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_COLUMNS = (*REQUIRED_COLUMNS, "speaker", *OPTIONAL_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,14 @@ class Base:
                 if utterance.dialogue_id not in self._replaced:
                     yield split, utterance
 
+    def replaced_rows(self) -> Iterator[Utterance]:
+        """Stream the rows that are replaced; none are read if the dataset has none."""
+        if self._replaced.isdisjoint(self.splits):
+            return
+        kinds = {name: kind for name, kind in self.info.kinds.items() if self._audio or name != SPEECH}
+        shards = [path for split in SPLITS for path in shards_of(self._files, split)]
+        yield from read_utterances(shards, modalities=kinds, dialogues=self._replaced)
+
 
 def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
     """Collect the facts about an existing dataset.
@@ -64,7 +80,7 @@ def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
 
     Raises:
         UsageError: the folder is not a dataset.
-        DataError: a shard is unreadable.
+        DataError: a shard is unreadable, or lacks a column that a dataset has, or has one of another kind.
     """
     info = load_info(folder / "dataset.yaml")
     files = list(folder.iterdir())
@@ -74,10 +90,11 @@ def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
     anonymous = False
     columns: set[str] = set()
     for split in SPLITS:
-        for batch in read_batches(shards_of(files, split), ["dialogue_id", "speaker"]):
-            if "dialogue_id" not in batch.schema.names:
-                raise DataError(f"{folder}: a shard of {split} lacks the column 'dialogue_id'.")
-            for row in batch.to_pylist():
+        for batch in read_batches(shards_of(files, split), _COLUMNS):
+            check_columns(batch, folder, split)
+            for row in batch.select(
+                [name for name in ("dialogue_id", "speaker") if name in batch.schema.names]
+            ).to_pylist():
                 name = row["dialogue_id"]
                 before = splits.get(name, split)
                 splits[name] = split
@@ -93,6 +110,39 @@ def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
         columns |= _modality_columns((path for split in SPLITS for path in shards_of(files, split)), info.kinds)
     settled = {speaker: frozenset(values) for speaker, values in speakers.items()}
     return Base(info, splits, frozenset(torn), settled, anonymous, frozenset(columns), files, replaced, audio)
+
+
+def check_columns(
+    batch: pa.RecordBatch, folder: Path, split: Split, required: Sequence[str] = REQUIRED_COLUMNS
+) -> None:
+    """Refuse rows of a dataset that lack a column, or have other values than numbers of turns and texts in one of :data:`_COLUMNS`.
+
+    Args:
+        batch: rows of a shard.
+        folder: directory of the dataset.
+        split: of the shard.
+        required: the columns that must be there.
+
+    Raises:
+        DataError: a column is missing or of another kind.
+    """
+    import pyarrow as pa
+
+    remedy = f"correct it; `mistere data check {folder}` says what else is wrong"
+    for name in required:
+        if name not in batch.schema.names:
+            raise DataError(f"{folder}: a shard of {split} lacks the column {name!r}: {remedy}.")
+    for name in _COLUMNS:
+        if name not in batch.schema.names:
+            continue
+        kind = batch.schema.field(name).type
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        texts = pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_null(value)
+        if not (pa.types.is_integer(value) if name == "turn" else texts):
+            wanted = "whole numbers" if name == "turn" else "texts"
+            raise DataError(
+                f"{folder}: the column {name!r} of a shard of {split} is {kind} instead of {wanted}: {remedy}."
+            )
 
 
 def _modality_columns(shards: Iterable[Path], kinds: Mapping[str, str]) -> set[str]:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
+from mistere.data.dataset import Utterance, load_info
+from mistere.data.dataset_writer import write_dataset
 from mistere.labelling import removal, selection
 from mistere.labelling.answers import read_answers
 from mistere.labelling.export import ExportOptions, ExportReport, export_tasks
@@ -206,6 +209,68 @@ def test_answers_become_a_new_version(store: LocalStore, base: Path, tmp_path: P
     assert len(exported(store, tmp_path / "next", count=99, base=tmp_path / "new", random_share=0).choices) == 10
 
 
+def test_a_turn_without_a_new_label_keeps_that_of_the_base(store: LocalStore, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    exported(store, folder, base=base)
+    first = answered(folder, {(0, 1): "calm", (0, 2): "glad", (1, 1): "cross"})
+    import_labels(folder, first, tmp_path / "first", base)
+    second = answered(
+        folder, {(0, 1): "cross", (0, 2): "calm"}, {(0, 1): "cross", (0, 2): "glad"}
+    )  # no majority at turn 2
+    report = import_labels(folder, second, tmp_path / "second", tmp_path / "first")
+    names = [task["data"]["dialogue_id"] for task in tasks(folder)]
+    rows = [u for u in read(tmp_path / "second", "train") if u.dialogue_id in names[:2] and u.label]
+    assert {(u.dialogue_id, u.turn, u.label) for u in rows} == {
+        (names[0], 1, "cross"),
+        (names[0], 2, "glad"),
+        (names[1], 1, "cross"),
+    }
+    assert (report.kept, report.dropped, report.replaced, report.labels["cross"]) == (1, 0, 1, 1)
+    assert report.summary()["kept_labels"] == 1
+
+
+def test_a_label_of_the_base_is_not_given_to_another_turn(store: LocalStore, base: Path, tmp_path: Path) -> None:
+    """A dialogue that lost its first turns has other ones at the same places."""
+    folder = tmp_path / "export"
+    exported(store, folder)
+    name = tasks(folder)[0]["data"]["dialogue_id"]
+    others = [
+        ("train", Utterance(name, turn, label, text=f"Another text {turn}.")) for turn, label in enumerate(LABELS)
+    ]
+    write_dataset(tmp_path / "other", load_info(base / "dataset.yaml"), others)
+    report = import_labels(folder, answered(folder, {(0, 1): "calm"}), tmp_path / "new", tmp_path / "other")
+    assert [u.label for u in read(tmp_path / "new", "train")] == [None, "calm", None]
+    assert (report.kept, report.dropped) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "sentence"),
+    [
+        ("label", None, "a shard of train lacks the column 'label'"),
+        ("dialogue_id", None, "a shard of train lacks the column 'dialogue_id'"),
+        ("label", pa.int64(), "the column 'label' of a shard of train is int64 instead of texts"),
+        ("dialogue_id", pa.int64(), "the column 'dialogue_id' of a shard of train is int64 instead of texts"),
+    ],
+)
+def test_a_base_of_another_form_is_refused(
+    column: str, values: pa.DataType | None, sentence: str, store: LocalStore, base: Path, tmp_path: Path
+) -> None:
+    exported(store, tmp_path / "export")
+    answers = answered(tmp_path / "export", {(0, 1): "glad"})
+    for shard in base.glob("train-*.parquet"):
+        table = pq.read_table(shard)
+        position = table.schema.get_field_index(column)
+        table = table.remove_column(position)
+        if values is not None:
+            table = table.append_column(column, pa.array([0] * len(table), values))
+        pq.write_table(table, shard)
+    with pytest.raises(DataError, match=sentence):
+        exported(store, tmp_path / "next", base=base)
+    with pytest.raises(DataError, match=sentence):
+        import_labels(tmp_path / "export", answers, tmp_path / "new", base)
+    assert not (tmp_path / "next").exists() and not (tmp_path / "new").exists()
+
+
 def test_turns_of_predicted_roles_get_the_role(store: LocalStore, tmp_path: Path) -> None:
     base = make_dataset(tmp_path / "base", predict_roles=["customer"])
     exported(store, tmp_path / "export")
@@ -267,6 +332,18 @@ def test_what_a_killed_export_left_is_deleted(store: LocalStore, tmp_path: Path)
         else:
             exported(store, tmp_path / "export")
         assert not left.exists() and running.exists() and other.exists()
+
+
+def test_what_a_killed_import_left_is_deleted(tmp_path: Path) -> None:
+    """In a container, the process that was killed had the id of the next one."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = [tmp_path / f".data.partial-{process}" for process in (ended.pid, os.getpid())]
+    for folder in left:
+        folder.mkdir()
+        (folder / "train-00000.parquet").write_bytes(b"voices")
+    make_dataset(tmp_path / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_failed_deletion_still_deletes_the_rest(

@@ -74,6 +74,16 @@ def test_the_seed_decides_the_part_by_chance_and_equal_dialogues() -> None:
     assert len(choose(several, 100, ONLY["rarity"], 0.1, 0)) == 40
 
 
+@pytest.mark.parametrize(
+    ("count", "share", "drawn"),
+    [(5, 0.1, 1), (15, 0.1, 2), (25, 0.1, 3), (2, 0.1, 1), (30, 0.1, 3), (5, 0.0, 0), (5, 1.0, 5)],
+)
+def test_the_part_by_chance_of_a_small_choice_is_not_rounded_away(count: int, share: float, drawn: int) -> None:
+    several = [candidate(f"d{number}", uncertainty=0.5) for number in range(40)]
+    chosen = choose(several, count, ONLY["uncertainty"], share, 0)
+    assert len(chosen) == count and sum(choice.reason == "random" for choice in chosen) == drawn
+
+
 def test_chance_draws_from_those_that_were_chosen_before_as_well() -> None:
     difficult = [candidate(f"difficult-{number}", uncertainty=0.9) for number in range(50)]
     easy = [candidate(f"easy-{number}", uncertainty=0.1) for number in range(50)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from mistere.common.counting import counted
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.paths import cache_directory
+from mistere.common.processes.partial_folders import delete_partial_folders, partial_folder
 from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings
 from mistere.data.dataset import load_info, shards_of
@@ -88,7 +88,8 @@ def _profile(directory: Path, config: ValidationSettings, advance: Callable[[str
 
 def _replace(output: Path, validation: Validation, files: list[ShardFile]) -> None:
     """Write the report to a temporary directory, then replace the previous one."""
-    aside = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    delete_partial_folders(output)
+    aside = partial_folder(output)
     aside.mkdir(parents=True)
     try:
         write_report(validation, files, aside, "")

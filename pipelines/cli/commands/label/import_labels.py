@@ -48,7 +48,13 @@ def _show(result: LabelledReport, directory: Path, report: Path) -> None:
     conflicts, problems = len(result.consensus.conflicts), len(result.answers.problems)
     if conflicts or problems:
         listed = f"{counted(conflicts, 'conflict')} and {counted(problems, 'misfit')}"
-        print(f"  {listed} set aside in {report / SET_ASIDE}; those turns are context in the new version")
+        print(f"  {listed} set aside in {report / SET_ASIDE}; those turns get no label from the answers")
+    if result.kept:
+        print(f"  {counted(result.kept, 'label')} of the base kept at turns of these dialogues that got no new one")
+    if result.dropped:
+        print(
+            f"  {counted(result.dropped, 'label')} of the base dropped: the turns have another text or recording now, or are gone"
+        )
     for note in result.imported.notes:
         print(f"  {note}")
     print(f"  summary {report / SUMMARY}")
