@@ -31,6 +31,9 @@ _SHOWN = 200
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _SHOWN
 
+_TURNS: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Bidirectional classes of the characters that turn the direction of the text after them."""
+
 
 def problem(name: object) -> str:
     """Why a name cannot be a relative path below a folder; empty if it can.
@@ -122,6 +125,15 @@ def shown(name: object) -> str:
 def has_control_character(text: str) -> bool:
     """Whether a text holds a control character or half of a surrogate pair."""
     return any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
+
+
+def terminal_text(text: str) -> str:
+    """A text of unknown origin on one line of a terminal, with ``?`` for what would control it, turn its direction, or is no UTF-8."""
+    return text if text.isprintable() else "".join("?" if _controls(letter) else letter for letter in text)
+
+
+def _controls(character: str) -> bool:
+    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or unicodedata.bidirectional(character) in _TURNS
 
 
 def _relative(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.names import terminal_text
 from mistere.common.os_errors import disk_error
 
 
@@ -23,7 +24,8 @@ def expected_errors(*, verbose: bool) -> Iterator[None]:
         expected = _as_expected_error(error)
         if verbose or expected is None:
             raise
-        print(f"mistere: {expected}", file=sys.stderr)
+        lines = "\n".join(map(terminal_text, str(expected).split("\n")))  # what others wrote may be quoted in it
+        print(f"mistere: {lines}", file=sys.stderr)
         raise SystemExit(int(expected.exit_code)) from None
 
 

@@ -20,7 +20,16 @@ ModelName = Annotated[str, typer.Option("--model", help="The model, where the re
 Tracking = Annotated[
     str | None, typer.Option("--tracking", metavar="URI", help="The MLflow server that belongs to the store.")
 ]
-Reason = Annotated[str, typer.Option(help="Reason for the promotion log.")]
+
+
+def _one_line(reason: str) -> str:
+    """A reason as the promotion log keeps it."""
+    from mistere.common.names import terminal_text
+
+    return terminal_text(" ".join(reason.split()))
+
+
+Reason = Annotated[str, typer.Option(help="Reason for the promotion log.", callback=_one_line)]
 
 
 @registry_app.command()
@@ -102,7 +111,7 @@ Decision = Annotated[
         help="A model of which one version waits, MODEL/VERSION, MODEL@ALIAS, a version, or the start of a bundle's digest.",
     ),
 ]
-Why = Annotated[str, typer.Option("--reason", help="Why you decide so, for the promotion log.")]
+Why = Annotated[str, typer.Option("--reason", help="Why you decide so, for the promotion log.", callback=_one_line)]
 
 
 @registry_app.command()

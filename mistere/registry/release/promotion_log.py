@@ -17,6 +17,7 @@ from typing import Literal
 from mistere.artifacts.manifest import canonical_digest
 from mistere.artifacts.object_store import ABSENT, ConflictError, LocalStore, MissingObjectError, ObjectStore
 from mistere.artifacts.sealed_record import SealedRecord
+from mistere.common.names import terminal_text
 from mistere.registry.release.champion import ChampionPointer, read_champion
 
 _FOLDER = "promotions"
@@ -183,14 +184,14 @@ def sweep(store: ObjectStore) -> None:
 
 
 def who() -> str:
-    """The value of ``MISTERE_ACTOR``, else the user and machine of this process."""
+    """The value of ``MISTERE_ACTOR``, else the user and machine of this process; with ``?`` for control characters and what is no UTF-8."""
     if actor := os.environ.get(ACTOR_VARIABLE):
-        return actor
+        return terminal_text(actor)
     try:
         user = getpass.getuser()
     except (OSError, KeyError):
         user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
+    return terminal_text(f"{user}@{socket.gethostname()}")
 
 
 def now() -> float:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mistere.common.names import terminal_text
+
 _UNLIMITED = 10_000
 _GAP = 2
 _LEAST_FOLDED = 24
@@ -50,10 +52,11 @@ def print_table(
     Args:
         console: see :func:`output_console`.
         columns: from left to right.
-        rows: a text for each column.
+        rows: a text for each column; names and reasons in them may come from others, so ``?`` stands for control characters.
         styles: of some rows, by their position.
         complete: the option that shows columns that are left out.
     """
+    rows = [[terminal_text(text) for text in row] for row in rows]
     shown = _fitting(columns, rows, console.width)
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
     for position in shown:

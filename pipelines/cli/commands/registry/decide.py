@@ -7,6 +7,7 @@ from functools import partial
 from rich.console import Console
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.names import terminal_text
 from mistere.registry.lineage import Lineage
 from mistere.registry.mlflow.model_registry import RegisteredVersion, registered_versions, tag_version
 from mistere.registry.release.candidates import (
@@ -136,4 +137,4 @@ def _tag(location: RegistryLocation, version: RegisteredVersion) -> None:
 
 
 def _print(sentence: str) -> None:
-    _CONSOLE.print(sentence, markup=False)
+    _CONSOLE.print(terminal_text(sentence), markup=False)
