@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mistere.common.errors import MistereError
 from mistere.common.parsing.documents import read_json
 from mistere.config.loader import Config
-from mistere.serving.kserve.bundle_needs import BundleNeeds, check_room, stores_half
+from mistere.serving.kserve.bundle_needs import BundleNeeds, amounts_for, check_room, stores_half
 
 
 def check_planned_room(config: Config) -> str:
@@ -19,10 +21,10 @@ def check_planned_room(config: Config) -> str:
     Raises:
         UsageError: it cannot; names both amounts.
     """
-    sizes = {name: size for name, size in planned_sizes(config).items() if size is not None}
     if config.deployment.mode == "local":
         return "a run on this machine deploys no service."
-    needs = BundleNeeds(sum(size for size, _ in sizes.values()), tuple(size * wide for size, wide in sizes.values()))
+    sizes = {name: size for name, size in planned_sizes(config).items() if size is not None}
+    needs = _needs(config, sizes)
     check_room(config.deployment, needs, f"a bundle with {' and '.join(sizes) or 'these'} encoders")
     unknown = [name for name in config.modalities if name not in sizes]
     known = (
@@ -30,6 +32,22 @@ def check_planned_room(config: Config) -> str:
     )
     later = f"; that of {', '.join(unknown)} is known when it is deployed" if unknown else ""
     return f"{known}{later}."
+
+
+def planned_amounts(config: Config) -> dict[str, Any]:
+    """What the deployment of a planned run will get for the settings that are ``auto``, as far as the sizes are known here.
+
+    Raises:
+        UsageError: a given amount is too small.
+    """
+    sizes = {name: size for name, size in planned_sizes(config).items() if size is not None}
+    return amounts_for(config.deployment, _needs(config, sizes))
+
+
+def _needs(config: Config, sizes: Mapping[str, tuple[int, int]]) -> BundleNeeds:
+    """What a bundle needs with encoders of these sizes; a source that several use is stored once, and loaded by each."""
+    stored = {config.encoders()[name].source: size for name, (size, _) in sizes.items()}
+    return BundleNeeds(sum(stored.values()), tuple(size * wide for size, wide in sizes.values()))
 
 
 def planned_sizes(config: Config) -> dict[str, tuple[int, int] | None]:

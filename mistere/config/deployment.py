@@ -14,7 +14,7 @@ from mistere.config.base import AUTO, OBJECT_NAME, AutomaticQuantity, Quantity, 
 from mistere.config.canary import CanaryConfig, GatewayConfig
 from mistere.config.pod_environment import Environment, EnvironmentReference, check_authorities
 from mistere.config.predictor import PredictorConfig
-from mistere.config.predictor_options import check_variables
+from mistere.config.predictor_options import check_variables, is_option, with_variables
 
 Mode = Literal["local", "standard", "knative"]
 SMALLEST: Final = {"cache": "8Gi", "memory": "2Gi", "memory_limit": "4Gi"}
@@ -73,7 +73,8 @@ class DeploymentConfig(Section):
             cosign. Empty for no check; only for ``standard`` and ``knative``.
         traffic: write statistics of the answers, which hold no text, recording or vector, to the store of the bundle for ``mistere monitor``.
             The predictor's identity must then be allowed to write below ``traffic/`` there. Short for ``predictor.traffic_store: bundle``.
-        predictor: options of the model server. They take precedence over variables ``MISTERE_PREDICTOR_…`` in ``env``.
+        predictor: options of the model server. Variables ``MISTERE_PREDICTOR_…`` in ``env`` that are texts set those which have their
+            defaults here.
         shadow: copy a share of the requests to the predictor that `mistere shadow start` runs beside the deployed one (``standard`` only).
             The predictor's identity must then be allowed to write below ``shadow/`` in the store of the bundle. Short for
             ``predictor.shadow`` with its address.
@@ -140,6 +141,16 @@ class DeploymentConfig(Section):
         """The section with amounts in place of ``auto``; the smallest ones for those that are not given."""
         smallest = {name: value for name, value in SMALLEST.items() if getattr(self, name) == AUTO}
         return self.model_copy(update={**smallest, **(amounts or {})})
+
+    @model_validator(mode="after")
+    def _variables_are_options(self) -> DeploymentConfig:
+        """Take the predictor's variables for its options, so that all that follows from an option follows from its variable, too."""
+        variables = {name: value for name, value in self.env.items() if isinstance(value, str) and is_option(name)}
+        if variables:
+            # The section is frozen once it is validated.
+            object.__setattr__(self, "predictor", with_variables(self.predictor, variables))
+            object.__setattr__(self, "env", {name: value for name, value in self.env.items() if name not in variables})
+        return self
 
     @model_validator(mode="after")
     def _in_order(self) -> DeploymentConfig:

@@ -160,6 +160,29 @@ def check_variables(variables: Mapping[str, object]) -> None:
         raise ValueError(str(error).removesuffix(".")) from error
 
 
+def with_variables(config: PredictorConfig, variables: Mapping[str, object]) -> PredictorConfig:
+    """The options of a pod: settings that differ from their defaults, and its variables for the others, as the predictor resolves them.
+
+    Args:
+        config: the settings.
+        variables: the pod's variables; values that are no text are not known here.
+
+    Raises:
+        ValueError: as :func:`check_variables`, or the options do not fit together.
+    """
+    texts = {name: value for name, value in variables.items() if isinstance(value, str)}
+    given = {name: value for name, option in options().items() if (value := getattr(config, name)) != option.default}
+    try:
+        return resolve(given, texts)
+    except UsageError as error:
+        raise ValueError(str(error).removesuffix(".")) from error
+
+
+def is_option(variable: str) -> bool:
+    """Whether an environment variable sets an option."""
+    return any(option.variable == variable for option in options().values())
+
+
 def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """The predictor's own variables.
 

@@ -21,6 +21,8 @@ MAX_SECONDS = 3600.0
 """A recording that lasts longer is refused unless a lower limit is given: no utterance does."""
 MAX_SAMPLES = 1 << 28
 """The most samples that are decoded of a recording: 1 GiB."""
+HIGHEST_PEAK = 2.0**31
+"""The highest sample that is accepted: that of integers of 32 bits which were written as floats. Beyond 1e18 squares overflow."""
 _STEPS = 1 << 23
 _FLAC_RATE = 65_535
 """Hz; FLAC cannot state every higher rate."""
@@ -48,8 +50,8 @@ def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, i
 
     Raises:
         EmptyAudioError: the file has no byte, or decodes to no sample.
-        AudioError: the file is of another format or damaged, its header states an implausible rate, it holds NaN or infinity, or,
-            without ``max_seconds``, it lasts more than an hour.
+        AudioError: the file is of another format or damaged, its header states an implausible rate, it holds NaN, infinity or samples
+            beyond :data:`HIGHEST_PEAK`, or, without ``max_seconds``, it lasts more than an hour.
     """
     recording = decode_recording(data, max_seconds)
     return recording.wave, recording.rate
@@ -124,8 +126,13 @@ def _decoded(data: bytes, layout: Layout, max_seconds: float | None) -> Recordin
                 wave = read_mono(file, header, part, left)
         except FAILURES as error:
             raise _undecodable(error, data) from error
-        if not np.isfinite(wave).all():
-            raise AudioError("The audio holds values that are no numbers (NaN or infinity).")
+        peak = max(float(wave.max(initial=0)), -float(wave.min(initial=0)))
+        if not peak <= HIGHEST_PEAK:
+            raise AudioError(
+                f"The audio holds samples of up to {peak:.3g}: floats from -1 to 1 are expected."
+                if np.isfinite(wave).all()
+                else "The audio holds values that are no numbers (NaN or infinity)."
+            )
         channels = max(channels, header.channels)
         cut_short = cut_short or is_cut_short(part, header, len(wave), left)
         waves.append(resample(wave, header.rate, rate))

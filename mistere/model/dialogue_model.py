@@ -20,7 +20,7 @@ from mistere.data.audio import AudioError, decode
 from mistere.data.kinds.kind import Kind, UnreadableError
 from mistere.data.text_repair import is_blank
 from mistere.model.dialogue_prediction import DialoguePrediction, Embeddings
-from mistere.model.encoders.preparation import Features, prepared
+from mistere.model.encoders.preparation import OVERFLOW, Features, overflowing, prepared
 
 if TYPE_CHECKING:
     from mistere.model.transcription.transcriber import Transcriber
@@ -44,6 +44,12 @@ class CellDecodeError(MistereError):
         super().__init__(message)
         self.utterance, self.modality = utterance, modality
         self.reason = message
+
+
+def _unreadable(index: int, modality: str, reason: str) -> CellDecodeError:
+    failure = CellDecodeError(f"utterance {index}, {modality}: {reason}", index, modality)
+    failure.reason = reason
+    return failure
 
 
 class AudioDecodeError(CellDecodeError):
@@ -153,6 +159,7 @@ class DialogueModel:
         Raises:
             AudioDecodeError: an utterance's audio does not decode.
             AudioTooLongError: it is too long.
+            CellDecodeError: an encoder makes NaN or infinity of an utterance.
         """
         return self.predict_embeddings(self.embed(dialogues, max_seconds))
 
@@ -165,7 +172,11 @@ class DialogueModel:
         for name in self._embedders:
             turns = [(dialogue, index) for dialogue in dialogues for index in range(len(dialogue))]
             prepare = partial(self._features_of, name, max_seconds)
-            vectors[name] = np.split(self.vectors(name, list(prepared(prepare, turns))), ends)
+            features = list(prepared(prepare, turns))
+            computed = self.vectors(name, features)
+            for row in overflowing(computed, [each is not None for each in features]):
+                raise _unreadable(turns[row][1], name, OVERFLOW)
+            vectors[name] = np.split(computed, ends)
         return [{name: parts[index] for name, parts in vectors.items()} for index in range(len(dialogues))]
 
     def features(
@@ -203,9 +214,7 @@ class DialogueModel:
         except AudioError as error:
             raise AudioDecodeError(f"utterance {index}: {error}", index, modality) from error
         except UnreadableError as error:
-            failure = CellDecodeError(f"utterance {index}, {modality}: {error}", index, modality)
-            failure.reason = str(error)
-            raise failure from error
+            raise _unreadable(index, modality, str(error)) from error
 
     def _features_of(
         self, modality: str, max_seconds: float | None, turn: tuple[Sequence[HasModalities], int]

@@ -16,7 +16,7 @@ import numpy as np
 from mistere.common.modalities import HasModalities, cell_of
 from mistere.data.kinds.kind import UnreadableError
 from mistere.model.encoders.embedding import Embedder
-from mistere.model.encoders.preparation import Features
+from mistere.model.encoders.preparation import OVERFLOW, Features, overflowing
 from mistere.model.vector_cache import VectorCache, window_key
 
 U = TypeVar("U", bound=HasModalities)
@@ -31,7 +31,8 @@ class WindowItem(Generic[U]):
         context: transcripts of the turns before it, oldest first.
         key: key of its vector in the cache; None if it lacks the modality.
         split: the split that it belongs to, for messages.
-        undecodable: a sentence, if its value of the modality does not decode.
+        undecodable: a sentence, if its value of the modality does not decode, or the encoder makes no numbers of it.
+        is_prepared: whether the encoder has an input for it.
     """
 
     utterance: U
@@ -39,6 +40,7 @@ class WindowItem(Generic[U]):
     key: bytes | None
     split: str = ""
     undecodable: str = ""
+    is_prepared: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class WindowEmbedder(Generic[U]):
 
         for computed in self._embedder.embed_windows(distinct(), self._prepare):
             window = pending.pop(0)
+            self._set_aside_overflows(window, computed)
             vectors = window.filled(computed, self._embedder.dimension)
             if self._cache is not None:
                 self._keep(self._cache, window, computed)
@@ -106,10 +109,19 @@ class WindowEmbedder(Generic[U]):
 
     def _prepare(self, item: WindowItem[U]) -> Features | None:
         try:
-            return self._embedder.prepare(item.utterance, item.context)
+            features = self._embedder.prepare(item.utterance, item.context)
         except UnreadableError as error:
             item.undecodable = self._on_unreadable(item, error)
             return None
+        item.is_prepared = features is not None
+        return features
+
+    def _set_aside_overflows(self, window: _Window[U], computed: np.ndarray) -> None:
+        """Treat an utterance of which the encoder makes NaN or infinity as unreadable; a NaN row would count as a missing modality."""
+        for index in overflowing(computed, [item.is_prepared for item in window.distinct]):
+            computed[index] = np.nan
+            item = window.distinct[index]
+            item.undecodable = self._on_unreadable(item, UnreadableError(OVERFLOW))
 
     @staticmethod
     def _keep(cache: VectorCache, window: _Window[U], computed: np.ndarray) -> None:

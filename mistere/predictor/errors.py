@@ -174,6 +174,15 @@ def unreadable(utterance: int, modality: str, problem: str) -> RequestError:
     return RequestError(f"{what}: {reason[:1].lower()}{reason[1:]}.", plain=f"{what}.")
 
 
+def no_numbers(utterance: int, modality: str) -> RequestError:
+    """An utterance of which an encoder makes NaN or infinity."""
+    return RequestError(
+        f"The model's {modality} encoder overflows at utterance {utterance}: leave its {modality} out, or serve the model with dtype float32.",
+        500,
+        "INTERNAL",
+    )
+
+
 def as_request_error(error: BaseException, request_id: str, seconds: float) -> RequestError:
     """Convert any exception to an error response.
 

@@ -109,6 +109,21 @@ def test_the_pods_of_a_bundle_of_30_gb_have_room_memory_and_time_for_it(tmp_path
     assert quantity(recorded.amounts["cache"]) > LARGE and recorded.amounts["ready_timeout"] > 700
 
 
+def test_each_encoder_holds_its_base_in_memory_and_the_cache_holds_it_once(tmp_path: Path, folder: Path) -> None:
+    store, bundle = large_bundle(tmp_path, folder)
+    twice = bundle.model_copy(update={"encoders": {**bundle.encoders, "notes": bundle.encoders["text"]}})
+    one, two = bundle_needs(store, bundle), bundle_needs(store, twice)
+    assert two.files == one.files and two.weights == (*one.weights, 2 * LARGE)
+
+
+def test_a_gpu_that_the_predictor_does_not_use_saves_no_memory() -> None:
+    def memory(**settings: Any) -> float:
+        return PAPER.memory(DeploymentConfig.model_validate({"mode": "standard", **settings}))
+
+    assert memory(gpus=1, predictor={"device": "cpu"}) == memory() > 1.5 * memory(gpus=1)
+    assert memory(gpus=1, predictor={"device": "cpu", "dtype": "auto"}) == memory(predictor={"dtype": "auto"})
+
+
 def test_small_bundles_get_the_smallest_amounts() -> None:
     config = DeploymentConfig(mode="standard")
     assert amounts_for(config, SMALL) == {"cache": "8Gi", "memory": "2Gi", "memory_limit": "4Gi"}
@@ -178,6 +193,19 @@ def test_doctor_and_submit_refuse_a_deployment_that_cannot_hold_its_model(
     monkeypatch.setattr("pipelines.cli.commands.doctor.run_checks", lambda _: iter([(room.name, run_group(room))]))
     assert doctor("tiny", settings, None, "s3://models/store", None) == ExitCode.USAGE
     assert "16Gi is too small" in capsys.readouterr().out
+
+
+def test_doctor_looks_for_a_node_that_holds_the_model_of_the_run(folder: Path) -> None:
+    def memory(*settings: str) -> float:
+        plan = make_plan("tiny", ["deployment.mode=standard", *settings], None, "s3://models/store", None)
+        (pods,) = plan.predictors()
+        return float(quantity(pods.pod.memory))
+
+    automatic = ["deployment.memory=auto", "deployment.memory_limit=auto", "deployment.cache=auto"]
+    large = [f"text.source=path:{folder}", *automatic]
+    assert memory(*automatic) == 2 * GIB < 2 * LARGE < memory(*large) < 2.5 * LARGE
+    assert memory(*large, "deployment.memory=3Gi") == 3 * GIB
+    assert memory(*large, "deployment.memory_limit=16Gi") == 2 * GIB, "the check of the room names this"
 
 
 def test_sizes_that_are_not_known_here_are_left_to_the_deployment(folder: Path) -> None:

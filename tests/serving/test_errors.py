@@ -5,20 +5,27 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from mistere.predictor.errors import log_value
+from mistere.data.kinds.audio import encoded
+from mistere.predictor.encoding.encoder import CachedEncoder
+from mistere.predictor.errors import RequestError, log_value
+from mistere.predictor.protocol.codec import RequestTurn
+from mistere.predictor.scheduling.pace import Pace
+from mistere.predictor.settings import Limits
 from tests.serving.conftest import Server, clip, wait_for_depth
-from tests.serving.faulty_server import HOLD
+from tests.serving.faulty_server import HOLD, FaultyModel
 
 FORBIDDEN = ("Traceback", "Error", "Exception", "/srv", "/work", ".py", "site-packages", "secret")
 
@@ -166,9 +173,40 @@ def huge_rate() -> bytes:
     return bytes(sound)
 
 
-@pytest.mark.parametrize("sound", [b"junk", b"RIFFjunk", clip()[:40], clip(0.6, file_format="MP3")[:8], huge_rate()])
+@pytest.mark.parametrize(
+    "sound",
+    [
+        b"junk",
+        b"RIFFjunk",
+        clip()[:40],
+        clip(0.6, file_format="MP3")[:8],
+        huge_rate(),
+        encoded(np.full(9600, 1e18, np.float32), 16000, "FLOAT"),
+    ],
+)
 def test_unsupported_audio_is_415(server: Server, sound: bytes) -> None:
     refused(infer(server, HI | {"shape": [2], "data": ["hi", "ho"]}, audio(b"", sound)), 415, "utterance 1")
+
+
+class OverflowingModel(FaultyModel):
+    """A model whose encoder overflows at some texts, as half precision does."""
+
+    def vectors(self, modality: str, features: Sequence[Any]) -> np.ndarray:
+        rows = {"overflow": [np.nan, 0.5], "infinite": [0.5, np.inf]}
+        return np.array([rows.get(text, [0.25, 0.5]) for text in features], np.float32)
+
+
+@pytest.mark.parametrize("text", ["overflow", "infinite"])
+def test_an_encoder_that_overflows_is_an_error_and_no_missing_modality(text: str) -> None:
+    encoder = CachedEncoder(cast(Any, OverflowingModel()), Limits(), Pace())
+    plans = [encoder.plan([[RequestTurn(text=words) for words in said]]) for said in (["Hi.", text], ["Hi.", "Ho."])]
+    for _ in range(2):  # nothing of it is kept in the cache
+        encoder.compute([task for plan in plans for task in plan.missing()])
+        failed, answered = (encoder.embeddings(plan) for plan in plans)
+        assert isinstance(failed, RequestError) and failed.code == 500
+        assert failed.message.startswith("The model's text encoder overflows at utterance 1")
+        assert not isinstance(answered, Exception) and np.isfinite(answered[0]["text"]).all(), "others are answered"
+        plans[0] = encoder.plan([[RequestTurn(text="Hi."), RequestTurn(text=text)]])
 
 
 def test_unknown_model_and_path_are_404(server: Server) -> None:

@@ -193,7 +193,48 @@ def test_variables_of_kubernetes_services_are_no_options() -> None:
 def test_wrong_variables_are_rejected_before_they_are_deployed(env: dict[str, str], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         DeploymentConfig.model_validate({"env": env})
-    assert DeploymentConfig.model_validate({"env": {"MISTERE_PREDICTOR_MAX_UTTERANCES": 300}}).env
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"device": "cuda"}, "set deployment.gpus"),
+        ({"traffic_store": "/srv/traffic"}, "is a folder, which ends with its pod"),
+        ({"shadow": "local"}, "set deployment.shadow=true"),
+        (
+            {
+                "grace_seconds": 300,
+                "max_request_mib": 256,
+                "dtype": "bfloat16",
+                "stream_origins": "https://a,https://b",
+            },
+            "",
+        ),
+    ],
+)
+def test_variables_of_the_pods_count_as_settings(settings: dict[str, Any], expected: str) -> None:
+    """What follows from an option follows from its variable: checks, memory, tolerance, the time that a pod has to end."""
+    env: dict[str, Any] = {options()[name].variable: value for name, value in settings.items()}
+    reference = {"secret": "own", "key": "days"}
+    given = {"mode": "standard", "env": {**env, "NO_PROXY": ".svc", "MISTERE_PREDICTOR_SAMPLE_DAYS": reference}}
+    config = DeploymentConfig.model_validate(given)
+    origins = {"stream_origins": ("https://a", "https://b")} if "stream_origins" in settings else {}
+    assert config.predictor == PredictorConfig.model_validate({**settings, **origins})
+    assert set(config.env) == {"NO_PROXY", "MISTERE_PREDICTOR_SAMPLE_DAYS"}
+    assert DeploymentConfig.model_validate(config.model_dump(mode="json")) == config
+    if expected:
+        with pytest.raises(UsageError, match=expected):
+            check_cluster_support(config)
+    else:
+        check_cluster_support(config)
+
+
+def test_a_setting_takes_precedence_over_a_variable_of_the_pods() -> None:
+    env = {"MISTERE_PREDICTOR_MAX_UTTERANCES": 300, "MISTERE_PREDICTOR_INT8": "true"}
+    config = DeploymentConfig.model_validate({"env": env, "predictor": {"max_utterances": 200}})
+    assert config.predictor.max_utterances == 200 and config.predictor.int8
+    with pytest.raises(ValueError, match="int8 is for a CPU"):
+        DeploymentConfig.model_validate({"env": env, "predictor": {"device": "cuda"}})
 
 
 @pytest.mark.parametrize(

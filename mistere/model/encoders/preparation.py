@@ -9,11 +9,13 @@ measures the gain.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+import numpy as np
 
 from mistere.common.processes.threads import usable_cores
 
@@ -46,3 +48,17 @@ def _one_core_each() -> AbstractContextManager[None]:
     from mistere.model.torch_threads import one_core_each
 
     return one_core_each()
+
+
+OVERFLOW: Final = "The encoder's result holds values that are no numbers (NaN or infinity)."
+"""Half precision overflows above 65,504, and a damaged checkpoint may hold anything."""
+
+
+def overflowing(vectors: np.ndarray, is_present: Sequence[bool]) -> list[int]:
+    """The utterances that have the modality, but whose vector holds NaN or infinity: it would count as a missing modality.
+
+    Args:
+        vectors: ``[N, d]``.
+        is_present: whether each utterance has the modality, ``[N]``.
+    """
+    return [int(index) for index in np.flatnonzero(~np.isfinite(vectors).all(axis=1)) if is_present[int(index)]]

@@ -19,13 +19,14 @@ from mistere.common.modalities import SPEECH, TEXT
 from mistere.data.audio import rms_dbfs
 from mistere.data.text_repair import is_blank
 from mistere.model.dialogue_model import AudioTooLongError, CellDecodeError
-from mistere.model.encoders.preparation import prepared
+from mistere.model.encoders.preparation import overflowing, prepared
 from mistere.predictor import metrics
 from mistere.predictor.audio.clip import read_header
 from mistere.predictor.encoding.plan import EncodingPlan, Task, clip_price, text_price
 from mistere.predictor.errors import (
     RequestError,
     audio_too_long,
+    no_numbers,
     over_limit,
     unknown_digests,
     unreadable,
@@ -48,6 +49,10 @@ Embedded = list[dict[str, np.ndarray]]
 
 class _EvictedError(Exception):
     """A recording that was sent as a digest was evicted between reading the request and encoding it."""
+
+
+class _OverflowError(Exception):
+    """An encoder made NaN or infinity of an utterance; a row of NaN would count as a missing modality."""
 
 
 class CachedEncoder:
@@ -159,16 +164,20 @@ class CachedEncoder:
         return self._refusal(plan) or [self._matrices(keys, plan.vectors) for keys in plan.keys]
 
     def _refusal(self, plan: EncodingPlan) -> RequestError | None:
-        """The error of a request with unreadable audio, with the utterance's index in that request; None if there is none."""
+        """The error of a request with unreadable or overflowing utterances, with the utterance's index in that request; None if there is none."""
         for keys in plan.keys if plan.failures else ():
             for modality in keys.keys() - {SPEECH}:
                 for index, key in enumerate(keys[modality]):
                     if key is not None and (error := plan.failures.get(key)) is not None:
+                        if isinstance(error, _OverflowError):
+                            return no_numbers(index, modality)
                         return unreadable(index, modality, getattr(error, "reason", str(error)))
             for index, key in enumerate(keys.get(SPEECH, ())):
                 if key is not None and (error := plan.failures.get(key)) is not None:
                     if isinstance(error, AudioTooLongError):
                         return audio_too_long(index, self._limits.utterance_seconds)
+                    if isinstance(error, _OverflowError):
+                        return no_numbers(index, SPEECH)
                     if isinstance(error, _EvictedError):
                         return unknown_digests({index: plan.tasks[key].turn.clip_digest})
                     return unsupported_audio(index)
@@ -229,8 +238,11 @@ class CachedEncoder:
                 encoded += length if task.modality == SPEECH else length / TOKENS_PER_SECOND
         for modality, pairs in ready.items():
             computed = self._model.vectors(modality, [features for _, features in pairs])
-            for (key, _), vector in zip(pairs, computed, strict=True):
-                vectors[key] = vector
+            vectors.update((key, vector) for (key, _), vector in zip(pairs, computed, strict=True))
+            for row in overflowing(computed, [True] * len(pairs)):
+                key = pairs[row][0]
+                failures[key] = _OverflowError()
+                del vectors[key]
         return encoded
 
     def _prepare(self, task: Task) -> Features | Exception | None:

@@ -7,6 +7,7 @@ times the limit of a body (docs/guides/serving.md, Memory). Streams hold their a
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ class BundleNeeds:
 
     Attributes:
         files: of all its files, with those of its base models, bytes.
-        weights: of each of its models in float32, bytes.
+        weights: of each of its models in float32, bytes; models with one base hold it once each.
     """
 
     files: int
@@ -56,9 +57,10 @@ class BundleNeeds:
     def memory(self, config: DeploymentConfig) -> float:
         """Bytes of the pod's memory. On a GPU, the pod holds one model at a time, until it is copied there."""
         options = config.predictor
-        half = options.dtype in _HALF or (options.dtype == "auto" and config.gpus)
-        weights = max(self.weights, default=0) if config.gpus else sum(self.weights)
-        process = _PROCESS_WITH_GPU if config.gpus else _PROCESS
+        on_gpu = config.gpus and options.device != "cpu"
+        half = options.dtype in _HALF or (options.dtype == "auto" and on_gpu)
+        weights = max(self.weights, default=0) if on_gpu else sum(self.weights)
+        process = _PROCESS_WITH_GPU if on_gpu else _PROCESS
         bodies = _BODIES + _STREAM_BODIES * options.max_streams
         stores = options.audio_store_mib + options.vector_store_mib + bodies * options.max_request_mib
         return process + stores * 2**20 + _COPIES * weights * (0.5 if half else 1)
@@ -75,11 +77,11 @@ def bundle_needs(store: ObjectStore, bundle: ModelBundle) -> BundleNeeds:
         ArtifactError: a manifest is missing or damaged.
     """
     files, weights = _size(bundle), [_size(bundle)]
-    for _, digest in dict.fromkeys(bundle.refers_to()):
+    for (_, digest), references in Counter(bundle.refers_to()).items():
         base = read_manifest(store, BaseEncoder, digest)
         files += _size(base)
         stored = sum(entry.size for name, entry in base.files.items() if name.endswith(_WEIGHTS))
-        weights.append(stored * (2 if _is_half(store, digest) else 1))
+        weights += [stored * (2 if _is_half(store, digest) else 1)] * references
     return BundleNeeds(files, tuple(weights))
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
+from mistere.common.errors import UsageError
 from mistere.config.cluster import StepSettings
 from mistere.config.loader import Config
 from mistere.config.stages import every_stage, stages
 from mistere.runs.outcome import EXIT_HANDLER
+from pipelines.bundle_estimate import planned_amounts
 from pipelines.catalogue import RETRAINING, Pipeline, find_pipeline
 from pipelines.cli.doctor.groups.clock import Clock
 from pipelines.kubeflow.connection.access import chosen_host
@@ -58,11 +62,19 @@ class Plan:
 
     def predictors(self) -> Iterator[PlannedPods]:
         """The pod that serves the model, if the run deploys it to the cluster."""
-        deployment = self.config.deployment.with_amounts()
-        if deployment.mode != "local" and self.pipeline is RETRAINING:
+        if self.config.deployment.mode != "local" and self.pipeline is RETRAINING:
+            deployment = self.config.deployment.with_amounts(self._predictor_amounts)
             fields = ("cpu", "cpu_limit", "memory", "gpus", "gpu_type", "node_selector", "tolerations")
             pod = StepSettings.model_validate({name: getattr(deployment, name) for name in fields})
             yield PlannedPods("the predictor", "deployment", pod)
+
+    @cached_property
+    def _predictor_amounts(self) -> dict[str, Any]:
+        """What the predictor gets for the settings that are ``auto``; nothing where another check says that the model does not fit."""
+        try:
+            return planned_amounts(self.config)
+        except UsageError:
+            return {}
 
     def steps(self) -> Iterator[tuple[str, StepSettings]]:
         """The settings of each step's pod, by its name in ``cluster.steps``."""

@@ -55,8 +55,11 @@ def test_decode_averages_channels() -> None:
         (encoded(tone(1, 16000), 16000, "OGG", "VORBIS")[:300], "does not decode"),
         (encoded(np.zeros(0, np.float32), 16000), "zero length"),
         (encoded(np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT"), "no numbers"),
+        (encoded(np.array([0.1, -1e10], np.float32), 16000, subtype="FLOAT"), "samples of up to 1e\\+10"),
+        (encoded(np.array([0.1, 3e38], np.float32), 16000, subtype="FLOAT"), "samples of up to 3e\\+38"),
+        (encoded(np.full((2, 2), 3e38, np.float32), 16000, subtype="FLOAT"), "no numbers"),
     ],
-    ids=["empty", "not audio", "truncated", "no samples", "NaN"],
+    ids=["empty", "not audio", "truncated", "no samples", "NaN", "beyond integers", "beyond squares", "infinite mean"],
 )
 def test_damaged_audio_is_rejected_with_one_sentence(data: bytes, expected: str) -> None:
     with pytest.raises(AudioError, match=expected) as caught:
@@ -65,6 +68,12 @@ def test_damaged_audio_is_rejected_with_one_sentence(data: bytes, expected: str)
     assert message.endswith(".") and "\n" not in message
     assert isinstance(caught.value, MistereError)
     assert isinstance(caught.value, EmptyAudioError) == (expected in ("empty", "zero length"))
+
+
+def test_samples_that_were_integers_are_accepted() -> None:
+    for peak in (32768.0, 2.0**31):
+        decoded, _ = decode(encoded(np.array([0.1, -peak], np.float32), 16000, subtype="FLOAT"))
+        assert decoded.min() == -peak
 
 
 @pytest.mark.parametrize(("rate", "target"), [(44100, 16000), (8000, 16000), (22050, 16000), (16000, 16000)])
