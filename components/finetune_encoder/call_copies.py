@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mistere.common.errors import UsageError
 from mistere.common.modalities import SPEECH
 from mistere.config.calls import CallAugmentation
 from mistere.config.encoder import EncoderConfig
@@ -34,11 +35,22 @@ class CallCopies:
 
     @classmethod
     def of(cls, config: EncoderConfig, reader: UtteranceReader) -> CallCopies | None:
-        """For the train split of a dataset; None if no utterance is to be heard through a call."""
+        """For the train split of a dataset; None if no utterance is to be heard through a call.
+
+        Raises:
+            UsageError: the only effect mixes in other dialogues, and the dataset has one.
+        """
         if config.augmentation.variants == 1:
             return None
         effects = [one for one in effects_named(config.augmentation.effects) if one.affected == SPEECH]
         around = Surroundings.of(reader.stream("train", (SPEECH,)))
+        if not around.has_others:
+            effects = [one for one in effects if not one.needs_others]
+        if not effects:
+            raise UsageError(
+                f"speech.augmentation.effects={','.join(config.augmentation.effects)} needs recordings of at least two training dialogues: "
+                "choose other effects, or set speech.augmentation.share=0."
+            )
         return cls(config.augmentation, effects, around, config.seed)
 
     def __call__(self, utterance: Utterance) -> list[Utterance]:

@@ -137,6 +137,13 @@ class DeploymentConfig(Section):
             raise ValueError("scale_metric memory needs a target, a percentage of the memory request")
         return target
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the predictor's encoders compute in float32, as in an evaluation in float32."""
+        has_gpu = self.mode == "local" or self.gpus > 0  # a machine may have one
+        is_half = self.predictor.dtype == "auto" and self.predictor.device != "cpu" and has_gpu
+        return self.predictor.dtype in ("auto", "float32") and not is_half and not self.predictor.int8
+
     def with_amounts(self, amounts: Mapping[str, Any] | None = None) -> DeploymentConfig:
         """The section with amounts in place of ``auto``; the smallest ones for those that are not given."""
         smallest = {name: value for name, value in SMALLEST.items() if getattr(self, name) == AUTO}

@@ -133,7 +133,7 @@ class EncoderConfig(SeededSection):
         min_seconds: shorter utterances are padded with silence to this length.
         max_seconds: longer utterances are cropped to this length.
         excerpt_seconds: in training, a random excerpt of this length stands for a longer utterance, another one in each epoch;
-            speech only. Not set: the whole utterance. Dev, test and predictions always use whole utterances.
+            recordings only. Not set: the whole utterance. Dev, test and predictions always use whole utterances.
         augmentation: effects of real calls on training utterances; speech only.
         max_frames: images of an utterance that are used at most; of more, as many evenly spread over the utterance.
         undecodable: what to do with an utterance whose audio (or image, or vector) does not decode: ``fail``, or treat it as ``missing``.

@@ -23,6 +23,7 @@ COPY_MIB: Final = 32
 MOST_TOKENS: Final = 100_000_000
 """The highest limit of the text of a request, tokens."""
 _DAY: Final = 86400
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,15 @@ def _prefix(text: str) -> str:
     return text if "/" in text.removeprefix("s3://") else f"{text}/"
 
 
+def _is_plain(url: str) -> bool:
+    """Whether a URL has nothing behind its path, not even a lone ``?`` or ``#``, and no space or control character."""
+    return url.isascii() and url.isprintable() and not {" ", "?", "#"} & set(url)
+
+
 def _shadow(text: str) -> str:
     with contextlib.suppress(ValueError):  # of a port that is none
         parts = urlsplit(text)
-        plain = parts.hostname and parts.port != 0 and not (parts.username or parts.query or parts.fragment)
+        plain = parts.hostname and parts.port != 0 and not parts.username and _is_plain(text)
         if not text or text == LOCAL_SHADOW or (parts.scheme in ("http", "https") and plain):
             return text
     raise ValueError(f"{text} is neither {LOCAL_SHADOW} nor of the form http://host:port")
@@ -52,9 +58,7 @@ def _collector(url: str) -> str:
         is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_right = False
-    if url and (
-        not is_right or has_credentials(url) or parts.query or parts.fragment or not url.isascii() or " " in url
-    ):
+    if url and (not is_right or has_credentials(url) or not _is_plain(url)):
         raise ValueError(
             "a URL of the form http://host:4318 or https://host/v1/traces is expected, without credentials"
         )
@@ -62,9 +66,17 @@ def _collector(url: str) -> str:
 
 
 def _origin(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s,]+", text):
-        raise ValueError(f"{text} is not of the form https://host or https://host:port")
-    return text
+    """An origin as browsers send it: in lower case, without the scheme's own port."""
+    origin = text.lower()
+    with contextlib.suppress(ValueError):  # of a port that is none
+        parts = urlsplit(origin)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        port = "" if parts.port in (None, _PORTS.get(parts.scheme)) else f":{parts.port}"
+        if parts.scheme in _PORTS and re.fullmatch(r"https?://[^/\\@,]+", origin) and _is_plain(origin) and host:
+            return f"{parts.scheme}://{host}{port}"
+    raise ValueError(
+        f"{text} is not of the form https://host or https://host:port, with a host in ASCII (xn--… for other letters)"
+    )
 
 
 class PredictorConfig(Section):
@@ -196,8 +208,3 @@ class PredictorConfig(Section):
         stores = {"traffic_store": "", "sample_store": BUNDLE_STORE, "request_log_store": BUNDLE_STORE}
         changes = {"copies": True, "shadow": "", "sample_share": 0.0, "request_log_share": 0.0, **stores}
         return self.model_copy(update=changes)
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the encoders compute in float32, as in an evaluation in float32."""
-        return self.dtype == "float32" and not self.int8

@@ -90,6 +90,10 @@ class CallMeasurement:
                 yield from dialogue
 
         self._around = Surroundings.of(utterances())
+        if not self._around.has_others:
+            alone = {level.name for effect in settings.effects if effect.needs_others for level in effect.levels}
+            self._levels = [level for level in self._levels if level.name not in alone]
+            self._affected = {name: affected for name, affected in self._affected.items() if name not in alone}
 
     @property
     def dialogues(self) -> int:

@@ -26,7 +26,7 @@ REQUESTS = Counter(
 )
 PHASES = Histogram(
     "mistere_phase_seconds",
-    "Time of a request by phase: decode (request), transcribe, slices (encoding a long request), queue, encode (utterances), mixture, respond.",
+    "Time of a request by phase: decode (request), transcribe, slices (encoding a long request), queue, encode (utterances), mixture, explain, respond.",
     ["phase"],
     buckets=_SECONDS,
 )

@@ -214,7 +214,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             if any(turn.audio_uri is not None for dialogue in dialogues for turn in dialogue.turns):
                 dialogues = await asyncio.to_thread(lambda: [self._clips.with_read(dialogue) for dialogue in dialogues])
             asked = dialogues
-            note_dialogues(dialogues)
+            note_dialogues(dialogues, model.transcriber is not None)
             dialogues = await self._transcripts.completed(dialogues)
             plan = None if dialogues[0].embeddings else await self._planned(dialogues, light)
             if plan is not None:

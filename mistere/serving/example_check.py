@@ -59,9 +59,7 @@ class ExampleCheck:
                 )
             example = Example(dialogue, np.full((len(dialogue), len(manifest.labels)), np.nan))
         exact = all(encoder.identity.precision == "float32" for encoder in bundle.manifest.encoders.values())
-        tolerance = (
-            config.tolerance if exact and config.predictor.is_exact else max(config.tolerance, config.half_tolerance)
-        )
+        tolerance = config.tolerance if exact and config.is_exact else max(config.tolerance, config.half_tolerance)
         return cls(example, bundle.manifest.digest, tolerance)
 
     def run(self, client: DialogueClient) -> str:

@@ -167,6 +167,12 @@ def test_more_work_than_allowed_is_refused(server: Server) -> None:
     assert allowed.status_code == 200, allowed.text
     with pytest.raises(RequestError, match=f"may take {MAX_ROWS} predictions of an utterance; this one takes 114688"):
         check_work([np.ones((128, 3), bool)], [frozenset()])
+    with pytest.raises(RequestError, match=r"takes 114688: mark some with predict false, or send fewer utterances\."):
+        check_work([np.ones((128, 3), bool)], [frozenset()])
+    with pytest.raises(
+        RequestError, match=r"takes 90000: send fewer utterances\."
+    ):  # one modality: marking saves nothing
+        check_work([np.ones((300, 1), bool)], [frozenset(range(150))])
     with pytest.raises(RequestError, match="more than 8 modalities") as caught:
         check_work([np.ones((1, 9), bool)], [frozenset()])
     assert caught.value.code == 413

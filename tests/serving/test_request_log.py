@@ -83,7 +83,7 @@ def test_every_protocol_is_logged(server: Server, store: LocalStore, bundle: str
     line = found["rest_v2"]
     assert (line.bundle, line.labels, line.model) == (Path(bundle).name, LABELS, "mistere")
     assert line.sizes == {"bytes": line.sizes["bytes"], "dialogues": 1, "utterances": 2, "texts": 2, "recordings": 0}
-    assert line.sizes["bytes"] == len(json.dumps(dialogue)) and line.options == ["transcribe"]
+    assert line.sizes["bytes"] == len(json.dumps(dialogue)) and line.options == []
     (turn,) = line.turns
     assert (turn.turn, turn.modalities) == (1, "text") and abs(sum(turn.probabilities) - 1) < 1e-4
     assert turn.label == LABELS[turn.probabilities.index(max(turn.probabilities))]

@@ -170,6 +170,50 @@ def test_only_finite_numbers_within_the_bounds_are_accepted(name: str, value: st
         resolve({}, {options()[name].variable: value})
 
 
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://Calls.Example.org", "https://calls.example.org"),
+        ("HTTPS://a.b:443", "https://a.b"),
+        ("http://a.b:80", "http://a.b"),
+        ("http://a.b:443", "http://a.b:443"),
+        ("https://[::1]:8443", "https://[::1]:8443"),
+        ("https://localhost:03000", "https://localhost:3000"),
+    ],
+)
+def test_origins_are_compared_as_browsers_send_them(text: str, origin: str) -> None:
+    assert resolve({}, {"MISTERE_PREDICTOR_STREAM_ORIGINS": text}).stream_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "https://a?x",
+            "https://a?",
+            "https://a#",
+            "https://a/",
+            "https://me@a",
+            "https://",
+            "https://:8",
+            "https://a:x",
+        ),
+        *("https://a:99999", "https://münchen.de", "https://a\\b", "https://a\0", "ftp://a", "a.b"),
+    ],
+)
+def test_origins_that_no_browser_sends_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="MISTERE_PREDICTOR_STREAM_ORIGINS"):
+        resolve({}, {"MISTERE_PREDICTOR_STREAM_ORIGINS": text})
+
+
+@pytest.mark.parametrize("end", ["?", "#", "/?", "/#", "?a", "\0", "\x1b", "\x7f", " x", "/\u202e"])
+@pytest.mark.parametrize("option", ["trace_endpoint", "shadow"])
+def test_addresses_end_with_their_path(option: str, end: str) -> None:
+    """A lone ``?`` or ``#`` would take the path that is added."""
+    with pytest.raises(UsageError, match=f"MISTERE_PREDICTOR_{option.upper()}"):
+        resolve({}, {f"MISTERE_PREDICTOR_{option.upper()}": f"http://h:4318{end}"})
+
+
 def test_variables_of_kubernetes_services_are_no_options() -> None:
     names = [
         "PORT",
@@ -227,6 +271,26 @@ def test_variables_of_the_pods_count_as_settings(settings: dict[str, Any], expec
             check_cluster_support(config)
     else:
         check_cluster_support(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_exact"),
+    [
+        ({}, True),
+        ({"dtype": "auto"}, True),
+        ({"dtype": "auto", "gpus": 1}, False),
+        ({"dtype": "auto", "gpus": 1, "device": "cpu"}, True),
+        ({"dtype": "auto", "mode": "local"}, False),
+        ({"dtype": "auto", "mode": "local", "device": "cpu"}, True),
+        ({"gpus": 1}, True),
+        ({"dtype": "bfloat16"}, False),
+        ({"dtype": "auto", "int8": True}, False),
+    ],
+)
+def test_automatic_precision_is_exact_where_there_is_no_gpu(settings: dict[str, Any], is_exact: bool) -> None:
+    own = {name: settings[name] for name in ("mode", "gpus") if name in settings}
+    predictor = {name: value for name, value in settings.items() if name not in own}
+    assert DeploymentConfig.model_validate({"mode": "standard", **own, "predictor": predictor}).is_exact is is_exact
 
 
 def test_a_setting_takes_precedence_over_a_variable_of_the_pods() -> None:

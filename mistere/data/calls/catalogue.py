@@ -105,7 +105,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     for effect in (
         Effect("codec", "Codecs", "speech", _codecs()),
         Effect("packet_loss", "Packets lost", "speech", tuple(map(_packets, (5, 10, 20)))),
-        Effect("babble", "Other voices", "speech", tuple(map(_babble, (20, 10, 0)))),
+        Effect("babble", "Other voices", "speech", tuple(map(_babble, (20, 10, 0))), needs_others=True),
         Effect("street", "Street noise", "speech", tuple(map(_street, (20, 10, 0)))),
         Effect("reverberation", "Reverberation", "speech", tuple(map(_room, (0.3, 0.6, 1.2)))),
         Effect("clipping", "Clipping", "speech", tuple(map(_clipping, (1, 5, 20)))),

@@ -71,8 +71,13 @@ class Surroundings:
         return found
 
     def others(self, dialogue: str) -> list[np.ndarray]:
-        """The recordings of other dialogues; its own where there are no others."""
-        return [wave for owner, wave in self.voices if owner != dialogue] or [wave for _, wave in self.voices]
+        """The recordings of other dialogues."""
+        return [wave for owner, wave in self.voices if owner != dialogue]
+
+    @property
+    def has_others(self) -> bool:
+        """Whether every dialogue has recordings of others."""
+        return len({owner for owner, _ in self.voices}) > 1
 
 
 @dataclass(frozen=True)
@@ -148,12 +153,14 @@ class Effect:
         title: heads its plot.
         affected: what it changes: recordings, transcripts, or the turns themselves.
         levels: from weak to strong.
+        needs_others: whether it mixes in recordings of other dialogues; a dataset without any has no such effect.
     """
 
     name: str
     title: str
     affected: Affected
     levels: tuple[Level, ...]
+    needs_others: bool = False
 
 
 def _at_encoder_rate(audio: bytes, max_seconds: float | None = None) -> np.ndarray:

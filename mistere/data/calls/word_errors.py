@@ -14,8 +14,10 @@ _REPLACED, _DELETED, _ADDED = 0.6, 0.25, 0.15
 """Shares of the errors, about those of recognisers of conversational speech."""
 _CANDIDATES: Final = 24
 """Words of the dataset of which the most similar one replaces another; a recogniser mishears, it does not guess at random."""
-_UNSPACED: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+_UNSPACED: Final = "\u3040-\u30ff\u3400-\u9fff"
 """Japanese and Chinese, whose errors are counted by character."""
+_TOKENS: Final = re.compile(rf"(?P<space>\s*)(?P<token>[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
+_CHARACTER: Final = re.compile(rf"[{_UNSPACED}]")
 
 
 def with_word_errors(text: str, rate: float, draw: Generator, words: Sequence[str]) -> str:
@@ -23,25 +25,30 @@ def with_word_errors(text: str, rate: float, draw: Generator, words: Sequence[st
 
     Args:
         text: the transcript.
-        rate: errors per word of the transcript: 60 % replacements, 25 % deletions, 15 % additions.
+        rate: errors per word of the transcript: 60 % replacements, 25 % deletions, 15 % additions. A character of Japanese or Chinese
+            counts as a word.
         draw: the random numbers; those of a word do not depend on the rate, so that a higher one has the same errors and more.
         words: the words of the dataset, which replace others; without any, words are repeated.
     """
-    joint = "" if _UNSPACED.search(text) else " "
-    own = list(text) if not joint else text.split()
+    own = [(" " if found["space"] else "", found["token"]) for found in _TOKENS.finditer(text)]
     heard: list[str] = []
-    for word in own:
+    lost_space = ""
+    for space, word in own:
         error, kind, *picks = draw.random(2 + _CANDIDATES)
         candidates = [words[int(pick * len(words))] for pick in picks] if words else [word]
-        if joint == "":
+        is_character = bool(_CHARACTER.fullmatch(word))
+        if is_character:
             candidates = [candidate[:1] for candidate in candidates]
+        space, lost_space = space or lost_space, ""
         if error >= rate:
-            heard.append(word)
+            heard.append(space + word)
         elif kind < _REPLACED:
-            heard.append(_similar(word, candidates))
+            heard.append(space + _similar(word, candidates))
         elif kind < _REPLACED + _ADDED:
-            heard += [word, candidates[0]]
-    return joint.join(heard or own[:1])
+            heard += [space + word, ("" if is_character else " ") + candidates[0]]
+        else:
+            lost_space = space
+    return "".join(heard or [word for _, word in own[:1]]).strip()
 
 
 def _similar(word: str, candidates: Sequence[str]) -> str:

@@ -60,9 +60,11 @@ def check_work(present: Sequence[np.ndarray], context: Sequence[frozenset[int]])
         raise over_limit(f"An utterance with more than {MAX_MODALITIES} modalities is not explained; one has {most}.")
     rows = sum(rows_needed(*pair) for pair in zip(present, context, strict=True))
     if rows > MAX_ROWS:
+        least = sum(len(table) * int(table.any(axis=1).sum()) for table in present)  # each turn silent once
+        marking = "mark some with predict false, or " if least < MAX_ROWS else ""
         raise over_limit(
-            f"The explanation of a request may take {MAX_ROWS} predictions of an utterance; this one takes {rows}: explain fewer "
-            "utterances, or mark some with predict false."
+            f"The explanation of a request may take {MAX_ROWS} predictions of an utterance; this one takes {rows}: {marking}send fewer "
+            "utterances."
         )
 
 

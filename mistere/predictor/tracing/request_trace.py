@@ -100,8 +100,13 @@ def note_request(identity: str, size: int) -> None:
         trace.identity, trace.bytes = identity, size
 
 
-def note_dialogues(dialogues: Sequence[DialogueRequest]) -> None:
-    """Note how much was asked, and how."""
+def note_dialogues(dialogues: Sequence[DialogueRequest], transcribes: bool) -> None:
+    """Note how much was asked, and how.
+
+    Args:
+        dialogues: of the request.
+        transcribes: whether the model transcribes, unless the request declines.
+    """
     for trace in TRACES.get():
         turns = [turn for dialogue in dialogues for turn in dialogue.turns]
         trace.sizes.update(
@@ -113,6 +118,7 @@ def note_dialogues(dialogues: Sequence[DialogueRequest]) -> None:
         first = dialogues[0]
         trace.dialogue_id = first.dialogue_id
         flags = {name: getattr(first, name) for name in ("consent", "detail", "explain", "transcribe")}
+        flags["transcribe"] &= transcribes
         flags["vectors"] = bool(first.embeddings)
         trace.flags = tuple(name for name, is_set in flags.items() if is_set)
 

@@ -6,7 +6,7 @@ import dataclasses
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,10 +29,12 @@ from mistere.config.base import Section
 from mistere.config.encoder import EncoderConfig, ExtractionSettings, SpeechConfig, TextConfig
 from mistere.data.dataset import Utterance
 from mistere.data.kinds import kind_of
+from mistere.data.kinds.kind import UnreadableError
 from mistere.data.utterances import batches_of_one_shape, batches_within, row_ranges
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, Step, TaskShard
 from mistere.model.embedders import open_embedder
+from mistere.model.embedding_windows import WindowEmbedder, WindowItem
 from mistere.model.encoders.embedding import Embedder
 from mistere.model.encoders.families import families
 from mistere.model.encoders.sources import resolve_base
@@ -256,6 +258,36 @@ def test_a_vector_of_the_samples_encoder_does_not_depend_on_its_window(
         np.testing.assert_array_equal(vectors, whole[[contents.index(one) for one in window]])
     live = embedder.embed([embedder.prepare(one) for one in contents])
     assert 0 < np.abs(live - whole).max() < 1e-4, "batches of mixed lengths round differently"
+
+
+class OverflowingEmbedder:
+    """Makes NaN of the text ``overflow`` and infinity of ``infinite``, as half precision does."""
+
+    modality, kind, dimension, batch_invariant = "text", kind_of("text"), 2, True
+
+    def prepare(self, utterance: Utterance, context: Sequence[str]) -> dict[str, Any] | None:
+        return {"text": utterance.text} if (utterance.text or "").strip() else None
+
+    def embed_windows(self, windows: Any, prepare: Any) -> Any:
+        rows = {"overflow": [np.nan, 1], "infinite": [1, np.inf]}
+        for window in windows:
+            made = [prepare(item) for item in window]
+            yield np.array([[np.nan] * 2 if one is None else rows.get(one["text"], [1, 2]) for one in made], np.float32)
+
+
+def test_an_utterance_at_which_the_encoder_overflows_is_unreadable_and_not_missing() -> None:
+    refused: list[str] = []
+
+    def on_unreadable(item: WindowItem[Utterance], error: UnreadableError) -> str:
+        refused.append(f"{item.utterance.text}: {error}")
+        return refused[-1]
+
+    windows = WindowEmbedder[Utterance](cast(Any, OverflowingEmbedder()), None, on_unreadable)
+    texts = ["Hi.", "overflow", " ", "infinite", None]
+    (window,) = windows.embed([[windows.item(Utterance("d", turn, "a", text)) for turn, text in enumerate(texts)]])
+    assert np.isnan(window.vectors).all(axis=1).tolist() == [False, True, True, True, True]
+    assert refused == window.undecodable and [one.split(":")[0] for one in refused] == ["overflow", "infinite"]
+    assert "no numbers" in refused[0]
 
 
 def test_the_next_window_is_begun_while_one_is_used(encoders: Any, store: LocalStore, utterances: Any) -> None:

@@ -20,6 +20,7 @@ from mistere.data.calls.effect import Level, Surroundings
 from mistere.data.calls.noises import in_a_room, street, with_babble, with_street
 from mistere.data.calls.word_errors import with_word_errors
 from mistere.data.dataset import Utterance
+from mistere.evaluation.calls import CallMeasurement, CallSettings
 
 RATE = 16000
 HEARD = [level for effect in EFFECTS.values() if effect.affected == "speech" for level in effect.levels]
@@ -125,9 +126,20 @@ def test_babble_is_made_of_other_dialogues() -> None:
     around = Surroundings([("d", own), ("e", other)])
     assert len(around.others("d")) == 1 and np.array_equal(around.others("d")[0], other)
     assert len(around.others("x")) == 2
-    assert len(Surroundings([("d", own)]).others("d")) == 1, "its own where there is nothing else"
+    alone = Surroundings([("d", own), ("d", other)])
+    assert around.has_others and not alone.has_others and alone.others("d") == [], "never the speaker's own"
     wave = voice()
     assert np.array_equal(with_babble(wave, 0, generator(), [])[0], wave)
+
+
+def test_other_voices_are_measured_only_where_there_are_others() -> None:
+    def levels(*dialogues: str) -> set[str]:
+        settings = CallSettings(effects_named(["babble", "clipping"]))
+        turns = [[utterance(dialogue=name, audio=wav(voice()))] for name in dialogues]
+        return set(CallMeasurement(lambda: iter(turns), ["joy"], settings)._affected)
+
+    assert levels("d") == {"clipping_1", "clipping_5", "clipping_20"}
+    assert levels("d", "e") == levels("d") | {"babble_20db", "babble_10db", "babble_0db"}
 
 
 def test_a_street_rumbles_below_speech() -> None:
@@ -220,6 +232,13 @@ def test_word_errors_are_similar_words_and_keep_one() -> None:
     assert all(with_word_errors("no", 1.0, generator(seed), []) for seed in range(20))
     assert with_word_errors("as it is", 0.0, generator(), ["x"]) == "as it is"
     assert " " not in with_word_errors("今日はいい天気", 0.3, generator(), ["雨", "雪"])
+    mixed = "My name is Mueller 李 and I live in 北京 today"
+    seen = {with_word_errors(mixed, 0.3, generator(seed), ["light", "banana"]) for seed in range(40)}
+    assert all(set(one.split()) & {"name", "and", "live"} for one in seen), (
+        "a name does not make English a text of letters"
+    )
+    assert all(len(one.split()) >= 5 and "  " not in one for one in seen) and any("北京" in one for one in seen)
+    assert with_word_errors(f" {mixed}\n", 0.0, generator(), ["x"]) == mixed
     level = LEVELS["word_errors_30"]
     assert level.utterance(utterance(text=None, audio=b"x"), Surroundings(), 0) == utterance(text=None, audio=b"x")
 

@@ -13,6 +13,7 @@ from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
 from mistere.common.modalities import SPEECH
 from mistere.config.encoder import EncoderConfig
+from mistere.data.kinds import kinds
 from mistere.model.encoders.converters import converters
 from mistere.model.encoders.lookup.hub import check_hub_model
 from mistere.model.encoders.source_state import model_folder, package_folder, package_weights
@@ -31,12 +32,17 @@ def check_encoder(settings: EncoderConfig, modality: str, in_this_image: bool) -
 
     Raises:
         UsageError: a package, folder, object or model is missing, or the hub refuses it or cannot be reached; or another modality than
-            speech is to be heard through calls.
+            speech is to be heard through calls, or one without a duration in excerpts.
         MistereError: the hub or the object store fails.
     """
     if settings.augmentation.share and modality != SPEECH:
         raise UsageError(
             f"{modality}.augmentation.share={settings.augmentation.share:g}: only speech is heard through calls; set it to 0."
+        )
+    kind = kinds().get(settings.kind)
+    if settings.excerpt_seconds is not None and kind is not None and not kind.timed:
+        raise UsageError(
+            f"{modality}.excerpt_seconds={settings.excerpt_seconds:g}: only recordings are trained on in excerpts; leave it out."
         )
     if in_this_image and settings.tuning == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError(
