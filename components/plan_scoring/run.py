@@ -16,7 +16,9 @@ from mistere.engine.run_settings import run_context
 from mistere.engine.stage import Result, Stage, Step
 from mistere.registry.release.champion import read_champion
 from mistere.runs.run_info import read_origin, write_run_info
-from mistere.scoring.archive import ArchiveColumns, open_archive
+from mistere.scoring.archive import open_archive
+from mistere.scoring.archive_check import check_roles, check_rows
+from mistere.scoring.call_columns import ArchiveColumns
 
 STAGE: Final = Stage(name="plan_scoring", config=ScoringConfig, cached=False)
 
@@ -68,8 +70,8 @@ def run(config: ScoringConfig, step: Step) -> Result:
         step: this execution.
 
     Raises:
-        UsageError: there is no such model or data, or the data lack a column.
-        DataError: the archive is empty or damaged.
+        UsageError: there is no such model or data, or the data lack a column, or it has too many values to be one of groups.
+        DataError: the archive is damaged, or not in the dataset form, or no turn has a role to be predicted.
     """
     digest, remote = step.run.data_digest, step.run.data_remote
     if not digest:
@@ -77,8 +79,8 @@ def run(config: ScoringConfig, step: Step) -> Result:
     bundle, version = _model(config.model, step.store)
     archive = open_archive(remote, digest)
     first = archive.shards[0]
-    archive.facts(first)
-    ArchiveColumns(tuple(config.by), config.time).check(archive.path(first), first, archive.info)
+    check_roles(archive)
+    check_rows(archive, [first], ArchiveColumns(tuple(config.by), config.time))
     tasks = min(config.shards, len(archive.shards))
     step.progress(f"data {digest[:12]}, model {bundle[:12]}")
     if step.run.schedule:  # nobody else records how such a run was started

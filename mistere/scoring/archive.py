@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -21,22 +20,16 @@ from mistere.common.errors import DataError, UsageError
 from mistere.common.names import shown
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import open_parquet
-from mistere.common.suggestions import did_you_mean
-from mistere.config.scoring import SPEAKER
-from mistere.data.dataset import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, DatasetInfo, Utterance, load_info_as, read_batches
+from mistere.data.dataset import DatasetInfo, Utterance, load_info_as, read_batches, split_of
 from mistere.data.dataset import read_utterances as read_rows
 from mistere.data.dvc_remote import RemoteData
-from mistere.data.kinds import kind_of
 from mistere.data.shard_modalities import shard_modalities
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from mistere.scoring.call_columns import ArchiveColumns
 
 INFO_FILE = "dataset.yaml"
-NO_VALUE = "(none)"
-"""The group of calls without a value in a column."""
 _SUFFIX = ".parquet"
-_LONGEST_VALUE = 80
+_LAST_TURN = 2**31 - 1
+"""The tables of results hold the number of a turn in 32 bits."""
 
 
 class ArchiveInfo(DatasetInfo):
@@ -150,45 +143,34 @@ class Archive:
         kinds = {name: kind for name, kind in self.info.kinds.items() if name in modalities}
         position = self.shards.index(shard)
         begun_before = self._last_dialogue(position - 1) if position else None
-        current: str | None = None
-        last_turn, seen = -1, set[str]()
-        for turn in self._rows(shard, columns, kinds):
-            name, number = turn.utterance.dialogue_id, turn.utterance.turn
-            if name == begun_before and current is None:
-                continue
-            if name != current:
-                if name in seen:
+        order, seen = DialogueOrder(), {begun_before}
+        for row, turn in enumerate(self._rows(shard, columns, kinds)):
+            name = turn.utterance.dialogue_id
+            if order.add(shard, name, turn.utterance.turn):
+                if row and name in seen:
                     raise turns_apart(shard, name)
                 seen.add(name)
-                current, last_turn = name, -1
-            if number <= last_turn:
-                raise DataError(
-                    f"{shard}: turn {number} of dialogue {shown(name)} follows turn {last_turn}: sort the rows of each dialogue by turn."
-                )
-            last_turn = number
-            yield turn
-        if current is not None:
-            yield from self._continuation(position + 1, current, columns, kinds)
+            if name != begun_before:
+                yield turn
+        if order.dialogue not in {None, begun_before}:
+            yield from self._continuation(position + 1, order, columns, kinds)
 
     def _continuation(
-        self, position: int, dialogue: str, columns: ArchiveColumns, kinds: Mapping[str, str]
+        self, position: int, order: DialogueOrder, columns: ArchiveColumns, kinds: Mapping[str, str]
     ) -> Iterator[ArchiveTurn]:
         """The turns of a dialogue that go on in the next shards."""
-        while position < len(self.shards) and self._continues(position):
-            for turn in self._rows(self.shards[position], columns, kinds):
-                if turn.utterance.dialogue_id != dialogue:
+        while position < len(self.shards) and goes_on(*self.shards[position - 1 : position + 1]):
+            shard = self.shards[position]
+            for turn in self._rows(shard, columns, kinds):
+                if turn.utterance.dialogue_id != order.dialogue:
                     return
+                order.add(shard, turn.utterance.dialogue_id, turn.utterance.turn)
                 yield turn
             position += 1
 
-    def _continues(self, position: int) -> bool:
-        """Whether a shard goes on where the one before it ends; those of another split do not."""
-        one, other = (self.shards[index].rpartition("-")[0] for index in (position - 1, position))
-        return one == other
-
     def _last_dialogue(self, position: int) -> str | None:
         """The dialogue of the last row of a shard, if the next one may go on with it."""
-        if not self._continues(position + 1):
+        if not goes_on(*self.shards[position : position + 2]):
             return None
         shard = self.shards[position]
         rows = self.facts(shard).rows
@@ -197,87 +179,81 @@ class Archive:
         batches = list(read_batches([self.path(shard)], ["dialogue_id"], rows=(rows - 1, rows)))
         return str(batches[-1].column("dialogue_id")[-1].as_py())
 
-    def _rows(self, shard: str, columns: ArchiveColumns, kinds: Mapping[str, str]) -> Iterator[ArchiveTurn]:
-        path = self.path(shard)
+    def check_columns(self, shard: str, columns: ArchiveColumns) -> None:
+        """Check once that a shard is readable and has the columns.
+
+        Raises:
+            DataError: it is not readable, or lacks a column of every archive.
+            UsageError: it lacks one of ``columns``, or that one is of another type.
+        """
         if shard not in self._checked:
             self.facts(shard)
-            columns.check(path, shard, self.info)
+            columns.check(self.path(shard), shard, self.info)
             self._checked.add(shard)
+
+    def _rows(self, shard: str, columns: ArchiveColumns, kinds: Mapping[str, str]) -> Iterator[ArchiveTurn]:
+        self.check_columns(shard, columns)
+        path = self.path(shard)
         utterances = read_rows([path], modalities=kinds, labelled=False)
         for utterance, (time, groups) in zip(utterances, columns.read(path, shard), strict=True):
-            check_position(shard, utterance.dialogue_id, utterance.turn)
             yield ArchiveTurn(utterance, time, groups)
 
 
-@dataclass(frozen=True)
-class ArchiveColumns:
-    """The columns with the facts of calls.
+class DialogueOrder:
+    """Checks, row by row, that the rows of each dialogue are sorted by turn, also where it goes on in the next shard.
 
     Attributes:
-        by: group columns.
-        time: column of the time; empty for none.
+        dialogue: the dialogue of the last row; None before the first one.
     """
 
-    by: tuple[str, ...] = ()
-    time: str = ""
+    def __init__(self) -> None:
+        self.dialogue: str | None = None
+        self._turn, self._shard = -1, ""
 
-    def check(self, path: Path, shard: str, info: ArchiveInfo) -> None:
-        """Refuse columns that a shard lacks, and those that hold the content of turns.
+    def add(self, shard: str, dialogue: object, turn: object) -> bool:
+        """Check the next row; returns whether a dialogue begins with it.
 
         Raises:
-            UsageError: there is no such column, or it cannot be one of groups or of times.
+            DataError: it does not say where it belongs, or its turn does not follow the one before.
         """
-        wanted = [*self.by, *([self.time] if self.time else [])]
-        if not wanted:
-            return
-        with open_parquet(path) as file:
-            schema = file.schema_arrow
-        taken = {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, SPEAKER}
-        taken |= {kind_of(kind).column(name) for name, kind in info.kinds.items()}
-        for name in wanted:
-            if name in taken:
-                raise UsageError(f"{name} is a column of turns, not of calls: name another one.")
-            if name not in schema.names:
-                others = [known for known in schema.names if known not in taken]
-                raise UsageError(f"{shard} has no column {shown(name)}{did_you_mean(name, others)}")
-        for name in self.by:
-            if not _is_group(schema.field(name).type):
-                raise UsageError(
-                    f"the column {shown(name)} of {shard} is {schema.field(name).type}: name one of texts, whole numbers or truth values."
-                )
-        if self.time and not _is_time(schema.field(self.time).type):
-            raise UsageError(
-                f"the column {shown(self.time)} of {shard} is {schema.field(self.time).type}: name one of timestamps, dates, or texts "
-                "like 2026-03-31T09:30:00."
+        name, number = check_position(shard, dialogue, turn)
+        begins = name != self.dialogue
+        if not begins and number <= self._turn:
+            other = "" if shard == self._shard else f" in {self._shard}"
+            remedy = ", and give every dialogue an id of its own" if other else ""
+            raise DataError(
+                f"{shard}: turn {number} of dialogue {shown(name)} follows turn {self._turn}{other}: sort the rows of each dialogue by "
+                f"turn{remedy}."
             )
-
-    def read(self, path: Path, shard: str) -> Iterator[tuple[datetime | None, tuple[str | None, ...]]]:
-        """Time and groups of each row, in order."""
-        wanted = [*self.by, *([self.time] if self.time else [])]
-        for batch in read_batches([path], wanted or ["dialogue_id"]):
-            values = [[_group(value) for value in batch.column(name).to_pylist()] for name in self.by]
-            times = _times(batch.column(self.time), shard, self.time) if self.time else [None] * len(batch)
-            groups = zip(*values, strict=True) if values else (() for _ in range(len(batch)))
-            yield from zip(times, groups, strict=True)
+        self.dialogue, self._turn, self._shard = name, number, shard
+        return begins
 
 
-def check_position(shard: str, dialogue: object, turn: object) -> None:
+def goes_on(shard: str, following: str) -> bool:
+    """Whether a dialogue at the end of a shard may go on in the one that follows: those of another split do not, any others do."""
+    return split_of(shard) == split_of(following)
+
+
+def check_position(shard: str, dialogue: object, turn: object) -> tuple[str, int]:
     """Check the dialogue and the turn that a row says it is of.
 
     Raises:
         DataError: they are no text and no number from 0 on.
     """
-    if not isinstance(dialogue, str) or not dialogue or not isinstance(turn, int) or turn < 0:
-        raise DataError(
-            f"{shard}: a row has dialogue_id {shown(dialogue)} and turn {shown(turn)}: write a text, and a number from 0 on, into "
-            "every row."
-        )
+    if isinstance(dialogue, str) and dialogue and type(turn) is int and 0 <= turn <= _LAST_TURN:
+        return dialogue, turn
+    raise DataError(
+        f"{shard}: a row has dialogue_id {shown(dialogue)} and turn {shown(turn)}: write a text, and a number from 0 to {_LAST_TURN}, "
+        "into every row."
+    )
 
 
-def turns_apart(shard: str, dialogue: str) -> DataError:
-    """The error for a dialogue whose rows do not follow one another."""
+def turns_apart(shard: str, dialogue: str, earlier: str = "") -> DataError:
+    """The error for a dialogue whose rows do not follow one another; others are in an ``earlier`` shard."""
+    where = f", others are in {earlier}" if earlier and earlier != shard else ""
     return DataError(
-        f"{shard}: the turns of dialogue {shown(dialogue)} are apart: write the rows of each dialogue one after the other."
+        f"{shard}: the turns of dialogue {shown(dialogue)} are apart{where}: write the rows of each dialogue one after the other, and give every "
+        "dialogue an id of its own."
     )
 
 
@@ -316,53 +292,3 @@ def open_archive(location: str, digest: str = "") -> Archive:
 def _require(has_shards: bool, name: str) -> None:
     if not has_shards:
         raise DataError(f"{name} holds no *.parquet beside {INFO_FILE}: there is nothing to score.")
-
-
-def _is_group(kind: pa.DataType) -> bool:
-    from pyarrow import types
-
-    plain = kind.value_type if types.is_dictionary(kind) else kind
-    checks = (types.is_string, types.is_large_string, types.is_integer, types.is_boolean, types.is_null)
-    return any(check(plain) for check in checks)
-
-
-def _is_time(kind: pa.DataType) -> bool:
-    from pyarrow import types
-
-    checks = (types.is_timestamp, types.is_date, types.is_string, types.is_large_string, types.is_null)
-    return any(check(kind) for check in checks)
-
-
-def _group(value: Any) -> str | None:
-    """A value as the name of a group, shortened, without control characters."""
-    if value is None:
-        return None
-    text = "".join(letter if letter.isprintable() else " " for letter in str(value)).strip()
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
-
-
-def _times(column: pa.Array, shard: str, name: str) -> list[datetime | None]:
-    import pyarrow as pa
-    from pyarrow import types
-
-    if types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
-    return [_time(value, shard, name) for value in column.to_pylist()]
-
-
-def _time(value: Any, shard: str, name: str) -> datetime | None:
-    """A value as UTC without a zone."""
-    if value is None or value == "":
-        return None
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if isinstance(moment, date) and not isinstance(moment, datetime):
-            moment = datetime(moment.year, moment.month, moment.day)
-        if moment.tzinfo is not None:
-            moment = moment.astimezone(UTC).replace(tzinfo=None)
-    except (ValueError, OverflowError) as error:
-        raise DataError(
-            f"{shard}: {shown(value)} in the column {shown(name)} is no time: write it like 2026-03-31T09:30:00."
-        ) from error
-    assert isinstance(moment, datetime)
-    return moment

@@ -15,18 +15,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from mistere.common.errors import UsageError
-from mistere.common.names import shown
 from mistere.metrics.call_statistics import NORMAL_95
-from mistere.scoring.archive import NO_VALUE
+from mistere.scoring.call_columns import MAX_VALUES, NO_VALUE, too_many_values
 from mistere.scoring.tables import CALL_ID, TIME, figure
 
-MAX_VALUES: Final = 200
-"""Values of a group column at most: more would not be groups, and would name single callers."""
 NO_DAY: Final = -(10**6)
 _EPOCH: Final = date(1970, 1, 1)
 _ROWS: Final = 8192
-_LONGEST_BY_DAY: Final = 45
+_LONGEST_BY_DAY: Final = 36
 
 
 @dataclass(frozen=True)
@@ -112,6 +108,21 @@ class Period:
     estimates: Estimates
 
 
+@dataclass(frozen=True)
+class Groups:
+    """The groups of a column.
+
+    Attributes:
+        named: those that are reported by their names, the largest first.
+        joined: how many are too small for that.
+        rest: the calls of those; None if they are not reported, or there are none.
+    """
+
+    named: dict[str, Estimates]
+    joined: int
+    rest: Estimates | None
+
+
 class GroupedCalls:
     """Sums of calls by group and day.
 
@@ -166,9 +177,7 @@ class GroupedCalls:
                 for day, part in _split(days[mine], values[mine]):
                     by_day[int(day)] = by_day.get(int(day), self._empty) + part
             if len(groups) > MAX_VALUES:
-                raise UsageError(
-                    f"the column {shown(name)} has more than {MAX_VALUES} values, too many to be groups: name another one with --by."
-                )
+                raise too_many_values(name)
 
     @property
     def has_times(self) -> bool:
@@ -177,9 +186,9 @@ class GroupedCalls:
 
     @property
     def by_week(self) -> bool:
-        """Whether periods are weeks: the archive spans more than six of them."""
-        days = [day for day in self._days if day != NO_DAY]
-        return bool(days) and max(days) - min(days) >= _LONGEST_BY_DAY
+        """Whether periods are weeks: eight of ten calls span more than five of them. A few wrong times do not decide."""
+        first, last = self._day_of_share(0.1), self._day_of_share(0.9)
+        return first is not None and last is not None and last - first >= _LONGEST_BY_DAY
 
     def overall(self) -> Estimates | None:
         """All calls; None if they are too few."""
@@ -189,18 +198,14 @@ class GroupedCalls:
         """The periods of all calls or of a group, in order; of one that is too small only its start."""
         return self._periods(self._groups[column][group] if column else self._days)
 
-    def groups(self, column: str) -> tuple[dict[str, Estimates], int]:
-        """The groups of a column, the largest first, and how many are in the last one, which joins those that are too small.
+    def groups(self, column: str) -> Groups:
+        """The groups of a column.
 
         A remainder that is itself too small takes in the next groups, so that no small group follows from the total.
         """
         kept, joined = self._kept(column)
-        rows = {name: sums.estimates() for name, sums in kept.items()}
-        if joined:
-            rest = sum((self._sum(column, name) for name in joined), self._empty)
-            if (estimates := self._reported(rest)) is not None:
-                rows[f"other ({len(joined)})"] = estimates
-        return rows, len(joined)
+        rest = sum((self._sum(column, name) for name in joined), self._empty)
+        return Groups({name: sums.estimates() for name, sums in kept.items()}, len(joined), self._reported(rest))
 
     def named_groups(self, column: str) -> list[str]:
         """The groups of a column that are reported by their names, the largest first."""
@@ -209,7 +214,7 @@ class GroupedCalls:
     def changes(self) -> list[Change]:
         """Differences of all groups that are large enough on both sides, the clearest first.
 
-        With times, the second half of the days is compared with the first; without, each group with all other calls.
+        With times, the later half of the calls is compared with the earlier one; without, each group with all other calls.
         """
         pairs: list[tuple[str, str, Sums, Sums]] = []
         for column in self.columns:
@@ -247,15 +252,28 @@ class GroupedCalls:
         return [change for _, change in sorted(found, key=lambda pair: -pair[0])]
 
     def halves(self) -> tuple[date, date, date] | None:
-        """The first day, the first day of the second half, and the last day; None without times."""
-        days = [day for day in self._days if day != NO_DAY]
+        """The first day, the first day of the later half, and the last day; None without times."""
+        days = self._known_days()
         if not days:
             return None
-        return _day(min(days)), _day(self._middle()), _day(max(days))
+        return _day(days[0]), _day(self._middle()), _day(days[-1])
 
     def _middle(self) -> int:
-        days = [day for day in self._days if day != NO_DAY]
-        return min(days) + (max(days) - min(days) + 1) // 2
+        """The day before which as nearly as possible half of the calls are. The middle of the span would follow one wrong time."""
+        days = self._known_days()
+        calls = np.array([self._days[day].calls for day in days])
+        before = np.cumsum(calls) - calls
+        uneven = np.abs(2 * before - calls.sum())
+        return days[1 + int(uneven[1:].argmin())] if len(days) > 1 else days[0]
+
+    def _day_of_share(self, share: float) -> int | None:
+        """The day by which a share of the calls has been; None without times."""
+        days = self._known_days()
+        reached = np.cumsum([self._days[day].calls for day in days])
+        return days[int(np.searchsorted(reached, share * reached[-1]))] if days else None
+
+    def _known_days(self) -> list[int]:
+        return sorted(day for day in self._days if day != NO_DAY)
 
     def _sum(self, column: str, group: str) -> Sums:
         return sum(self._groups[column][group].values(), self._empty)

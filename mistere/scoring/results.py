@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mistere.common.digests.files import digest_of
-from mistere.common.errors import MistereError, UsageError
+from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.common.parsing.documents import read_json
 
 PLAN_FILE: Final = "plan.json"
@@ -137,8 +137,13 @@ class ResultFolder:
                 ) from error
             yield
 
-    def begin(self, plan: ScoringPlan) -> None:
+    def begin(self, plan: ScoringPlan) -> ScoringPlan:
         """Write the plan, or find the same one.
+
+        A plan by which nothing was scored is replaced: a refused column must not block the folder.
+
+        Returns:
+            The plan of the folder, with the model's version as the tables that are there state it.
 
         Raises:
             UsageError: the folder holds something else.
@@ -151,14 +156,16 @@ class ResultFolder:
                 raise UsageError(
                     f"{file} is damaged: delete {self.folder}, or choose another folder with --to."
                 ) from error
-            if difference := plan.difference(before):
-                raise UsageError(
-                    f"{self.folder} holds the scores of {difference}: choose another folder with --to, or delete it first."
-                )
-            return
-        if others := sorted(path.name for path in self.folder.iterdir() if path.name != _LOCK_FILE):
+            if any((self.folder / TURNS_FOLDER).glob("*.parquet")):
+                if difference := plan.difference(before):
+                    raise UsageError(
+                        f"{self.folder} holds the scores of {difference}: choose another folder with --to, or delete it first."
+                    )
+                return before
+        elif others := sorted({path.name for path in self.folder.iterdir()} - {_LOCK_FILE, _partial(file).name}):
             raise UsageError(f"{self.folder} is not empty ({others[0]}): choose another folder with --to.")
         _write(file, plan.model_dump_json(indent=1))
+        return plan
 
     def summary_of(self, shard: str) -> ShardSummary | None:
         """The record of a complete shard, written after its files; None if there is none."""
@@ -183,20 +190,36 @@ class ResultFolder:
         return summary
 
     def finished(self) -> ScoresSummary | None:
-        """The summary of a scoring that has finished and whose tables are there; None otherwise."""
+        """The summary of a scoring that has finished and whose tables are there; None otherwise.
+
+        Raises:
+            ArtifactError: a table is not as it was written.
+        """
         try:
             summary = ScoresSummary.model_validate(read_json(self.folder / SUMMARY_FILE))
         except (OSError, ValueError):
             return None
         tables = [*(self.turns_file(shard.shard) for shard in summary.shards), self.calls]
-        return summary if all(path.is_file() for path in tables) else None
+        if not all(path.is_file() for path in tables):
+            return None
+        for path in tables:
+            if digest_of(path) != summary.files.get(path.relative_to(self.folder).as_posix()):
+                raise ArtifactError(
+                    f"{path} is not as it was written",
+                    f"delete {self.folder} to score again, or name another one with --to",
+                )
+        return summary
 
     def _record(self, shard: str) -> Path:
         return self.folder / _PARTS_FOLDER / f"{shard}.json"
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     partial.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
     partial.replace(path)

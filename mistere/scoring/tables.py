@@ -13,7 +13,7 @@ import numpy as np
 from mistere.common.errors import UsageError
 from mistere.common.names import shown
 from mistere.metrics.call_statistics import QUARTERS, CallStatistics, call_statistics
-from mistere.scoring.archive import ArchiveColumns
+from mistere.scoring.call_columns import ArchiveColumns
 from mistere.scoring.scored_dialogue import ScoredDialogue
 
 if TYPE_CHECKING:
@@ -52,7 +52,15 @@ class TableForm:
     bundle_digest: str
 
     def __post_init__(self) -> None:
-        own = {*_FIXED, *(figure(name, label) for name in (*_FIGURES, *_TURNS) for label in self.labels)}
+        owners: dict[str, str] = {}
+        for label in self.labels:
+            for name in (*_FIGURES, *_TURNS):
+                if (other := owners.setdefault(figure(name, label), label)) != label:
+                    raise UsageError(
+                        f"the labels {shown(other)} and {shown(label)} would share the column {shown(figure(name, label))} of the results: "
+                        "score with a model that calls one of them otherwise."
+                    )
+        own = {*_FIXED, *owners}
         for name in self.columns.by:
             if name in own:
                 raise UsageError(

@@ -41,7 +41,8 @@ import json, resource, sys, time
 from pathlib import Path
 import mistere.model.inference, mistere.scoring.scorer, mistere.scoring.tables
 from mistere.model.inference import load_bundle
-from mistere.scoring.archive import ArchiveColumns, open_archive
+from mistere.scoring.archive import open_archive
+from mistere.scoring.call_columns import ArchiveColumns
 from mistere.scoring.scorer import Scorer
 from mistere.scoring.scoring import score_shards
 from mistere.scoring.tables import TableForm

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
+from mistere.common.parsing.documents import read_json
 from mistere.data.dataset import Utterance, schema
 from mistere.data.kinds.frames import encode_frame
 from mistere.scoring.results import ResultFolder
-from pipelines.cli.commands.score import score
+from pipelines.cli.commands.score import ChosenModel, score
 from tests.serving.conftest import LABELS, ROOT, Server, clip, make_bundle, make_vectors_bundle
 
 WORDS = [
@@ -279,6 +280,40 @@ def test_an_interrupted_shard_leaves_nothing_and_is_scored_again(
     assert files(run_score(data, text_bundle, tmp_path / "resumed")) == files(whole)
     again = run_score(data, text_bundle, tmp_path / "resumed", min_calls=5)
     assert {name for name, data in files(again).items() if files(whole)[name] != data} == {"scores.html", "scores.json"}
+
+
+def test_a_refused_setting_does_not_block_the_folder(text_bundle: str, tmp_path: Path) -> None:
+    rows = [dict(row, queue=row["dialogue_id"]) for row in archive_rows(210, 1)]
+    data, to = write_archive(tmp_path / "data", rows), make_folder(tmp_path / "scores")
+    (to / ".plan.json.partial").write_text("{")  # a process was killed while it wrote the plan
+    with pytest.raises(UsageError, match="'queue' has more than 200 values, too many to be groups"):
+        run_score(data, text_bundle, to, by=["queue"])
+    assert not list(to.rglob("*.parquet"))
+    run_score(data, text_bundle, to, time="begun")
+    assert (to / "scores.html").is_file() and not list(to.rglob("*.partial"))
+
+
+def test_results_keep_the_version_that_they_were_begun_with(
+    text_bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, to = write_archive(tmp_path / "data", archive_rows(3)), tmp_path / "scores"
+    run_score(data, text_bundle, to)
+    monkeypatch.setattr("pipelines.cli.commands.score.choose_model", lambda *_: ChosenModel(text_bundle, "7"))
+    capsys.readouterr()
+    run_score(data, text_bundle, to)
+    assert "with the model (bundle" in capsys.readouterr().out
+    assert read_json(to / "scores.json")["plan"]["model_version"] == "" == turns_of(to)[0]["model_version"]
+
+
+@pytest.mark.parametrize("name", ["calls.parquet", "turns/test-00000.parquet"])
+def test_a_table_that_was_changed_is_not_reported_again(text_bundle: str, tmp_path: Path, name: str) -> None:
+    data, to = write_archive(tmp_path / "data", archive_rows(3)), tmp_path / "scores"
+    table = run_score(data, text_bundle, to) / name
+    table.write_bytes(table.read_bytes()[:-40])
+    with pytest.raises(
+        ArtifactError, match=rf"{name} is not as it was written; delete .* to score again, or name another"
+    ):
+        run_score(data, text_bundle, to)
 
 
 @pytest.mark.long

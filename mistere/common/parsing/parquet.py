@@ -96,6 +96,7 @@ def row_batches(
         size = min(rows, max(1, BATCH_BYTES // max(1, row)))
         try:
             for batch in file.iter_batches(batch_size=size, columns=columns and list(columns), row_groups=[group]):
+                batch.validate(full=True)  # text that is no UTF-8 would fail where it is used
                 left -= sum(_decoded_bytes(column) for column in batch.columns)
                 if left < 0:
                     raise ParseError("its rows take more memory than a file of its size may")

@@ -40,12 +40,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class GroupTable:
-    """The groups of a column: rows of a name, the number of calls and a cell for each emotion; and plots over time."""
+    """The groups of a column: rows of a name, the number of calls and a cell for each emotion; and plots over time.
+
+    Attributes:
+        column: its name.
+        rows: the groups that are named.
+        joined: how many others there are.
+        rest: the row of those; None if they are left out.
+        plots: shares over time.
+        changed: a sentence about the clearest change.
+    """
 
     column: str
     rows: list[tuple[str, int, list[Cell]]]
     joined: int
-    is_joined: bool
+    rest: tuple[int, list[Cell]] | None
     plots: list[Markup]
     changed: str
 
@@ -170,9 +179,9 @@ def _span(grouped: GroupedCalls) -> str:
 def _group_table(
     grouped: GroupedCalls, column: str, labels: Sequence[str], order: Sequence[int], changes: Sequence[Change]
 ) -> GroupTable:
-    rows, joined = grouped.groups(column)
+    groups = grouped.groups(column)
     plots: list[Markup] = []
-    names = grouped.named_groups(column)[:_SHOWN_GROUPS]
+    names = list(groups.named)[:_SHOWN_GROUPS]
     series = {name: [p for p in grouped.periods(column, name) if isinstance(p, Period)] for name in names}
     series = {name: periods for name, periods in series.items() if len(periods) > 1}
     own = [change for change in changes if change.column == column]
@@ -181,8 +190,9 @@ def _group_table(
         plots = [group_plot(series, index, labels[index], column, grouped.by_week) for index in wanted]
     clear = next((change for change in own if change.clear), None)
     changed = f"Clearest: {labels[clear.label]} in {clear.group}, {_points(clear.difference)} points." if clear else ""
-    table = [(name, estimates.calls, _cells(estimates, order)) for name, estimates in rows.items()]
-    return GroupTable(column, table, joined, len(rows) > len(grouped.named_groups(column)), plots, changed)
+    table = [(name, estimates.calls, _cells(estimates, order)) for name, estimates in groups.named.items()]
+    rest = (groups.rest.calls, _cells(groups.rest, order)) if groups.rest else None
+    return GroupTable(column, table, groups.joined, rest, plots, changed)
 
 
 def _shown_changes(changes: Sequence[Change]) -> list[Change]:

@@ -13,6 +13,7 @@ from mistere.reports.plots import ACCENT, GREY, WIDTH, one_plot, quiet, short
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
     from mistere.scoring.chosen_calls import CallTimeline
     from mistere.scoring.groups import Period
@@ -36,17 +37,21 @@ def group_plot(series: Mapping[str, Sequence[Period]], label: int, name: str, co
     """The share of an emotion over time in several groups."""
     figure, axes = one_plot(WIDTH, 2.3)
     quiet(axes, "y")
-    for position, (group, periods) in enumerate(series.items()):
-        color = GROUP_COLORS[position % len(GROUP_COLORS)]
-        _band(axes, periods, label, color, by_week, short(group, 22))
+    lines = [
+        _band(axes, periods, label, GROUP_COLORS[position % len(GROUP_COLORS)], by_week)
+        for position, periods in enumerate(series.values())
+    ]
     axes.set_title(f"{short(name, 24)} by {short(column, 24)}", fontsize=10, loc="left", fontweight="bold")
     _frame(axes, list(series.values()), label)
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+    # Names of their own lines would be left out if they begin with an underscore.
+    figure.legend(
+        lines, [short(group, 22) for group in series], loc="outside lower left", ncols=3, frameon=False, fontsize=8
+    )
     return figure_svg(figure, f"Share of {name} over time by {column}, with 95 % intervals")
 
 
-def _band(axes: Axes, periods: Sequence[Period], label: int, color: str, by_week: bool, name: str = "") -> None:
-    """A line with its interval; a period that is not reported leaves a gap."""
+def _band(axes: Axes, periods: Sequence[Period], label: int, color: str, by_week: bool) -> Line2D:
+    """Draw a line with its interval, and return it; a period that is not reported leaves a gap."""
     import matplotlib.dates as dates
 
     step = 7 if by_week else 1
@@ -56,18 +61,18 @@ def _band(axes: Axes, periods: Sequence[Period], label: int, color: str, by_week
             runs[-1].append(period)
         else:
             runs.append([period])
-    for number, run in enumerate(runs):
+    lines: list[Line2D] = []
+    for run in runs:
         x = [float(dates.date2num(period.start)) for period in run]  # type: ignore[no-untyped-call]
         value, low, high = (
             [100 * float(getattr(period.estimates, bound)[label]) for period in run]
             for bound in ("value", "low", "high")
         )
         axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
-        axes.plot(
-            x, value, color=color, linewidth=1.7, marker="o", markersize=2.6, label=name if name and not number else "_"
-        )
+        lines += axes.plot(x, value, color=color, linewidth=1.7, marker="o", markersize=2.6)
         if len(run) == 1:
             axes.vlines(x, low, high, color=color, alpha=0.4, linewidth=2)
+    return lines[0]
 
 
 def _frame(axes: Any, series: Sequence[Sequence[Period]], label: int) -> None:

@@ -26,7 +26,8 @@ from mistere.config.scoring import ScoringConfig
 from mistere.data.local_copies import use_local_copies
 from mistere.data.versions import pin
 from mistere.registry.release.champion import read_champion
-from mistere.scoring.archive import INFO_FILE, Archive, ArchiveColumns, open_archive
+from mistere.scoring.archive import INFO_FILE, Archive, open_archive
+from mistere.scoring.call_columns import ArchiveColumns
 from mistere.scoring.results import ResultFolder, ScoresSummary, ScoringPlan, ShardSummary
 from pipelines.cli.output.task_progress import task_progress
 from pipelines.cli.registry_location import registry_location, store_location
@@ -93,11 +94,11 @@ def score(
     folder.mkdir(parents=True, exist_ok=True)
     results = ResultFolder(folder)
     with results.locked():
-        results.begin(plan)
+        plan = results.begin(plan)
         began = clock.monotonic()
         before = results.finished()
         if before is None:
-            summary = _Scoring(config, archive, columns, chosen, plan, results).run()
+            summary = _Scoring(config, archive, columns, chosen.location, plan, results).run()
         else:  # the size of the smallest group may be another one
             write_page(results, plan, before.shards, before.labels, config.min_calls)
             summary = results.finish(plan, before.shards, before.labels)
@@ -112,16 +113,17 @@ class _Scoring:
         config: ScoringConfig,
         archive: Archive,
         columns: ArchiveColumns,
-        chosen: ChosenModel,
+        location: str,
         plan: ScoringPlan,
         results: ResultFolder,
     ) -> None:
         self._config, self._archive, self._columns = config, archive, columns
-        self._chosen, self._plan, self._results = chosen, plan, results
+        self._location, self._plan, self._results = location, plan, results
         self._console = Console(highlight=False, stderr=True)
 
     def run(self) -> ScoresSummary:
         """Score the shards that are not scored yet, and write the joined tables and the page."""
+        from mistere.scoring.archive_check import check_roles, check_rows
         from mistere.scoring.joining import join_calls, require_turns
         from mistere.scoring.scoring import load_model
 
@@ -129,9 +131,12 @@ class _Scoring:
             facts = {shard: self._archive.facts(shard) for shard in self._archive.shards}
         total = sum(fact.rows for fact in facts.values())
         require_turns(total, self._archive.info.name)
+        with task_progress("checking the rows") as advance:
+            check_roles(self._archive)
+            check_rows(self._archive, self._archive.shards, self._columns, lambda done: advance("rows", done, total))
         present = frozenset[str]().union(*(fact.modalities for fact in facts.values()))
-        with task_progress(f"loading {self._chosen.location}"):
-            model = load_model(self._chosen.location, self._config.int8)
+        with task_progress(f"loading {self._location}"):
+            model = load_model(self._location, self._config.int8)
         form = self._form(model)
         summaries = self._shards(model, form, present, {shard: fact.rows for shard, fact in facts.items()})
         parts = [self._results.calls_part(one.shard) for one in summaries]
@@ -143,7 +148,7 @@ class _Scoring:
     def _form(self, model: EmotionModel) -> TableForm:
         from mistere.scoring.tables import TableForm
 
-        return TableForm(model.labels, model.experts, self._columns, self._chosen.version, model.bundle.digest)
+        return TableForm(model.labels, model.experts, self._columns, self._plan.model_version, model.bundle.digest)
 
     def _shards(
         self, model: EmotionModel, form: TableForm, present: frozenset[str], rows: dict[str, int]
@@ -153,7 +158,7 @@ class _Scoring:
 
         if missing := check_modalities(model, self._archive.info.kinds, present):
             self._note(f"the dataset has no {' and no '.join(missing)}: its turns are scored without.")
-        store = open_store(split_bundle_location(self._chosen.location)[0])
+        store = open_store(split_bundle_location(self._location)[0])
         summaries: dict[str, ShardSummary] = {}
         for shard in self._archive.shards:
             if (done := self._results.summary_of(shard)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import pytest
 from mistere.common.errors import UsageError
 from mistere.config.scoring import ScoringConfig
 from mistere.metrics.call_statistics import EXACT_TURNS, call_statistics, share_bounds
-from mistere.scoring.archive import ArchiveColumns
+from mistere.reports.scores.page import render_scores
+from mistere.scoring.call_columns import MAX_VALUES, ArchiveColumns
 from mistere.scoring.chosen_calls import choose_calls
-from mistere.scoring.groups import MAX_VALUES, GroupedCalls, Period
-from mistere.scoring.tables import TableForm, figure
+from mistere.scoring.groups import GroupedCalls, Groups, Period
+from mistere.scoring.results import ScoringPlan
+from mistere.scoring.tables import TableForm, figure, probability
 
 LABELS = ["calm", "cross"]
 
@@ -83,16 +85,49 @@ def test_small_groups_and_periods_are_not_reported(tmp_path: Path) -> None:
     rows = [call(n, "sales", 0.2) for n in range(40)] + [call(n, "help", 0.4, 1) for n in range(30)]
     rows += [call(n, "board", 0.9, 2) for n in range(3)] + [call(100, None, 0.1, 2)]
     grouped = GroupedCalls.read(write_calls(tmp_path / "calls.parquet", rows), ["queue"], LABELS, 20)
-    found, joined = grouped.groups("queue")
+    groups = grouped.groups("queue")
     # The four calls of two small groups would follow from the total, so the next group joins them.
-    assert list(found) == ["sales", "other (3)"] and joined == 3
-    assert found["other (3)"].calls == 34 and grouped.named_groups("queue") == ["sales"]
+    assert list(groups.named) == ["sales"] == grouped.named_groups("queue")
+    assert groups.joined == 3 and groups.rest is not None and groups.rest.calls == 34
     periods = grouped.periods()
     assert [isinstance(one, Period) for one in periods] == [True, True, False]
     overall = grouped.overall()
     assert overall is not None and overall.value[1] == pytest.approx((40 * 0.2 + 30 * 0.4 + 3 * 0.9 + 0.1) / 74)
     alone = GroupedCalls.read(tmp_path / "calls.parquet", ["queue"], LABELS, 100)
-    assert alone.overall() is None and alone.groups("queue") == ({}, 4)
+    assert alone.overall() is None and alone.groups("queue") == Groups({}, 4, None)
+
+
+def test_groups_of_any_names_are_shown(tmp_path: Path) -> None:
+    names = [*["other (2)"] * 12, *["_vip"] * 8, "a", "b"]
+    path = write_calls(tmp_path / "calls.parquet", [call(n, name, 0.3, n % 2) for n, name in enumerate(names)])
+    groups = GroupedCalls.read(path, ["queue"], LABELS, 2).groups("queue")
+    assert {name: one.calls for name, one in groups.named.items()} == {"other (2)": 12, "_vip": 8}
+    assert groups.joined == 2 and groups.rest is not None and groups.rest.calls == 2
+    plan = ScoringPlan(
+        dataset="d", dataset_digest="d", bundle_digest="b", by=["queue"], time="at", code="c", shards=["a.parquet"]
+    )
+    turns = {"dialogue_id": ["c0"], "turn": [0], **{probability(label): [0.5] for label in LABELS}}
+    pq.write_table(pa.table(turns), tmp_path / "turns.parquet")
+    page = render_scores(plan, [], path, lambda _: tmp_path / "turns.parquet", LABELS, 2)
+    plot = next(part for part in page.split("<svg") if "over time by queue" in part)
+    assert ">_vip<" in plot and ">other (2)<" in plot
+    assert '<bdi>other (2)</bdi></td><td class="number">12<' in page and "<i>2 other groups</i>" in page
+
+
+def test_one_wrong_time_decides_nothing(tmp_path: Path) -> None:
+    rows = [call(n, "sales", 0.2 if n % 20 < 10 else 0.6, n % 20) for n in range(200)]
+    right = GroupedCalls.read(write_calls(tmp_path / "right.parquet", rows), ["queue"], LABELS, 20)
+    rows[0]["time"] = datetime(1970, 1, 1)
+    rows[1]["time"] = datetime(2999, 1, 1)
+    wrong = GroupedCalls.read(write_calls(tmp_path / "wrong.parquet", rows), ["queue"], LABELS, 20)
+    halves = wrong.halves()
+    assert halves is not None and right.halves() == (date(2026, 1, 1), halves[1], date(2026, 1, 20))
+    assert [(one.label, one.clear) for one in wrong.changes()] == [(one.label, one.clear) for one in right.changes()]
+    assert all(one.clear for one in wrong.changes()) and not wrong.by_week
+    rows = [call(n, "sales", 0.2, n % 60) for n in range(200)]
+    assert GroupedCalls.read(write_calls(tmp_path / "long.parquet", rows), [], LABELS, 20).by_week
+    rows = [call(n, "sales", 0.2, int(n >= 90)) for n in range(100)]
+    assert GroupedCalls.read(write_calls(tmp_path / "two.parquet", rows), ["queue"], LABELS, 10).changes()
 
 
 def test_a_change_is_clear_only_beyond_chance(tmp_path: Path) -> None:
@@ -121,3 +156,7 @@ def test_a_column_of_names_is_no_group(tmp_path: Path) -> None:
         ScoringConfig(by=["Speaker"])
     with pytest.raises(UsageError, match="have a column 'turns' of their own"):
         TableForm(LABELS, [], ArchiveColumns(("turns",)), "", "")
+    with pytest.raises(
+        UsageError, match="'cross' and 'low_cross' would share the column 'share_low_cross' of the results"
+    ):
+        TableForm([*LABELS, "low_cross"], [], ArchiveColumns(), "", "")
