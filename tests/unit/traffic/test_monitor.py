@@ -24,7 +24,7 @@ from mistere.runs.traffic_monitor import (
     hours_of,
     monitor_traffic,
 )
-from mistere.serving.traffic.comparison import BOUNDS, Measure, compare_traffic, holm
+from mistere.serving.traffic.comparison import BOUNDS, Measure, compare_traffic, holm, measured
 from mistere.serving.traffic.figures import Counts
 from mistere.serving.traffic.files import bundle_prefix
 from mistere.serving.traffic.reference import prediction_counts, read_traffic_profile, write_traffic_profile
@@ -149,6 +149,22 @@ def test_a_damaged_reference_is_named(tmp_path: Path, worlds: dict[str, list[Cou
         path.write_text(damaged)
         with pytest.raises(ArtifactError, match="not a valid profile of predictions"):
             read_traffic_profile(path, FIGURES)
+
+
+def test_a_reference_of_before_pairs_were_counted_by_label(tmp_path: Path, worlds: dict[str, list[Counts]]) -> None:
+    """The correlation of the traffic stands for that of the reference; without either, the turns of a dialogue count as one."""
+    path, whole = tmp_path / "traffic_profile.json", sum(worlds["steady 0"], FIGURES.empty())
+    write_traffic_profile(worlds["reference"][0], path)
+    content = json.loads(path.read_text())
+    del content["label_pairs"]
+    path.write_text(json.dumps(content))
+    earlier = read_traffic_profile(path, FIGURES)
+    assert not earlier.table("label_pairs").any() and earlier.total("pairs")
+    uncounted = Counts(FIGURES, whole.values.copy())
+    uncounted.table("label_pairs")[:] = 0
+    pairs = (whole, worlds["reference"][0]), (whole, earlier), (uncounted, earlier)
+    both, one, none = (measured(counts, before)[0].probability for counts, before in pairs)
+    assert none > max(both, one) and one == pytest.approx(both, abs=0.2)
 
 
 def test_the_reference_counts_the_predictions_for_the_test_split(tmp_path: Path) -> None:
