@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mistere.metrics.classification import Interval
+
 if TYPE_CHECKING:
-    from mistere.metrics.classification import DialogueBootstrap, Interval
+    from mistere.metrics.classification import DialogueBootstrap
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,17 @@ class Calibration:
         return Reliability(edges, counts.astype(np.int64), mean(self._confidence.sum(0)), mean(self._right.sum(0)))
 
     def expected_error(self, bootstrap: DialogueBootstrap) -> Interval:
-        """Expected calibration error with its interval (resampling alone adds to it, so the interval is biased upwards)."""
+        """Expected calibration error with its basic (pivotal) bootstrap interval, clipped to 0 to 1.
+
+        The error is a sum of absolute gaps, so chance adds to it, and resampling adds once more: percentiles of the resamples lie too
+        high and may leave the estimate out. The basic interval mirrors them at the estimate, which takes that excess off. It is widened
+        to the estimate if it ends below it.
+        """
+        value = self.reliability().expected_calibration_error
         gaps = np.abs(bootstrap.sums(self._confidence - self._right)).sum(1)
-        return bootstrap.interval(
-            self.reliability().expected_calibration_error, gaps / bootstrap.sums(self._inside).sum(1)
-        )
+        drawn = bootstrap.interval(value, gaps / bootstrap.sums(self._inside).sum(1))
+        low, high = (2 * value - end for end in (drawn.high, drawn.low))
+        return Interval(value, max(0.0, min(low, value)), min(1.0, max(high, value)))
 
     def brier_score(self, bootstrap: DialogueBootstrap) -> Interval:
         """Mean squared distance of the probabilities from the true classes: 0 is perfect, 2 the worst."""

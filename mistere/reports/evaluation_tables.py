@@ -186,22 +186,55 @@ def _value(kind: str, value: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def weakest_parts(model: Evaluated) -> str:
-    """A sentence on the slices whose interval lies below the split's weighted F1; empty without slices."""
+def weakest_parts(model: Evaluated, models: Sequence[Evaluated] = ()) -> str:
+    """A sentence on the slices whose interval lies below the split's weighted F1; empty without slices.
+
+    Args:
+        model: the model that the sentence is about.
+        models: all models of the page. A slice is judged only if all of them have it, so that two models with the same predictions
+            get the same sentence; :func:`unshared_parts` names the others.
+    """
     whole = model.estimate("test.weighted_f1")
-    points = [p for p in slices_from_metrics(model.evaluation.metrics) if p.utterances >= _LEAST_UTTERANCES]
-    if whole is None or not points:
-        return ""
-    weak = sorted((p for p in points if p.weighted_f1.high < whole.value), key=lambda p: p.weighted_f1.value)
+    names = [_slice_names(other) for other in models if other is not model]
+    points = [
+        point
+        for point in slices_from_metrics(model.evaluation.metrics)
+        if point.utterances >= _LEAST_UTTERANCES and all((point.kind, point.value) in other for other in names)
+    ]
+    return "" if whole is None or not points else _weakest(points, whole.value)
+
+
+def unshared_parts(models: Sequence[Evaluated]) -> str:
+    """Sentences on the slices that a model lacks, so that no model is judged by them; empty if there are none."""
+    names = [_slice_names(model) for model in models]
+    every = dict.fromkeys(name for own in names for name in own)
+    sentences = []
+    for model, own in zip(models, names, strict=True):
+        kinds = dict.fromkeys(kind for kind, value in every if (kind, value) not in own)
+        if kinds:
+            words = ", ".join(_KINDS[kind][0].lower() if kind in _KINDS else f"column {kind}" for kind in kinds)
+            sentences.append(
+                f"{model.title} was not measured on every part by {words}; such a part is judged for neither model."
+            )
+    return " ".join(sentences)
+
+
+def _slice_names(model: Evaluated) -> dict[tuple[str, str], None]:
+    """Kind and value of each slice, in the order of the tables."""
+    return {(point.kind, point.value): None for point in slices_from_metrics(model.evaluation.metrics)}
+
+
+def _weakest(points: Sequence[SlicePoint], whole: float) -> str:
+    weak = sorted((p for p in points if p.weighted_f1.high < whole), key=lambda p: p.weighted_f1.value)
     if not weak:
         return (
             f"No part with at least {_LEAST_UTTERANCES} utterances is clearly weaker than the whole test split "
-            f"({whole.value:.3f})."
+            f"({whole:.3f})."
         )
     parts = "; ".join(
         f"{_described(p)} with {p.weighted_f1.value:.3f} ({counted(p.utterances, 'utterance')})" for p in weak[:3]
     )
-    return f"Clearly weaker than the whole test split ({whole.value:.3f}): {parts}."
+    return f"Clearly weaker than the whole test split ({whole:.3f}): {parts}."
 
 
 def _described(point: SlicePoint) -> str:

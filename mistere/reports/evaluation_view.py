@@ -26,6 +26,7 @@ from mistere.reports.evaluation_tables import (
     probe_sentence,
     shown_dialogue,
     slice_tables,
+    unshared_parts,
     weakest_parts,
 )
 from mistere.reports.interval_plots import IntervalRow, experts_plot, interval_plot, losses_plot
@@ -89,6 +90,7 @@ class EvaluationView:
     robustness_note: str
     calls: CallView | None
     slices: list[SliceTable]
+    slices_note: str
     costs: list[tuple[str, list[str]]]
     legend: list[tuple[str, str]]
     coverage: str = COVERAGE
@@ -114,7 +116,7 @@ def evaluation_view(
     first = models[0].evaluation
     experts = list(dict.fromkeys(name for model in models for name in model.evaluation.experts))
     return EvaluationView(
-        models=[_model_view(model, on_problem) for model in models],
+        models=[_model_view(model, models, on_problem) for model in models],
         experts=draw(lambda: _experts(models, experts, champion)),
         classes=draw(lambda: _classes(models)),
         reliability=draw(lambda: _reliability(models)),
@@ -124,6 +126,7 @@ def evaluation_view(
         robustness_note=_robustness_note(models),
         calls=draw(lambda: call_view(models)),
         slices=slice_tables(models),
+        slices_note=unshared_parts(models),
         costs=cost_rows(models),
         legend=[(spoken(name), expert_color(name, position)) for position, name in enumerate(first.experts)],
     )
@@ -139,7 +142,7 @@ def drawn(on_problem: OnProblem, draw: Callable[[], T | None]) -> T | None:
         return None
 
 
-def _model_view(model: Evaluated, on_problem: OnProblem) -> ModelView:
+def _model_view(model: Evaluated, models: Sequence[Evaluated], on_problem: OnProblem) -> ModelView:
     evaluation = model.evaluation
     metrics, experts = evaluation.metrics, evaluation.experts
     means = {name: metrics[key] for name in experts if (key := f"test.gate.{name}.mean") in metrics}
@@ -156,7 +159,7 @@ def _model_view(model: Evaluated, on_problem: OnProblem) -> ModelView:
         trust=trust_sentence(metrics, experts) if len(experts) > 1 else "",
         collapse=collapsed_gate(metrics, experts) or "",
         calibration=calibration_text(model),
-        weakest=weakest_parts(model),
+        weakest=weakest_parts(model, models),
         probe=probe_sentence(model),
         dialogues=[dialogue for dialogue in dialogues if dialogue is not None],
     )

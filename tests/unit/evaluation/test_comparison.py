@@ -13,6 +13,8 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import EvaluationReport
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, read_timelines
 from mistere.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
+from mistere.reports.evaluated_model import Evaluated
+from mistere.reports.evaluation_tables import unshared_parts, weakest_parts
 from pipelines.cli.output.comparison_page import ComparedModel, Pairing, render_comparison, summary
 from tests.unit.runs.recorded_run import LABELS, RecordedRun
 from tests.unit.runs.test_report_run import HOSTILE, read
@@ -82,6 +84,30 @@ def test_comparison_matches_figures_computed_from_predictions(better: ComparedMo
     assert changes.both + changes.only_one == (one.predicted == one.labels).sum()
     assert changes.both + changes.only_one + changes.only_other + changes.neither == len(one.labels)
     assert changes.only_one > changes.only_other and pairing.brier_difference().high < 0
+
+
+def test_two_models_are_judged_on_the_parts_that_both_have(better: ComparedModel) -> None:
+    """Two models with the same predictions, one of which takes vectors and so has no words and seconds."""
+
+    def part(name: str, value: float) -> dict[str, float]:
+        key = f"test.slice.{name}"
+        bounds = {".weighted_f1": 0.0, ".weighted_f1.low": -0.05, ".weighted_f1.high": 0.05}
+        return {f"{key}{end}": value + add for end, add in bounds.items()} | {f"{key}.support": 200.0}
+
+    both = {"test.weighted_f1": 0.7} | part("modalities.text", 0.5) | part("modalities.speech", 0.72)
+    audio = both | part("words.1-3", 0.4) | part("seconds.0-1", 0.41) | part("words.4-8", 0.7)
+    one, other = (
+        Evaluated(better.evaluation.model_copy(update={"metrics": metrics}), title=title)
+        for metrics, title in ((audio, "v1"), (both, "v2"))
+    )
+    weak = "Clearly weaker than the whole test split (0.700): utterances with text with 0.500 (200 utterances)."
+    assert weakest_parts(one, [one, other]) == weakest_parts(other, [one, other]) == weak
+    note = "v2 was not measured on every part by words of the utterance, seconds of speech"
+    assert unshared_parts([one, other]) == f"{note}; such a part is judged for neither model."
+    alone = weakest_parts(one, [one])
+    assert alone == weakest_parts(one) and "1 to 3 words with 0.400" in alone and unshared_parts([one]) == ""
+    none = replace(other, evaluation=other.evaluation.model_copy(update={"metrics": {"test.weighted_f1": 0.7}}))
+    assert weakest_parts(one, [one, none]) == "" and unshared_parts([one, none]).startswith("v2 was not measured")
 
 
 @pytest.mark.long

@@ -204,7 +204,22 @@ def test_calibration_error_is_computed_per_resample() -> None:
     rows = [np.concatenate([np.arange(10 * one, 10 * one + 10) for one in resample]) for resample in chosen]
     errors = [reliability(probabilities[at], true[at]).expected_calibration_error for at in rows]
     estimate = Calibration(probabilities, true).expected_error(DialogueBootstrap(names, 50, seed=7))
-    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(errors, [0.025, 0.975])))
+    low, high = (2 * estimate.value - end for end in np.quantile(errors, [0.975, 0.025]))
+    assert (estimate.low, estimate.high) == pytest.approx((max(0, low), max(high, estimate.value)))
+
+
+def test_calibration_error_lies_within_its_interval() -> None:
+    """The percentiles of the resamples of a few dialogues lie above the estimate."""
+    mirrored_below = 0
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        probabilities = draw.dirichlet(np.ones(3), size=120)
+        true = (probabilities.cumsum(1) > draw.random((120, 1))).argmax(1)  # calibrated: the error is chance alone
+        bootstrap = DialogueBootstrap([f"d{index // 10}" for index in range(120)], 200, 0)
+        error = Calibration(probabilities, true).expected_error(bootstrap)
+        assert 0 <= error.low <= error.value <= error.high <= 1
+        mirrored_below += error.high == error.value
+    assert mirrored_below, "the case that percentiles leave the estimate out occurs"
 
 
 def test_brier_score_is_zero_for_confident_correct_and_two_for_confident_wrong() -> None:
