@@ -61,7 +61,8 @@ def read_mono(file: _Stream, header: Header, part: Part, most: int) -> np.ndarra
     size = max(1, max(_BLOCK_VALUES[0], min(values, _BLOCK_VALUES[-1])) // header.channels)
     while left > 0:
         block = file.read(out=np.empty((min(size, left), header.channels), np.float32))
-        waves.append(block[:, 0] if header.channels == 1 else block.mean(axis=1, dtype=np.float32))
+        with np.errstate(over="ignore"):  # an infinite mean is refused
+            waves.append(block[:, 0] if header.channels == 1 else block.mean(axis=1, dtype=np.float32))
         left -= len(block)
         if len(block) < size:
             break

@@ -19,6 +19,7 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.config.predictor import PredictorConfig
 from mistere.config.predictor_options import resolve
 from mistere.predictor import model as predictor
+from mistere.predictor.answer_observers import AnsweredRequest
 from mistere.predictor.protocol.codec import DialogueRequest, RequestTurn
 from mistere.predictor.settings import ServerSettings, parse_arguments
 from mistere.predictor.shadow import copier, targets
@@ -177,8 +178,9 @@ def test_an_id_that_a_client_chose_is_in_the_log_alone(
     monkeypatch.setattr(predictor.logger, "info", lambda form, *values: lines.append(form % values))
     model: Any = SimpleNamespace(bundle=SimpleNamespace(digest="a" * 64), labels=LABELS, vector_digests={}, experts=[])
     for shadow in (server.url, ""):
-        served: Any = SimpleNamespace(_settings=ServerSettings("bundle", options=PredictorConfig(shadow=shadow)))
-        predictor.EmotionPredictor._observe(served, [], model, ID, 0.01)
+        options = PredictorConfig(shadow=shadow)
+        served: Any = SimpleNamespace(_settings=ServerSettings("bundle", options=options), _observers=None)
+        predictor.EmotionPredictor._observe(served, AnsweredRequest(ID, [], [], [], None, 0.01), model)
     assert f'request="{ID}"' in lines[0] and lines[0].endswith(f" hash={name}") and "hash=" not in lines[1]
 
 
