@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from mistere.common.counting import counted
-from mistere.common.errors import DataError
+from mistere.common.errors import DataError, UsageError
 from mistere.corpora.delimited import Record, read_records
 from mistere.corpora.features.sequences import Frames, grouped
 from mistere.corpora.text_files import read_lines
@@ -32,7 +32,8 @@ class CsvFile:
     """A CSV file with a header.
 
     Raises:
-        DataError: it has no column with names, no numbers, or a cell that is no number.
+        UsageError: it has no column with names.
+        DataError: it has no numbers, or a cell that is no number.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,7 +78,7 @@ class CsvFile:
         for name in _NAME_COLUMNS:
             if name in columns:
                 return [columns.index(name)]
-        raise DataError(
+        raise UsageError(
             f"{self._path} has no column with the utterances' names: call it utterance, or add dialogue_id and turn."
         )
 

@@ -93,6 +93,17 @@ def _shown(header: str, usual: str, required: Sequence[str]) -> str:
     return max(candidates, key=lambda candidate: len(_split_header(header, candidate)))
 
 
+def usual_delimiter(header: str) -> str:
+    """The usual delimiter that occurs most in a header; empty if none does."""
+    found = max(_CANDIDATES, key=header.count)
+    return found if found in header else ""
+
+
+def shown_delimiter(delimiter: str) -> str:
+    """A delimiter as ``--delimiter`` takes it."""
+    return "tab" if delimiter == "\t" else "space" if delimiter == " " else f"'{delimiter}'"
+
+
 def _split_header(header: str, delimiter: str) -> list[str]:
     try:
         (cells,) = csv.reader([header], delimiter=delimiter)

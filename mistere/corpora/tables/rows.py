@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mistere.common.counting import counted
+from mistere.common.counting import counted, plural
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import Split
 from mistere.corpora.delimited import Quotes
 from mistere.corpora.tables.audio import Mark, mark
 from mistere.corpora.tables.cells import is_missing_text, name_of, split_of_cell, text_of, turn_of, whole_numbers
 from mistere.corpora.tables.context import NO_CONTEXT, ContextRule
-from mistere.corpora.tables.dialect import DELIMITERS, DelimitedTable, detect_dialect
+from mistere.corpora.tables.dialect import DELIMITERS, DelimitedTable, detect_dialect, shown_delimiter, usual_delimiter
 from mistere.corpora.tables.sources import JsonLines, Parquet
 from mistere.data.dataset import OPTIONAL_COLUMNS
+from mistere.data.text_repair import decode_again
 
 COLUMNS = ("dialogue_id", "turn", "text", "audio", "label", "speaker", "split", *OPTIONAL_COLUMNS)
 _JSON_LINES = frozenset({".jsonl", ".ndjson"})
@@ -116,6 +117,8 @@ def read_rows(
     names = {name: columns.get(name, name) for name in COLUMNS}
     file = _opened(source, names, delimiter, quotes)
     present = file.columns
+    if delimiter and isinstance(file, DelimitedTable) and len(present) == 1:
+        _check_delimiter(source, present[0], delimiter)
     for name, own in columns.items():
         if own not in present:
             raise UsageError(
@@ -143,7 +146,14 @@ def read_rows(
     if not rows:
         raise DataError(f"{source} holds no rows: name a table with a row for each utterance.")
     rows, numbers = _with_whole_numbers(rows)
-    notes = [*file.notes, *numbers, *_missing_notes(missing), *_unmapped_notes(present, used, names, text_only)]
+    rows, repaired = _with_repaired_texts(rows)
+    notes = [
+        *file.notes,
+        *numbers,
+        *repaired,
+        *_missing_notes(missing),
+        *_unmapped_notes(present, used, names, text_only),
+    ]
     return Table(rows, used, names, notes, class_names, file)
 
 
@@ -159,6 +169,19 @@ def _opened(
     if delimiter or quotes != "auto":
         raise UsageError(f"{source} has no delimiter and no quotes: leave out --delimiter and --quotes.")
     return JsonLines(source) if kind in _JSON_LINES else Parquet(source)
+
+
+def _check_delimiter(source: Path, header: str, delimiter: str) -> None:
+    """Refuse a delimiter that does not occur in a header in which another one does, before its columns are looked for.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if found := usual_delimiter(header):
+        raise UsageError(
+            f"--delimiter {shown_delimiter(delimiter)}: the header of {source} has no such separator ({header[:100]}); leave the option out, or "
+            f"name {shown_delimiter(found)}."
+        )
 
 
 def _check_columns(
@@ -241,6 +264,16 @@ def _with_whole_numbers(rows: list[Row]) -> tuple[list[Row], list[str]]:
         replace(row, **{name: changed.get(getattr(row, name), getattr(row, name)) for name, changed in changes.items()})
         for row in rows
     ], notes
+
+
+def _with_repaired_texts(rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """Decode texts again that were decoded with the wrong encoding; lost characters (U+FFFD) stay for the validation to report."""
+    texts = [row.text and decode_again(row.text) for row in rows]
+    damaged = sum(text != row.text for text, row in zip(texts, rows, strict=True))
+    if not damaged:
+        return rows, []
+    note = f"{counted(damaged, 'text')} had characters damaged by a wrong encoding: {plural(damaged, 'it is', 'they are')} repaired."
+    return [row if text == row.text else replace(row, text=text) for text, row in zip(texts, rows, strict=True)], [note]
 
 
 def _missing_notes(missing: Counter[tuple[str, str]]) -> list[str]:

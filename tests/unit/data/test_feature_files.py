@@ -152,6 +152,14 @@ def text(content: str) -> Callable[[Path], Path]:
     return write
 
 
+def test_a_missing_column_of_names_is_a_usage_error(tmp_path: Path) -> None:
+    path = text("a,b\n1,2\n")(tmp_path / "a.csv")
+    with pytest.raises(
+        UsageError, match="no column with the utterances' names: call it utterance, or add dialogue_id and turn"
+    ):
+        Features({"face": path})
+
+
 @pytest.mark.parametrize(
     ("make", "name", "message"),
     [
@@ -162,7 +170,6 @@ def text(content: str) -> Callable[[Path], Path]:
         (unequal, "a.npz", "1 names for 2 vectors"),
         (bomb, "a.npz", "takes more than 2048 MiB"),
         (text("no zip"), "a.npz", "is no npz file"),
-        (text("a,b\n1,2\n"), "a.csv", "no column with the utterances' names"),
         (text("utterance,a\nv_1,one\n"), "a.csv", "line 2: a is 'one', not a number"),
         (text("utterance,a\nv_1\n"), "a.csv", "1 fields, where the header has 2"),
         (text("utterance,a\n"), "a.csv", "a header and no rows"),

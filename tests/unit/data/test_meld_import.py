@@ -57,6 +57,60 @@ def test_repair_restores_mojibake(damaged: str, repaired: str) -> None:
     assert looks_damaged(damaged) or "\u00a0" in damaged or damaged == repaired
 
 
+def decoded_wrongly(text: str, encoding: str) -> str:
+    """UTF-8 decoded with another encoding, as programs do: bytes that it leaves undefined become control characters."""
+    characters = []
+    for byte in text.encode():
+        try:
+            characters.append(bytes([byte]).decode(encoding))
+        except UnicodeDecodeError:
+            characters.append(chr(byte))
+    return "".join(characters)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Część, jak się masz dziś?",
+        "Už víš, že přijdu?",
+        "Őrült ügy",
+        "Привет, как дела?",
+        "Да",
+        "Καλημέρα, τι κάνεις;",
+        "שלום, מה שלומך?",
+        "مرحبا كيف حالك",
+        "Բարեւ",
+        "გამარჯობა",
+        "你好吗？",
+        "これはテストです。",
+        "안녕하세요",
+        "สวัสดี",
+        "नमस्ते",
+        "Þetta er gott, ég heiti Jón",
+        "Très bien, c’est déjà fait…",
+        "CORAZÓN",
+        "Österreich, ÖSTERREICH",
+        "Đây là tiếng Việt",
+        "It’s fine 😀",
+        "€5",
+    ],
+)
+def test_double_encoding_is_found_and_repaired_in_every_script(text: str, encoding: str) -> None:
+    damaged = decoded_wrongly(text, encoding)
+    assert looks_damaged(damaged) and repair(damaged) == text
+    assert not looks_damaged(text) and repair(text) == text
+    twice = decoded_wrongly(damaged, encoding)
+    assert looks_damaged(twice) and repair(twice) == text
+
+
+def test_every_first_byte_of_utf8_is_known() -> None:
+    for first in range(0xC2, 0xF5):
+        points = [code for code in range(0xA0, 0x110000) if chr(code).isalpha() and chr(code).encode()[0] == first]
+        words = "".join(map(chr, points[:24]))
+        assert not words or looks_damaged(decoded_wrongly(words, "cp1252")), hex(first)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -67,6 +121,15 @@ def test_repair_restores_mojibake(damaged: str, repaired: str) -> None:
         "câștig, hâlâ”, Mâţe",
         "これはテストです。",
         "Привет, как дела?",
+        "Viel Spaß… „Spaß“ Spaß–",
+        "CAFÉ… É… não",
+        "AMANHÃ… IRMÃ”",
+        "VÍŠ, ŽE JO. BLÍŽ! Úžasné, víš…",
+        "« fiancé…” « allé »",
+        "DÛ ? ESPAÑ– Ñ…",
+        "Ä…hm, Ö…",
+        "NESCAFÉ™ × 3×4 Å”",
+        "Ó’Brien, TÀ’, ‘É’, «É»",
     ],
 )
 def test_repair_keeps_ordinary_accents(text: str) -> None:

@@ -122,6 +122,29 @@ def test_missing_column_error_lists_the_columns_of_a_table_with_another_delimite
     )
 
 
+@pytest.mark.parametrize(("delimiter", "named"), [(";", "';'"), ("\t", "tab"), (" ", "space")])
+def test_a_wrong_delimiter_is_blamed_rather_than_the_columns(tmp_path: Path, delimiter: str, named: str) -> None:
+    content = "call,text,emotion\nd,Hm,a\n"
+    columns = {"dialogue_id": "call", "label": "emotion"}
+    sentence = refusal(tmp_path / "t.csv", content, delimiter=delimiter, columns=columns)
+    assert sentence.startswith(f"--delimiter {named}: the header of {tmp_path / 't.csv'} has no such separator")
+    assert sentence.endswith("(call,text,emotion); leave the option out, or name ','.")
+    with pytest.raises(UsageError, match="--delimiter"):
+        imported(tmp_path / "t.csv", content, delimiter=delimiter)
+
+
+def test_texts_of_a_wrong_encoding_are_repaired_and_those_that_are_lost_stay_to_be_reported(tmp_path: Path) -> None:
+    texts = [
+        "Cz\u00c4\u2122\u00c5\u203a\u00c4\u2021, jak si\u00c4\u2122 masz?",
+        "Spa\u00df\u2026 \u00abOui\u00bb",
+        "don\ufffdt",
+    ]
+    rows = "".join(f'd{at},0,"{text}",{label}\n' for at, (text, label) in enumerate(zip(texts, "aba", strict=True)))
+    found, report = imported(tmp_path / "t.csv", COLUMNS + rows)
+    assert [row.text for row in found] == ["Cz\u0119\u015b\u0107, jak si\u0119 masz?", *texts[1:]]
+    assert "1 text had characters damaged by a wrong encoding: it is repaired." in report.notes
+
+
 def test_delimiter_is_taken_from_the_option_or_the_line_of_a_spreadsheet(tmp_path: Path) -> None:
     content = (COLUMNS + "d,0,Hm,a\ne,0,Ho,b\n").replace(",", ":")
     assert "with --delimiter" in refusal(tmp_path / "t.csv", content)
