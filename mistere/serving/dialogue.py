@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mistere.common.errors import UsageError
+from mistere.common.suggestions import did_you_mean
 from mistere.serving.client import Utterance
 from mistere.serving.vectors import VectorDialogue, holds_vectors, read_vectors
 
@@ -19,6 +20,10 @@ files, or of numbers); an object with ``text``, ``audio`` and, by name, ``others
 
 With ``predict`` False, a mapping or an object is context for its neighbours only.
 """
+
+
+_FIELDS = ("text", "audio", "predict")
+"""Fields of an utterance; any other one is a further modality."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def _turn(number: int, utterance: AnyUtterance, directory: Path) -> DialogueTurn
     others: Mapping[str, Any]
     if isinstance(utterance, Mapping):
         text, audio, predict = utterance.get("text"), utterance.get("audio"), utterance.get("predict")
-        cells = {name: _cell(number, name, value, directory) for name, value in utterance.items()}
+        further = {name: value for name, value in utterance.items() if name not in _FIELDS}
+        cells = {name: _cell(number, name, value, directory) for name, value in further.items()}
         others = {name: cell for name, cell in cells.items() if cell is not None}
     else:
         text, audio, predict = (getattr(utterance, name, None) for name in ("text", "audio", "predict"))
@@ -91,13 +97,19 @@ def _turn(number: int, utterance: AnyUtterance, directory: Path) -> DialogueTurn
 
 
 def _cell(number: int, name: str, value: Any, directory: Path) -> Any | None:
-    """A value of a further modality: a list of numbers as a vector, a list of files as images; None for anything else."""
+    """A value of a further modality: a list of numbers as a vector, a list of files as images; None for an empty one.
+
+    Raises:
+        UsageError: it is no value of a modality, as for a mistyped field, or a file does not exist.
+    """
     import numpy as np
 
     if isinstance(value, np.ndarray):
         return value.astype(np.float32)
-    if not isinstance(value, list | tuple) or not value:
+    if value is None or (isinstance(value, list | tuple) and not value):
         return None
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"utterance {number}: unknown field {name!r}{did_you_mean(str(name), _FIELDS)}")
     if all(isinstance(part, Real) for part in value):
         return np.array(value, np.float32)
     if not all(isinstance(part, str | Path | bytes) for part in value):

@@ -92,6 +92,10 @@ def test_the_server_answers_as_the_bundle_and_never_loads_torch(
 
 def test_the_example_of_the_guide_needs_no_torch(exported: Path, bundle: str, tmp_path: Path) -> None:
     assert len(EXAMPLE.read_text().splitlines()) <= 60
+    wrong = subprocess.run(
+        [sys.executable, str(EXAMPLE), "nowhere", "none"], capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 1 and wrong.stderr.startswith("usage: ") and wrong.stderr.count("\n") == 1
     with wave.open(str(tmp_path / "0.wav"), "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
         file.writeframes((3000 * np.sin(np.arange(16000) / 20)).astype("<i2").tobytes())

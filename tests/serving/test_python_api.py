@@ -65,12 +65,24 @@ def test_all_forms_of_utterances_give_the_same_prediction(
         ("Hello?", "a non-empty list of utterances"),
         ([{"audio": "no such.wav"}], "utterance 0: there is no audio file no such.wav"),
         (["Hi.", {"text": 3}], "utterance 1: text is a string"),
+        (["Hi.", {"txt": "Hello."}], "utterance 1: unknown field 'txt'; did you mean 'text'?"),
+        ([{"label": "joy"}], "utterance 0: unknown field 'label'; valid names: audio, predict, text."),
         ([{"text": " "}], "has anything this model reads"),
     ],
 )
 def test_a_malformed_dialogue_is_rejected_in_one_sentence(bundle: str, dialogue: list[object], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         mistere.load(bundle).predict(dialogue)  # type: ignore[arg-type]
+
+
+def test_the_guide_reads_a_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_dataset(tmp_path / "data" / "sample")
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = (one for one in SNIPPETS if "read_dataset" in one)
+    exec(snippet, {})
+    assert len(capsys.readouterr().out.splitlines()) == 16
 
 
 def test_a_dataset_is_read_by_split(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.errors import MistereError
+from mistere.common.errors import MistereError, UsageError
 from mistere.common.names import terminal_text
 from mistere.registry.release.promotion_log import PromotionEvent, add, read_log, who
 from pipelines.cli import registry_location
@@ -47,6 +49,19 @@ def test_a_reason_is_kept_on_one_line_without_control_characters(command: str, m
     given = f"{HOSTILE}\n and {os.fsdecode(bytes([255]))}"
     assert CliRunner().invoke(registry_app, [command, "1", "--reason", given]).exit_code == 0
     assert reasons == [f"{SHOWN} and ?"]
+
+
+@pytest.mark.parametrize("command", [decide.approve, decide.reject])
+def test_a_model_of_which_no_version_waits_is_no_decision(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The champion, which an earlier decision released, is not decided on again."""
+    versions = [types.SimpleNamespace(version="1", bundle_digest="a" * 64)]
+    monkeypatch.setattr(decide, "registered_versions", lambda _, name: versions if name == "mistere" else [])
+    monkeypatch.setattr(decide, "standings", lambda *_: {"a" * 64: types.SimpleNamespace(state="released")})
+    location = types.SimpleNamespace(store=LocalStore(tmp_path), tracking_uri="", find=pytest.fail)
+    with pytest.raises(UsageError, match="no version of mistere waits for a decision: `mistere models` lists them"):
+        command(location, "mistere", "mistere", "Why.")
 
 
 def test_tables_and_errors_show_what_others_wrote_without_control_characters(

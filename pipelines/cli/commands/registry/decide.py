@@ -102,19 +102,17 @@ def _given(reason: str) -> str:
 
 def _find(location: RegistryLocation, reference: str, model_name: str) -> tuple[RegisteredVersion, Lineage]:
     """The version that a reference names; a model alone means its only version that waits."""
-    if any(mark in reference for mark in "@/") or not (waiting := _waiting(location, reference)):
+    versions = [] if set(reference) & set("@/") else registered_versions(location.tracking_uri, reference)
+    if not versions:  # no model has this name: it is a version
         return location.find(reference, model_name)
+    found = standings(location.store, [entry.bundle_digest for entry in versions])
+    waiting = [entry.version for entry in versions if found[entry.bundle_digest].state == "waiting"]
+    if not waiting:
+        raise UsageError(f"no version of {reference} waits for a decision: `mistere models` lists them.")
     if len(waiting) > 1:
         names = ", ".join(f"{reference}/{version}" for version in waiting)
         raise UsageError(f"several versions of {reference} wait for a decision: name one of {names}.")
     return location.find(f"{reference}/{waiting[0]}", model_name)
-
-
-def _waiting(location: RegistryLocation, model_name: str) -> list[str]:
-    """The versions of a model that wait, newest first; none if there is no such model."""
-    versions = registered_versions(location.tracking_uri, model_name)
-    found = standings(location.store, [entry.bundle_digest for entry in versions])
-    return [entry.version for entry in versions if found[entry.bundle_digest].state == "waiting"]
 
 
 _DECIDED = {"approve": "approved", "reject": "rejected"}
