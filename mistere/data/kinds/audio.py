@@ -66,11 +66,16 @@ def telephone_band(wave: np.ndarray, rate: int) -> np.ndarray:
 
 
 def encoded(wave: np.ndarray, rate: int, subtype: str) -> bytes:
-    """Mono samples ``[N]`` as a WAV file of one of soundfile's subtypes; all but ``FLOAT`` are cut off at full scale."""
+    """Mono samples ``[N]``, floats or int16, as a WAV file of one of soundfile's subtypes.
+
+    Floats are cut off at ±1, unless the subtype is ``FLOAT``.
+    """
     import numpy as np
     import soundfile
 
-    if subtype != "FLOAT":  # libsndfile reads beyond its table of µ-law: other samples, or a segmentation fault
+    if (
+        subtype != "FLOAT" and wave.dtype.kind == "f"
+    ):  # libsndfile reads beyond its table of µ-law: other samples, or a segmentation fault
         wave = np.clip(np.nan_to_num(wave), -1.0, 1.0)
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, rate, format="WAV", subtype=subtype)

@@ -178,6 +178,12 @@ def test_no_encoder_is_given_samples_beyond_full_scale(subtype: str) -> None:
         np.testing.assert_allclose(decoded[: len(wave)], np.clip(np.nan_to_num(wave), -1, 1), atol=0.02)
 
 
+def test_integers_are_encoded_as_they_are() -> None:
+    samples = np.array([-32768, -2, 1, 20_000, 32767], np.int16)
+    decoded, _ = soundfile.read(io.BytesIO(encoded_as(samples, 8000, "PCM_16")), dtype="int16")
+    np.testing.assert_array_equal(decoded, samples)
+
+
 @pytest.mark.parametrize("condition", HEARD)
 def test_degradation_keeps_utterances_without_decodable_audio(condition: str) -> None:
     for audio in (None, b"", b"RIFF, but no more than that", b"\0" * 100):
