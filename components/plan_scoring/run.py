@@ -17,7 +17,7 @@ from mistere.engine.stage import Result, Stage, Step
 from mistere.registry.release.champion import read_champion
 from mistere.runs.run_info import read_origin, write_run_info
 from mistere.scoring.archive import open_archive
-from mistere.scoring.archive_check import check_roles, check_rows
+from mistere.scoring.archive_check import check_files, check_roles, check_rows
 from mistere.scoring.call_columns import ArchiveColumns
 
 STAGE: Final = Stage(name="plan_scoring", config=ScoringConfig, cached=False)
@@ -79,6 +79,7 @@ def run(config: ScoringConfig, step: Step) -> Result:
     bundle, version = _model(config.model, step.store)
     archive = open_archive(remote, digest)
     first = archive.shards[0]
+    check_files(archive)
     check_roles(archive)
     check_rows(archive, [first], ArchiveColumns(tuple(config.by), config.time))
     tasks = min(config.shards, len(archive.shards))

@@ -22,6 +22,8 @@ def one_of(names: Sequence[str]) -> str:
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for a mistyped name, or the list of valid names if none is similar."""
     names = sorted(valid)
+    if not names:
+        return "; there is no valid name."
     similar = difflib.get_close_matches(name, names, n=1)
     if similar:
         return f"; did you mean {similar[0]!r}?"

@@ -7,7 +7,8 @@ as a whole and each shard gives one file of results.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -76,6 +77,7 @@ class Archive:
         folder: the folder that holds it; None for one in a DVC remote.
         remote: the version in a remote; None for a folder.
         home: folder of the dataset below a tracked folder, with a slash at its end.
+        unread: further parquet files, which are no shards: in folders below, or with another spelling of the suffix.
     """
 
     info: ArchiveInfo
@@ -83,6 +85,7 @@ class Archive:
     folder: Path | None = None
     remote: RemoteData | None = None
     home: str = ""
+    unread: Sequence[str] = ()
     _checked: set[str] = field(default_factory=set, compare=False)
 
     @property
@@ -273,7 +276,8 @@ def open_archive(location: str, digest: str = "") -> Archive:
         info = load_info_as(ArchiveInfo, folder / INFO_FILE)
         paths = sorted(path for path in folder.iterdir() if path.suffix == _SUFFIX and path.is_file())
         _require(bool(paths), str(folder))
-        return Archive(info, {path.name: digest_once(path, "md5") for path in paths}, folder)
+        digests = {path.name: digest_once(path, "md5") for path in paths}
+        return Archive(info, digests, folder, unread=_unread(_files_below(folder), digests))
     data = RemoteData(location, digest)
     listing = data.listing()
     homes = [name.removesuffix(INFO_FILE) for name in listing if name.rsplit("/", 1)[-1] == INFO_FILE]
@@ -286,7 +290,28 @@ def open_archive(location: str, digest: str = "") -> Archive:
     shards = {name: names[name] for name in sorted(names) if name.endswith(_SUFFIX) and "/" not in name}
     _require(bool(shards), f"the dataset {digest[:12]}")
     file = data.fetch({f"{home}{INFO_FILE}": names[INFO_FILE]})[f"{home}{INFO_FILE}"]
-    return Archive(load_info_as(ArchiveInfo, file, INFO_FILE), shards, remote=data, home=home)
+    return Archive(
+        load_info_as(ArchiveInfo, file, INFO_FILE), shards, remote=data, home=home, unread=_unread(names, shards)
+    )
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """The files of a folder and of those below that are no datasets or results of their own, as relative names."""
+    for path, folders, files in os.walk(folder):
+        if Path(path) != folder and not {INFO_FILE, "plan.json"}.isdisjoint(files):
+            folders.clear()
+            continue
+        yield from ((Path(path) / name).relative_to(folder).as_posix() for name in files)
+
+
+def _unread(names: Iterable[str], shards: Collection[str]) -> list[str]:
+    return sorted(
+        name
+        for name in names
+        if name.lower().endswith(_SUFFIX)
+        and name not in shards
+        and not any(part.startswith(".") for part in name.split("/"))
+    )
 
 
 def _require(has_shards: bool, name: str) -> None:

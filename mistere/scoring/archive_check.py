@@ -64,6 +64,19 @@ def _runs(shards: Sequence[str]) -> list[list[str]]:
     return runs
 
 
+def check_files(archive: Archive) -> None:
+    """Refuse an archive with parquet files that are no shards, so that no calls are left out unnoticed.
+
+    Raises:
+        DataError: there is such a file.
+    """
+    if archive.unread:
+        raise DataError(
+            f"{shown(archive.unread[0])} would be left out, because shards lie beside {INFO_FILE} and end in .parquet: move or rename it, or "
+            "take it out of the dataset."
+        )
+
+
 def check_roles(archive: Archive) -> None:
     """Check that some turn of an archive is to be predicted; its shards are read up to the first such turn.
 

@@ -23,6 +23,7 @@ NO_DAY: Final = -(10**6)
 _EPOCH: Final = date(1970, 1, 1)
 _ROWS: Final = 8192
 _LONGEST_BY_DAY: Final = 36
+_LEAST_SKEW: Final = 1e-3
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Estimates:
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over calls: their number, and by emotion shares, squared shares and variances of shares ``[3, C]``."""
+    """Sums over calls: their number, and by emotion shares, squared shares, variances of shares and cubed shares ``[4, C]``."""
 
     calls: int
     values: np.ndarray
@@ -64,10 +65,38 @@ class Sums:
 
     def estimates(self) -> Estimates:
         """The means with their errors; at least two calls."""
-        shares, squares, variances = self.values
+        shares, squares, variances, _ = self.values
         mean = shares / self.calls
         between = np.maximum(squares - self.calls * mean**2, 0.0) / max(1, self.calls - 1)
         return Estimates(self.calls, mean, np.sqrt((between + variances / self.calls) / self.calls))
+
+
+def difference_scores(before: Sums, after: Sums) -> np.ndarray:
+    """Standard scores ``[C]`` of the shares of ``after`` minus those of ``before``, if both were calls of the same kind.
+
+    Variance and skewness are those of all calls together. An emotion that is rare, but strong in a few calls, gives a small group a mean
+    and a variance that are both low by chance, and a mean whose distribution has a long upper tail; the normal distribution and the
+    group's own variance would find differences everywhere. The tail is that of a gamma distribution (Wilson and Hilferty, 1931).
+    """
+    both = before + after
+    mean, squares, _, cubes = both.values / both.calls
+    variance = np.maximum(squares - mean**2, 0.0) * both.calls / (both.calls - 1)
+    third = cubes - 3 * mean * squares + 2 * mean**3
+    spread = np.sqrt(
+        variance * (1 / before.calls + 1 / after.calls)
+        + before.values[2] / before.calls**2
+        + after.values[2] / after.calls**2
+    )
+    known = spread > 0
+    spread = np.where(known, spread, 1.0)
+    difference = after.values[0] / after.calls - before.values[0] / before.calls
+    score = np.where(known, difference / spread, 0.0)
+    skew = np.where(known, third * (1 / after.calls**2 - 1 / before.calls**2) / spread**3, 0.0)
+    skewed = np.abs(skew) > _LEAST_SKEW
+    shape = 4 / np.where(skewed, skew, 1.0) ** 2
+    ratio = np.maximum(1 + np.sign(skew) * score / np.sqrt(shape), 0.0)
+    normal = 3 * np.sqrt(shape) * (np.cbrt(ratio) - 1 + 1 / (9 * shape))
+    return np.where(skewed, np.sign(skew) * normal, score)
 
 
 @dataclass(frozen=True)
@@ -78,8 +107,8 @@ class Change:
         column: the group's column.
         group: its value.
         label: index of the emotion.
-        before: share in the first half of the time, or in all other groups.
-        after: share in the second half, or in the group.
+        before: share in the earlier half of the calls, or in all other groups.
+        after: share in the later half, or in the group.
         low: lower bound of the difference's 95 % interval.
         high: upper bound.
         clear: whether the difference is one even though many were looked at (Bonferroni).
@@ -134,7 +163,7 @@ class GroupedCalls:
 
     def __init__(self, columns: Sequence[str], labels: Sequence[str], min_calls: int) -> None:
         self.columns, self.labels, self.min_calls = tuple(columns), tuple(labels), min_calls
-        empty = np.zeros((3, len(labels)))
+        empty = np.zeros((4, len(labels)))
         self.total = Sums(0, empty)
         self._empty = Sums(0, empty)
         self._days: dict[int, Sums] = {}
@@ -158,7 +187,7 @@ class GroupedCalls:
         shares = np.array([batch[figure("share", label)] for label in self.labels], dtype=np.float64).T
         errors = np.array([batch[figure("share_error", label)] for label in self.labels], dtype=np.float64).T
         scored = ~np.isnan(shares[:, 0]) if len(shares) else np.zeros(0, dtype=bool)
-        values = np.stack([shares, shares**2, errors**2], axis=1)[scored]
+        values = np.stack([shares, shares**2, errors**2, shares**3], axis=1)[scored]
         times = batch.get(TIME)
         days = np.array([NO_DAY if t is None else (t.date() - _EPOCH).days for t in times or [None] * len(scored)])[
             scored
@@ -236,16 +265,16 @@ class GroupedCalls:
         for column, name, before, after in pairs:
             one, other = before.estimates(), after.estimates()
             error = np.sqrt(one.error**2 + other.error**2)
+            scores = np.abs(difference_scores(before, after)).tolist()
             for index in range(len(self.labels)):
                 difference = float(other.value[index] - one.value[index])
                 margin = NORMAL_95 * float(error[index])
-                score = abs(difference) / float(error[index]) if error[index] > 0 else 0.0
                 found.append(
                     (
-                        score,
+                        scores[index],
                         Change(
                             column, name, index, float(one.value[index]), float(other.value[index]),
-                            difference - margin, difference + margin, score > clear,
+                            difference - margin, difference + margin, scores[index] > clear,
                         ),
                     )
                 )  # fmt: skip

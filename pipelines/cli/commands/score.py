@@ -123,7 +123,7 @@ class _Scoring:
 
     def run(self) -> ScoresSummary:
         """Score the shards that are not scored yet, and write the joined tables and the page."""
-        from mistere.scoring.archive_check import check_roles, check_rows
+        from mistere.scoring.archive_check import check_files, check_roles, check_rows
         from mistere.scoring.joining import join_calls, require_turns
         from mistere.scoring.scoring import load_model
 
@@ -132,6 +132,7 @@ class _Scoring:
         total = sum(fact.rows for fact in facts.values())
         require_turns(total, self._archive.info.name)
         with task_progress("checking the rows") as advance:
+            check_files(self._archive)
             check_roles(self._archive)
             check_rows(self._archive, self._archive.shards, self._columns, lambda done: advance("rows", done, total))
         present = frozenset[str]().union(*(fact.modalities for fact in facts.values()))

@@ -11,7 +11,7 @@ import pytest
 
 from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.scoring.archive import Archive, open_archive
-from mistere.scoring.archive_check import check_roles, check_rows
+from mistere.scoring.archive_check import check_files, check_roles, check_rows
 from mistere.scoring.call_columns import MAX_VALUES, ArchiveColumns
 
 NONE = ArchiveColumns()
@@ -125,6 +125,30 @@ def test_some_turn_has_a_role_that_is_predicted(tmp_path: Path) -> None:
         check_roles(archive(tmp_path / "none", {"a": [("x", 0)]}, info))
     shards = {"a": [("x", 0)], "b": table(role=["agent", "custmer"])}
     check_roles(archive(tmp_path / "later", shards, info))
+
+
+def test_no_file_is_left_out_unnoticed(tmp_path: Path) -> None:
+    check_files(archive(tmp_path / "d", {"a": [("x", 0)]}))
+    for name in ("B.PARQUET", "month=3/b.parquet"):
+        (file := tmp_path / "d" / name).parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
+        with pytest.raises(DataError, match=rf"'{name}' would be left out, .*: move or rename it"):
+            check_files(open_archive(str(tmp_path / "d")))
+        file.unlink()
+    for name in (".cache/b.parquet", "scores/calls.parquet", "scores/plan.json", "scores/turns/a.parquet"):
+        (file := tmp_path / "d" / name).parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
+    check_files(open_archive(str(tmp_path / "d")))
+
+
+def test_a_missing_column_is_named_also_where_there_is_no_other(tmp_path: Path) -> None:
+    refused(
+        UsageError,
+        r"a.parquet has no column 'queue'; there is no valid name.",
+        one := archive(tmp_path / "d", {"a": [("x", 0)]}),
+        ArchiveColumns(("queue",)),
+    )
+    refused(UsageError, "turn is a column of turns, not of calls", one, ArchiveColumns(time="turn"))
 
 
 def test_text_that_is_no_utf_8_is_one_sentence(tmp_path: Path) -> None:

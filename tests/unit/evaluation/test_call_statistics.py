@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from mistere.metrics.call_statistics import EXACT_TURNS, call_statistics, share_
 from mistere.reports.scores.page import render_scores
 from mistere.scoring.call_columns import MAX_VALUES, ArchiveColumns
 from mistere.scoring.chosen_calls import choose_calls
-from mistere.scoring.groups import GroupedCalls, Groups, Period
+from mistere.scoring.groups import GroupedCalls, Groups, Period, Sums, difference_scores
 from mistere.scoring.results import ScoringPlan
 from mistere.scoring.tables import TableForm, figure, probability
 
@@ -145,6 +146,24 @@ def test_a_change_is_clear_only_beyond_chance(tmp_path: Path) -> None:
     )
     chosen = choose_calls(tmp_path / "calls.parquet", ["queue"], LABELS)
     assert len({one.dialogue for one in chosen}) == len(chosen)
+
+
+def test_a_rare_emotion_gives_few_false_changes() -> None:
+    draw = np.random.default_rng(0)
+    looks, clear, false, found = 20 * 6, NormalDist().inv_cdf(1 - 0.025 / (20 * 6)), 0, 0
+    for _ in range(60):
+        # Strong in 8 % of the calls; 20 groups of 20 calls, each beside all others.
+        shares = np.where(
+            draw.random((20, 20, looks // 20)) < 0.08, draw.uniform(0.2, 0.6, (20, 20, looks // 20)), 0.02
+        )
+        values = np.stack([shares, shares**2, np.full_like(shares, 1e-4), shares**3], axis=2)
+        total = Sums(400, values.sum((0, 1)))
+        groups = [Sums(20, values[number].sum(0)) for number in range(20)]
+        false += any((np.abs(difference_scores(total - one, one)) > clear).any() for one in groups)
+        shifted = shares[0] + 0.25
+        one = Sums(20, np.stack([shifted, shifted**2, np.full_like(shifted, 1e-4), shifted**3], axis=1).sum(0))
+        found += int((difference_scores(total - groups[0], one) > clear).sum())
+    assert false <= 6 and found >= 0.8 * 60 * 6
 
 
 def test_a_column_of_names_is_no_group(tmp_path: Path) -> None:
