@@ -52,8 +52,8 @@ class PairedComparison:
         if difference is None:
             return rejected(rule, None, bound, f"The difference from the {model} was not measured.")
         sentence = (
-            f"Weighted F1 differs from the {model}'s by {difference.value:+.3f} "
-            f"(paired 95 % interval {difference.low:+.3f} to {difference.high:+.3f})"
+            f"Weighted F1 differs from the {model}'s by {difference.value:+z.3f} "
+            f"(paired 95 % interval {difference.low:+z.3f} to {difference.high:+z.3f})"
         )
         required = f"better than the {model}" if superior else f"not worse by more than {-bound:.3f}"
         if difference.low > 0 or (not superior and difference.low >= bound):

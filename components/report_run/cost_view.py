@@ -64,12 +64,12 @@ class RunCosts:
     def _sentence(self) -> str:
         used = self.settings
         grid = f"{used.grams_per_kwh:g} g CO2e a kWh"
-        centre = f"{used.data_centre_factor:g} kWh of the data centre for each of the machine"
+        centre = f"times {used.data_centre_factor:g} for what the data centre adds (cooling and power supply)"
         if self.total.measured:
-            return f"The machine's sensors measured the energy; {centre}, {grid}."
+            return f"The machine's sensors measured the energy, {centre}; {grid}."
         gpu = f", {used.watts_per_gpu:g} W a GPU" if self.total.gpu_hours else ""
         return (
-            f"Energy is an estimate: {used.watts_per_core:g} W a busy core{gpu}, {used.watts_per_gib:g} W a GiB, {centre}, {grid}. "
+            f"Energy is an estimate: {used.watts_per_core:g} W a busy core{gpu}, {used.watts_per_gib:g} W a GiB, {centre}; {grid}. "
             "Set the factors of your machines and prices in the profile, under registry.costs."
         )
 

@@ -90,6 +90,10 @@ def time_sentences(timing: Timing, outcome: Outcome) -> str:
             f"{duration(timing.overhead)} ({100 * timing.overhead_share:.0f} %) were spent on loading libraries "
             f"({duration(timing.imports)} in all stages) and on starting, checking and storing."
         )
+    sentences.append(
+        f"The times in the table, {duration(sum(record.seconds for record in records))} together, include loading libraries, checking and "
+        "storing."
+    )
     if len(reused) > 1:
         sentences.append(
             f"{len(reused)} stages were reused from an earlier run with the same inputs, settings and code."

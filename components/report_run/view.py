@@ -47,6 +47,7 @@ def render(
     return render_page(
         TEMPLATE,
         MACROS,
+        counted=counted,
         outcome=outcome,
         artifacts=artifacts,
         model_name=model_name,
@@ -124,7 +125,7 @@ def _champion_tile(outcome: Outcome, model: Evaluated, champion: Estimate | None
     if difference is not None:
         bounds = bounds_text(difference, signed=True)
         lines.append(
-            f"difference of the new model: {difference.value:+.3f}" + (f" ({bounds}, paired)" if bounds else "")
+            f"difference of the new model: {difference.value:+z.3f}" + (f" ({bounds}, paired)" if bounds else "")
         )
     return f"{champion.value:.3f}", lines
 

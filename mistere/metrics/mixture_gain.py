@@ -62,7 +62,7 @@ def gain_sentence(gain: MixtureGain) -> str:
     """The gain in words, without a full stop."""
     best, mean = gain.over_best, gain.over_mean
     return (
-        f"The mixture's weighted F1 differs from that of its best expert ({gain.best.replace('_', '-')}) by {best.value:+.3f} "
-        f"(paired {100 * gain.coverage:g} % interval {best.low:+.3f} to {best.high:+.3f}) and from that of the plain mean of its "
-        f"experts by {mean.value:+.3f} ({mean.low:+.3f} to {mean.high:+.3f})"
+        f"The mixture's weighted F1 differs from that of its best expert ({gain.best.replace('_', '-')}) by {best.value:+z.3f} "
+        f"(paired {100 * gain.coverage:g} % interval {best.low:+z.3f} to {best.high:+z.3f}) and from that of the plain mean of its "
+        f"experts by {mean.value:+z.3f} ({mean.low:+z.3f} to {mean.high:+z.3f})"
     )

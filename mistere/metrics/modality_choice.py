@@ -161,4 +161,4 @@ def compare_subsets(
 
 def _points(difference: Interval) -> str:
     value, low, high = (100 * one for one in (difference.value, difference.low, difference.high))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{value:+z.1f} [{low:+z.1f}, {high:+z.1f}]"

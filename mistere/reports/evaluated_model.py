@@ -39,12 +39,12 @@ def bounds_text(estimate: Estimate, signed: bool = False) -> str:
     """``0.550 to 0.670``; empty without an interval."""
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"{estimate.low:+.3f} to {estimate.high:+.3f}" if signed else f"{estimate.low:.3f} to {estimate.high:.3f}"
+    return f"{estimate.low:+z.3f} to {estimate.high:+z.3f}" if signed else f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
 def estimate_text(estimate: Estimate | None, signed: bool = False) -> str:
     """``0.612 (0.550 to 0.670)``."""
     if estimate is None:
         return "not measured"
-    value, bounds = f"{estimate.value:+.3f}" if signed else f"{estimate.value:.3f}", bounds_text(estimate, signed)
+    value, bounds = f"{estimate.value:+z.3f}" if signed else f"{estimate.value:.3f}", bounds_text(estimate, signed)
     return f"{value} ({bounds})" if bounds else value

@@ -255,7 +255,7 @@ def cost_rows(models: Sequence[Evaluated]) -> list[tuple[str, list[str]]]:
     losses = [model.estimate("test.int8.loss") for model in models]
     if any(loss is not None for loss in losses):
         cells = [
-            "not measured" if one is None else f"{one.value:+.3f} ({bounds_text(one, signed=True)})" for one in losses
+            "not measured" if one is None else f"{one.value:+z.3f} ({bounds_text(one, signed=True)})" for one in losses
         ]
         rows.append(("loss of weighted F1 with int8 encoders", cells))
     return rows
@@ -283,8 +283,8 @@ def probe_sentence(model: Evaluated) -> str:
     )
     if beyond is not None and beyond.low is not None and beyond.high is not None:
         text += (
-            f" That is {100 * beyond.value:+.0f} points above chance ({COVERAGE} interval {100 * beyond.low:+.0f} to "
-            f"{100 * beyond.high:+.0f})"
+            f" That is {100 * beyond.value:+z.0f} points above chance ({COVERAGE} interval {100 * beyond.low:+z.0f} to "
+            f"{100 * beyond.high:+z.0f})"
             + (
                 ": the representation identifies speakers."
                 if beyond.low > 0

@@ -95,7 +95,7 @@ def interval_plot(
 
 
 def _number(value: float, signed: bool) -> str:
-    return f"{value:+.3f}" if signed else f"{value:.3f}"
+    return f"{value:+z.3f}" if signed else f"{value:.3f}"
 
 
 def experts_plot(

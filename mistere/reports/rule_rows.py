@@ -28,6 +28,19 @@ _TITLES = {
     "robustness": "degraded input",
     "slice_loss": "no slice that loses much",
 }
+_LOW, _HIGH = "lower end of the interval", "upper end of the interval"
+_MEASURED_AS = {
+    "above_majority": _LOW,
+    "anchor_comparison": _LOW,
+    "call_loss": _HIGH,
+    "champion_comparison": _LOW,
+    "minimum_weighted_f1": _LOW,
+    "missing_modality": _LOW,
+    "mixture_gain": "of the intervals' ends that decide, the lesser one",
+    "robustness": _HIGH,
+    "slice_loss": _HIGH,
+}
+"""What a rule compares with its bound, if it is not the figure itself."""
 _FORMS = {"bundle_size": "{:.1f} MiB", "latency": "{:.0f} ms", "data_verdict": "{:.0f}"}
 _SIGNED = frozenset(
     {"anchor_comparison", "call_loss", "champion_comparison", "minimum_contribution", "mixture_gain", "slice_loss"}
@@ -44,13 +57,27 @@ _FOREMOST = ("champion_comparison", "minimum_weighted_f1", "above_majority", "mi
 
 @dataclass(frozen=True)
 class RuleRow:
-    """A rule as the page shows it; ``tone`` is the CSS class of its answer, ``settings`` are names with their section."""
+    """A rule as the page shows it.
+
+    Attributes:
+        rule: its name in the code.
+        title: its name in words.
+        answer: its outcome in words.
+        tone: CSS class of the answer.
+        measured: what it compares with the bound; empty if it has no number.
+        measured_as: which end of an interval ``measured`` is; empty if it is the figure itself.
+        bound: its threshold.
+        sentence: why.
+        enabled: whether it counts.
+        settings: names of its settings, with their section.
+    """
 
     rule: str
     title: str
     answer: str
     tone: str
     measured: str
+    measured_as: str
     bound: str
     sentence: str
     enabled: bool
@@ -67,6 +94,7 @@ def rule_rows(rules: Sequence[RuleResult]) -> list[RuleRow]:
             answer=_OUTCOMES[rule.outcome][0],
             tone=_OUTCOMES[rule.outcome][1],
             measured=_number(rule.rule, rule.measured),
+            measured_as="" if rule.measured is None else _MEASURED_AS.get(rule.rule, ""),
             bound=_number(rule.rule, rule.bound),
             sentence=rule.sentence,
             enabled=rule.outcome != "off",
@@ -79,7 +107,7 @@ def rule_rows(rules: Sequence[RuleResult]) -> list[RuleRow]:
 def _number(rule: str, value: float | None) -> str:
     if value is None:
         return ""
-    return _FORMS.get(rule, "{:+.3f}" if rule in _SIGNED else "{:.3f}").format(value)
+    return _FORMS.get(rule, "{:+z.3f}" if rule in _SIGNED else "{:.3f}").format(value)
 
 
 def shown_reasons(outcome: Outcome, gate: GateVerdict | None) -> list[str]:

@@ -69,6 +69,8 @@ def is_scoring(outcome: Outcome) -> bool:
 def headline(outcome: Outcome) -> str:
     """The outcome in one sentence."""
     if outcome.verdict == "deployed":
+        if outcome.champion_before and outcome.champion_before == outcome.bundle_digest:
+            return "The run made the champion again: it passed the gate and stays released."
         return "The new model passed the gate and was released."
     if outcome.verdict == "waiting":
         return "The new model passed the gate and waits for approval."

@@ -68,7 +68,7 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     difference = counted[worst]
     sentence = (
         f"Under the effects of real calls, most is lost with {LEVELS[worst].words}: weighted F1 differs from the champion's by "
-        f"{difference.value:+.3f} (paired 95 % interval {difference.low:+.3f} to {difference.high:+.3f})"
+        f"{difference.value:+z.3f} (paired 95 % interval {difference.low:+z.3f} to {difference.high:+z.3f})"
     )
     if difference.high < -allowed:
         return rejected(NAME, difference.high, -allowed, f"{sentence}, a loss of more than the allowed {allowed:.3f}.")

@@ -39,15 +39,15 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     loss = measured[least]
     demand = "required" if bound > 0 else "allowed"
     sentence = (
-        f"The {least.replace('_', '-')} expert contributes least: without it, weighted F1 changes by {-loss.value:+.3f} "
-        f"(95 % interval of its contribution {loss.low:+.3f} to {loss.high:+.3f})"
+        f"The {least.replace('_', '-')} expert contributes least: it adds {loss.value:+z.3f} to the mixture's weighted F1 "
+        f"(95 % interval {loss.low:+z.3f} to {loss.high:+z.3f})"
     )
     if loss.value >= bound:
-        return passed(NAME, loss.value, bound, f"{sentence}; each must contribute at least {bound:+.3f}.")
+        return passed(NAME, loss.value, bound, f"{sentence}; each must contribute at least {bound:+z.3f}.")
     if loss.high < bound:
-        return rejected(NAME, loss.value, bound, f"{sentence}, less than the {demand} {bound:+.3f}.")
+        return rejected(NAME, loss.value, bound, f"{sentence}, less than the {demand} {bound:+z.3f}.")
     return held(
-        NAME, loss.value, bound, f"{sentence}; {bound:+.3f} is {demand}, and the interval includes it: undecided."
+        NAME, loss.value, bound, f"{sentence}; {bound:+z.3f} is {demand}, and the interval includes it: undecided."
     )
 
 

@@ -62,7 +62,7 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     loss = measured[worst]
     sentence = (
         f"The largest loss is under {counted[worst].words}: {loss.value:.3f} of weighted F1 "
-        f"(paired 95 % interval {loss.low:+.3f} to {loss.high:+.3f})"
+        f"(paired 95 % interval {loss.low:+z.3f} to {loss.high:+z.3f})"
     )
     if loss.high <= bound:
         return passed(NAME, loss.high, bound, f"{sentence}; up to {bound:.3f} is allowed.")

@@ -66,8 +66,8 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
             f"No slice has the {counted(enough, 'test utterance')} of {counted(dialogues, 'dialogue')} that a comparison requires.",
         )
     sentence = (
-        f"Of the slices, {_words(worst)} loses most: weighted F1 differs from the champion's by {measured.value:+.3f} "
-        f"(paired 95 % interval {measured.low:+.3f} to {measured.high:+.3f})"
+        f"Of the slices, {_words(worst)} loses most: weighted F1 differs from the champion's by {measured.value:+z.3f} "
+        f"(paired 95 % interval {measured.low:+z.3f} to {measured.high:+z.3f})"
     )
     if measured.high < -allowed:
         return rejected(NAME, measured.high, -allowed, f"{sentence}, a loss of more than the allowed {allowed:.3f}.")

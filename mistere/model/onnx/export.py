@@ -175,7 +175,7 @@ def _check_quality(quality: QualityDifference, margin: float) -> None:
     if difference.low < -margin:
         raise QualityError(
             f"the exported model's weighted F1 is {quality.exported.value:.3f}, the bundle's {quality.bundle.value:.3f}: the difference "
-            f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f}, {counted(quality.turns, 'turn')}) may exceed the margin of "
+            f"{difference.value:+z.3f} ({difference.low:+z.3f} to {difference.high:+z.3f}, {counted(quality.turns, 'turn')}) may exceed the margin of "
             f"{margin:.3f}; nothing was written: export without --int8, or allow more with --margin."
         )
 

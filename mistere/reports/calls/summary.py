@@ -20,9 +20,7 @@ def bounds(figure: Figure) -> str:
 
 def signed(figure: Figure) -> str:
     """A difference with its interval, in points: ``−1.2 [−2.0, −0.4]``."""
-    value, low, high = (
-        f"{round(100 * one, 1) + 0.0:+.1f}".replace("-", "−") for one in (figure.value, figure.low, figure.high)
-    )
+    value, low, high = (f"{100 * one:+z.1f}".replace("-", "−") for one in (figure.value, figure.low, figure.high))
     return f"{value} [{low}, {high}]"
 
 

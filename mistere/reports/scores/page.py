@@ -155,7 +155,7 @@ def percent(share: float) -> str:
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    return f"{100 * difference:+z.1f}".replace("-", "−")
 
 
 def _sentence(overall: Estimates | None, labels: Sequence[str], order: Sequence[int]) -> str:

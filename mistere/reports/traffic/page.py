@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from mistere.common.counting import plural
 from mistere.reports.html_page import figure_svg, new_figure, render_page
 from mistere.reports.plots import ACCENT, GREY, WIDTH, one_plot, quiet, short, spoken
 from mistere.runs.traffic_monitor import MonitoredTraffic, shown_day
@@ -23,6 +24,7 @@ _AXES: Final = {
     "text_length": "length, characters",
 }
 _MOST_BARS: Final = 30
+_LEAST_CHANCE: Final = 1e-6
 
 
 def render_traffic(traffic: MonitoredTraffic) -> str:
@@ -42,25 +44,33 @@ def render_traffic(traffic: MonitoredTraffic) -> str:
         day=shown_day(look.day) if look else "",
         so_far=bool(look and not look.whole),
         tiles=[
-            (f"{total.total('turns'):,}", "new turns"),
-            (f"{total.total('dialogues'):,}", "dialogues that began"),
-            (f"{total.total('resent'):,}", "turns sent again, not counted"),
-            (str(len(traffic.comparison.looks)), "days with traffic"),
+            (f"{total.total('turns'):,}", plural(total.total("turns"), "new turn")),
+            (f"{total.total('dialogues'):,}", f"{plural(total.total('dialogues'), 'dialogue')} that began"),
+            (f"{total.total('resent'):,}", f"{plural(total.total('resent'), 'turn')} sent again, not counted"),
+            (str(len(traffic.comparison.looks)), f"{plural(len(traffic.comparison.looks), 'day')} with traffic"),
         ],
         rows=[_row(one) for one in measures],
         alpha=f"{100 * WEEKLY_ALPHA:g} %",
+        level=shown_chance(look.level) if look else "",
         plots=_plots(traffic),
         days=_days_plot(traffic) if sum(bool(one.measures) for one in traffic.comparison.looks) > 1 else None,
     )
 
 
+def shown_chance(probability: float) -> str:
+    """A probability with two digits, comparable with the level that decides: ``0.00071``."""
+    if probability < _LEAST_CHANCE:
+        return f"below {np.format_float_positional(_LEAST_CHANCE)}"
+    return str(np.format_float_positional(probability, precision=2, fractional=False, trim="-"))
+
+
 def _row(measure: Measure) -> dict[str, str]:
     state = "drifted" if measure.drifted else "moved" if measure.moved else "steady"
     return {
-        "name": f"{WORDS[measure.figure]} {spoken(measure.key)}".strip(),
+        "name": measure.name,
         "distance": f"{measure.distance:.3f}",
         "bound": f"{measure.bound:.2f}",
-        "chance": "below 0.0001" if measure.corrected < 1e-4 else f"{measure.corrected:.4f}",
+        "chance": shown_chance(measure.corrected),
         "state": state,
         "style": {"drifted": "bad", "moved": "wait", "steady": ""}[state],
         "detail": measure.detail,

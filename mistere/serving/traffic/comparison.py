@@ -92,7 +92,7 @@ class Measure:
     @property
     def name(self) -> str:
         """The figure in words."""
-        return f"{WORDS[self.figure]} {self.key}" if self.key else WORDS[self.figure]
+        return f"{WORDS[self.figure]} {self.key.replace('_', '-')}" if self.key else WORDS[self.figure]
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,11 @@ class Look:
     whole: bool
     turns: int
     measures: list[Measure] = field(default_factory=list)
+
+    @property
+    def level(self) -> float:
+        """The probability by chance, corrected for all figures of the look, up to which a figure has moved."""
+        return day_alpha(self.whole)
 
     @property
     def moved(self) -> list[Measure]:

@@ -129,8 +129,8 @@ def _show(exported: Exported, target: Path) -> None:
         one = exported.quality
         gap = one.difference
         print(
-            f"weighted F1 {one.exported.value:.3f}, the bundle's {one.bundle.value:.3f}: {gap.value:+.3f} "
-            f"({gap.low:+.3f} to {gap.high:+.3f}, {counted(one.turns, 'turn')})"
+            f"weighted F1 {one.exported.value:.3f}, the bundle's {one.bundle.value:.3f}: {gap.value:+z.3f} "
+            f"({gap.low:+z.3f} to {gap.high:+z.3f}, {counted(one.turns, 'turn')})"
         )
         if one.undecodable:
             count = len(one.undecodable)

@@ -12,7 +12,7 @@ from rich.console import Console
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import ExitCode
 from mistere.config.predictor_options import VARIABLE_PREFIX
-from mistere.reports.traffic.page import render_traffic
+from mistere.reports.traffic.page import render_traffic, shown_chance
 from mistere.runs.traffic_monitor import MonitoredTraffic, monitor_traffic
 from mistere.runs.webhook import try_to_post
 from mistere.serving.traffic.retention import STORE_OPTIONS, try_to_sweep
@@ -74,9 +74,15 @@ def _show(traffic: MonitoredTraffic, page: Path) -> None:
                 "drifted" if one.drifted else "moved" if one.moved else "steady",
                 f"{one.distance:.3f}",
                 f"{one.bound:.2f}",
-                f"{one.corrected:.2g}",
+                shown_chance(one.corrected),
             ]
             for one in look.measures
         ]
         print_table(console, columns, rows)
+        console.print(
+            f"A figure moved if its probability by chance is at most {shown_chance(look.level)}, and drifted if its distance is above its "
+            "bound as well.",
+            markup=False,
+            soft_wrap=True,
+        )
     console.print(f"report   {page}", markup=False, soft_wrap=True)

@@ -139,9 +139,9 @@ def _print_explanation(answer: EndpointPrediction, explanation: Explanation) -> 
             label,
             f"{answer.probabilities[index].max():.2f}",
             f"{explanation.baselines[index]:.2f}",
-            *(f"{share:+.2f}" for share in explanation.contributions[index]),
+            *(f"{share:+z.2f}" for share in explanation.contributions[index]),
             ", ".join(
-                f"{turn} ({influence:+.2f})"
+                f"{turn} ({influence:+z.2f})"
                 for turn, influence in zip(explanation.turns[index], explanation.influences[index], strict=True)
                 if turn >= 0
             ),

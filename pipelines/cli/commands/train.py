@@ -293,7 +293,7 @@ def _show_choice(console: Console, choice: ModalityChoice) -> None:
         value, low, high = (
             100 * one for one in (subset.difference.value, subset.difference.low, subset.difference.high)
         )
-        difference = "" if subset is choice.subsets[0] else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+        difference = "" if subset is choice.subsets[0] else f"{value:+z.1f} [{low:+z.1f}, {high:+z.1f}]"
         style = "bold" if subset is choice.chosen else ""
         table.add_row(" + ".join(subset.modalities), f"{subset.weighted_f1.value:.3f}", escape(difference), style=style)
     console.print()
@@ -321,7 +321,7 @@ def _show(
     scores = table("test", "weighted F1", "95 % interval", *(["± over seeds"] if several else []))
     for name, interval, std in [("mixture", figures.mixture, figures.std), *figures.rows]:
         scores.add_row(
-            name, f"{interval.value:.3f}", f"[{interval.low:.3f}, {interval.high:.3f}]", *([f"{std:.3f}"] if several else []),
+            name.replace("_", "-"), f"{interval.value:.3f}", f"[{interval.low:.3f}, {interval.high:.3f}]", *([f"{std:.3f}"] if several else []),
             style="bold" if name == "mixture" else "",
         )  # fmt: skip
     console.print()
@@ -332,7 +332,7 @@ def _show(
     ):
         if gain:
             console.print(
-                f"the mixture over {baseline}: {100 * gain.value:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]",
+                f"the mixture over {baseline}: {100 * gain.value:+z.1f} points [{100 * gain.low:+z.1f}, {100 * gain.high:+z.1f}]",
                 markup=False,
             )
     if simpler := gain_from_metrics(metrics, trials[0].trained.model.experts):
@@ -346,7 +346,7 @@ def _show(
     for name in trials[0].trained.model.experts:
         auc = metrics.get(f"test.gate.{name}.auc")
         gate.add_row(
-            name,
+            name.replace("_", "-"),
             f"{metrics[f'test.gate.{name}.mean']:.2f}",
             f"{metrics[f'test.gate.{name}.led']:.0%}",
             "" if auc is None else f"{auc:.2f}",
@@ -367,7 +367,7 @@ def _show(
                 parts.add_row(row.title, "", "", "no effect")
                 continue
             low, high = 100 * row.difference.low, 100 * row.difference.high
-            shown = f"{100 * row.difference.value:+.1f} [{low:+.1f}, {high:+.1f}]"
+            shown = f"{100 * row.difference.value:+z.1f} [{low:+z.1f}, {high:+z.1f}]"
             parts.add_row(row.title, f"{row.mean:.3f}", f"{row.std:.3f}", shown)
         console.print()
         console.print(parts)

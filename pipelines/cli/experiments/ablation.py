@@ -139,4 +139,4 @@ def mean_curve(trials: Sequence[Trial]) -> list[CurvePoint]:
 def _sentence(title: str, difference: Interval) -> str:
     points, low, high = (100 * value for value in (difference.value, difference.low, difference.high))
     conclusion = "a clear loss" if high < 0 else "a clear gain" if low > 0 else "within the noise"
-    return f"{title}: {points:+.1f} points [{low:+.1f}, {high:+.1f}], {conclusion}."
+    return f"{title}: {points:+z.1f} points [{low:+z.1f}, {high:+z.1f}], {conclusion}."

@@ -114,14 +114,14 @@ def finding(gain: Gain | None, dialogues: int, trials: int, folds: int, advantag
     if advantage is not None and advantage.low > 0:
         more, low, high = (100 * figure for figure in (advantage.value, advantage.low, advantage.high))
         return (
-            f"train and dev do not fit together to choose by: train's dialogues score {more:+.1f} points [{low:+.1f}, {high:+.1f}] "
+            f"train and dev do not fit together to choose by: train's dialogues score {more:+z.1f} points [{low:+z.1f}, {high:+z.1f}] "
             "above dev's, though all were held out alike, so the encoders have probably seen train's labels; search without --folds."
         )
     if gain is None:
         return f"no settings among {trials} are better than the initial ones {where}: keep those."
     value, low, high = (100 * figure for figure in (gain.corrected.value, gain.corrected.low, gain.corrected.high))
     measured = (
-        f"{where}, the best settings gain {100 * gain.apparent:+.1f} points, and {value:+.1f} [{low:+.1f}, {high:+.1f}] after "
+        f"{where}, the best settings gain {100 * gain.apparent:+z.1f} points, and {value:+z.1f} [{low:+z.1f}, {high:+z.1f}] after "
         f"correction for the choice among {trials}"
     )
     if low > 0:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from mistere.common.counting import counted, plural
 from mistere.common.splits import SPLITS
 from mistere.config.mixture import MixtureConfig
 from mistere.evaluation.gate_timeline import GateTimeline, liveliest
@@ -61,6 +62,7 @@ def render(
     experts = best.trained.model.experts
     true, probabilities = best.scored.labels, best.scored.probabilities
     metrics = figures.metrics
+    gain = gain_from_metrics(metrics, experts)
     mixture = Estimate(value=figures.mixture.value, low=figures.mixture.low, high=figures.mixture.high)
     alone = {
         name.removesuffix(" alone"): [Estimate(value=one.value, low=one.low, high=one.high)]
@@ -85,7 +87,10 @@ def render(
             for n in experts
         ],
         trust=trust_sentence(metrics),
-        simpler=gain_sentence(gain) if (gain := gain_from_metrics(metrics, experts)) else "",
+        simpler=gain_sentence(gain) if gain else "",
+        gain=gain,
+        counted=counted,
+        plural=plural,
         collapse=collapsed_gate(metrics, experts),
         evenness=evenness_words(metrics),
         gate_words=GATE_WORDS,

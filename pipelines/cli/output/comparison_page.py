@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mistere.artifacts.manifests import EvaluationReport
+from mistere.common.counting import counted
 from mistere.evaluation.gate_timeline import GateTimeline
 from mistere.metrics.classification import (
     DialogueBootstrap,
@@ -156,6 +157,7 @@ def render_comparison(one: ComparedModel, other: ComparedModel) -> str:
         classes=_classes(shown, pairing),
         changes=pairing.changes() if pairing else None,
         view=evaluation_view(shown, unreadable.append),
+        counted=counted,
         unreadable=unreadable,
     )
 
@@ -188,8 +190,8 @@ def _verdict(one: ComparedModel, other: ComparedModel, pairing: Pairing | None, 
     if pairing is None:
         return Verdict("not compared", "wait", obstacle)
     difference = pairing.differences(weighted_f1)[0]
-    bounds = f"paired {COVERAGE} interval {difference.low:+.3f} to {difference.high:+.3f}"
-    change = f"weighted F1 differs by {difference.value:+.3f} ({bounds})"
+    bounds = f"paired {COVERAGE} interval {difference.low:+z.3f} to {difference.high:+z.3f}"
+    change = f"weighted F1 differs by {difference.value:+z.3f} ({bounds})"
     if difference.low == difference.high == 0:
         return Verdict("no difference", "soft", f"{one.name} is exactly as good as {other.name}: {change}.")
     if difference.low > 0:

@@ -16,7 +16,8 @@ from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.reports.evaluated_model import COVERAGE, estimate_text
 from mistere.reports.next_commands import decide_command
-from mistere.reports.rule_rows import rule_rows
+from mistere.reports.plots import spoken
+from mistere.reports.rule_rows import RuleRow, rule_rows
 from mistere.reports.wording import headline
 from mistere.runs.listing import run_ids
 from mistere.runs.outcome import Estimate, Outcome, read_outcome, read_run_info
@@ -98,7 +99,7 @@ def _reasons(outcome: Outcome) -> list[str]:
 def _figures(outcome: Outcome) -> list[str]:
     rows: list[tuple[str, Estimate | None, bool]] = [
         ("mixture", outcome.weighted_f1, False),
-        *((f"{name} alone", estimate, False) for name, estimate in outcome.experts.items()),
+        *((f"{spoken(name)} alone", estimate, False) for name, estimate in outcome.experts.items()),
         ("champion before", outcome.champion_weighted_f1, False),
         ("difference, paired", outcome.champion_difference, True),
     ]
@@ -115,8 +116,12 @@ def _rules(store: ObjectStore, outcome: Outcome) -> list[str]:
     except MistereError as error:
         return [f"The gate's table cannot be read: {_plain(str(error))}"]
     enabled = [row for row in rule_rows(verdict.rules) if row.enabled]
-    rows = [(row.answer, row.title, row.measured, row.bound, row.sentence) for row in enabled]
+    rows = [(row.answer, row.title, _measured(row), row.bound, row.sentence) for row in enabled]
     return [_table(("gate", "rule", "measured", "bound", "explanation"), [tuple(map(_plain, row)) for row in rows])]
+
+
+def _measured(row: RuleRow) -> str:
+    return f"{row.measured} ({row.measured_as})" if row.measured_as else row.measured
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

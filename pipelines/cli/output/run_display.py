@@ -136,7 +136,7 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
         console.print("\nWeighted F1 on the test split (95 % interval)")
         console.print(f"  {'mixture':<18} {_interval(outcome.weighted_f1)}", markup=False)
         for expert, estimate in outcome.experts.items():
-            console.print(f"  {expert + ' alone':<18} {_interval(estimate)}", markup=False)
+            console.print(f"  {expert.replace('_', '-') + ' alone':<18} {_interval(estimate)}", markup=False)
         if outcome.champion_weighted_f1:
             console.print(f"  {'champion before':<18} {_interval(outcome.champion_weighted_f1)}", markup=False)
         if outcome.champion_difference:

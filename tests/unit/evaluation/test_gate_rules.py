@@ -260,6 +260,13 @@ def test_class_floor_names_each_class_below_it() -> None:
     assert "anger 0.050" in result.sentence and "joy 0.000" in result.sentence and "neutral" not in result.sentence
 
 
+def test_a_contribution_has_one_sign_and_zero_none_of_its_own() -> None:
+    least = with_bounds("test.contribution.cross_modal", -0.0004, 0.004, 0.008)
+    sentence = evaluate_rules(candidate(metrics=least))["minimum_contribution"].sentence
+    assert "The cross-modal expert contributes least: it adds +0.004 to the mixture's weighted F1" in sentence
+    assert "(95 % interval +0.000 to +0.008)" in sentence
+
+
 def test_mixture_gain_names_the_best_expert_and_the_intervals() -> None:
     # The sample's figures: 0.686 beside 0.687 of the cross-modal expert.
     sample = with_bounds("test.gain_over.cross_modal", -0.030, -0.001, 0.027)

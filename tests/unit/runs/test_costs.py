@@ -184,6 +184,7 @@ def test_the_report_shows_the_costs_by_stage(tmp_path: Path) -> None:
     assert view["rows"][2][1][3].replace("\N{NO-BREAK SPACE}", " ") == "< 0.01 Wh"
     assert tiles["energy"] == "451 Wh" and tiles["CO2e"] == "180 g"
     assert "Energy is an estimate: 10 W a busy core, 300 W a GPU" in view["sentence"]
+    assert "for what the data centre adds (cooling and power supply); " in view["sentence"]
     assert costs.as_dict()["total"]["money"] == pytest.approx(3.0) and costs.as_dict()["currency"] == "CZK"
 
 

@@ -30,8 +30,8 @@ from mistere.metrics.modality_choice import ModalityChoice, SubsetScore
 from mistere.reports import plots
 from mistere.reports.evaluation_tables import shown_dialogue
 from mistere.reports.evaluation_view import GATE_WORDS
-from mistere.reports.wording import consequence, next_steps
-from mistere.runs.outcome import ordered_tasks, read_outcome
+from mistere.reports.wording import consequence, headline, next_steps
+from mistere.runs.outcome import Outcome, ordered_tasks, read_outcome
 from tests.unit.runs import recorded_run
 from tests.unit.runs import recorded_runs as runs
 
@@ -169,6 +169,7 @@ def test_report_sections_are_complete_and_ordered(deployed: tuple[str, dict[str,
         "Release gate",
         "comparison with the champion",
         "not below its own experts",
+        "of the intervals' ends that decide, the lesser one",
         "24.3 MiB",
         "2 rules are off",
         "The mixture and each expert alone",
@@ -371,6 +372,14 @@ def test_report_of_an_unknown_run_raises_an_error(tmp_path: Path) -> None:
     assert "There is no champion yet" not in html
 
 
+def test_a_champion_that_was_made_again_is_no_new_model() -> None:
+    again = Outcome(run_id="r", exit_code=0, verdict="deployed", champion_before="a" * 64, bundle_digest="a" * 64)
+    assert headline(again) == "The run made the champion again: it passed the gate and stays released."
+    assert "so nothing changes" in consequence(again, "")
+    for before in ("", "b" * 64):
+        assert headline(again.model_copy(update={"champion_before": before})).startswith("The new model passed")
+
+
 def test_overhead_is_run_time_outside_the_stages(tmp_path: Path) -> None:
     recorded = runs.killed(tmp_path)
     outcome = read_outcome(recorded.store, recorded.run_id)
@@ -380,6 +389,8 @@ def test_overhead_is_run_time_outside_the_stages(tmp_path: Path) -> None:
     assert timing.overhead_share == pytest.approx(timing.overhead / 100)
     parallel = measure(outcome, {"started": runs.STARTED}, runs.STARTED + 2)
     assert parallel.overhead == 0 and "in parallel" in time_sentences(parallel, outcome)
+    for one in (timing, parallel):
+        assert f"in the table, {duration(1.2 + 6.4 + 9.1)} together, include loading" in time_sentences(one, outcome)
     without_start = measure(outcome, {}, runs.STARTED + 100)
     assert without_start.wall == pytest.approx(96)
 

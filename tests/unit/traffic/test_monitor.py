@@ -16,7 +16,7 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
-from mistere.reports.traffic.page import render_traffic
+from mistere.reports.traffic.page import render_traffic, shown_chance
 from mistere.runs.traffic_monitor import (
     MonitoredTraffic,
     claim_retraining,
@@ -24,7 +24,7 @@ from mistere.runs.traffic_monitor import (
     hours_of,
     monitor_traffic,
 )
-from mistere.serving.traffic.comparison import BOUNDS, Measure, compare_traffic, holm, measured
+from mistere.serving.traffic.comparison import BOUNDS, Measure, compare_traffic, day_alpha, holm, measured
 from mistere.serving.traffic.figures import Counts
 from mistere.serving.traffic.files import bundle_prefix
 from mistere.serving.traffic.reference import prediction_counts, read_traffic_profile, write_traffic_profile
@@ -72,6 +72,8 @@ def test_steady_traffic(
     assert printed.startswith("steady   The traffic of mistere version 7 resembles what the model was tested on")
     assert "levels of the recordings" in printed
     page = (tmp_path / "page.html").read_text()
+    assert f"by chance, at most {shown_chance(day_alpha(whole=True))}" in page and "cross_modal" not in page
+    assert "3</b><span>days with traffic" in page
     assert page.count("<svg") >= 9 and "<script" not in page and "http://" not in page.replace("http://www.w3.org", "")
     assert monitor(store, "7d", tmp_path / "page.html", as_json=True, now=NOW) == 0
     result = json.loads(capsys.readouterr().out)
@@ -86,6 +88,10 @@ def test_drifted_traffic_and_a_drift_that_has_passed(
     assert monitor(store, "7d", tmp_path / "page.html", now=NOW) == 5
     printed = capsys.readouterr().out
     assert printed.startswith("drifted ") and "the levels of the recordings drifted: distance 0." in printed
+    assert (
+        f"at most {shown_chance(day_alpha(whole=True))}, and drifted" in printed
+        and "weight of the expert cross-modal" in printed
+    )
     assert "drifted" in (tmp_path / "page.html").read_text()
     write_days(store, digest, [worlds["steady 2"]], first=FIRST_DAY + 3)
     assert monitor(store, "7d", tmp_path / "page.html", now=NOW + 86_400) == 0
@@ -192,6 +198,23 @@ def test_the_reference_counts_the_predictions_for_the_test_split(tmp_path: Path)
     assert counts.table("label_pairs")[:3].tolist() == [[0, 2, 1], [1, 2, 0], [3, 0, 0]]
     assert counts.by_key("modality") == {"speech": 1, "text": 4, "none": 0}
     assert (counts.by_key("script")["Latin"], counts.by_key("script")["other"]) == (9, 2)
+
+
+def test_one_day_is_counted_in_the_singular(
+    store: LocalStore, worlds: dict[str, list[Counts]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion_with(store, worlds, "steady 0")
+    monkeypatch.setattr("mistere.reports.traffic.page._plots", lambda _: [])
+    monitor(store, "7d", tmp_path / "page.html", now=NOW)
+    assert "1</b><span>day with traffic" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("probability", "shown"),
+    [(0.2, "0.2"), (0.00071428, "0.00071"), (1.5e-5, "0.000015"), (1e-9, "below 0.000001"), (1, "1")],
+)
+def test_a_chance_is_shown_as_precisely_as_the_level_that_decides(probability: float, shown: str) -> None:
+    assert shown_chance(probability) == shown
 
 
 def test_holm_stops_at_the_first_figure_that_did_not_move() -> None:
