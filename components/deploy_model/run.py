@@ -24,6 +24,7 @@ from mistere.kubernetes.images import image
 from mistere.registry.mlflow.model_registry import mirror_champion
 from mistere.registry.release.atomic_release import release
 from mistere.registry.release.champion import Champion, read_champion
+from mistere.registry.release.model_inputs import require_inputs_of_deployed
 from mistere.registry.release.promotion_log import PromotionEvent, add, now
 from mistere.registry.release.recovery import is_released, recover, recover_patiently
 from mistere.serving.deployment import Deployment
@@ -60,7 +61,8 @@ def run(
         champion_digest: digest of the champion that the release gate compared with, or ``none``.
 
     Raises:
-        UsageError: the mode does not support a setting, or the section's pods cannot hold the bundle.
+        UsageError: the mode does not support a setting, the section's pods cannot hold the bundle, or the bundle reads other inputs than the
+            deployed one.
         ArtifactError: a key is configured, and the bundle or the predictor's image is not signed by it.
         MistereError: the smoke test failed, or another release moved the champion meanwhile; the champion is unchanged.
     """
@@ -92,6 +94,9 @@ def run(
         if address is None or address:
             message = "This bundle is the champion already and stays deployed."
             return Result(values={**values, "endpoint": address or "", "message": message})
+    if not config.other_inputs:
+        remedy = "let clients send what it reads, and run again with deployment.other_inputs=true, or choose another deployment.service"
+        require_inputs_of_deployed(step.store, config.service, manifest, model_version, remedy)
     by, reason = f"run {step.run.run_id}", "The gate promoted it and the smoke test passed."
     if seen.digest not in (champion_digest, manifest.digest):
         add(

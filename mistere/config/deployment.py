@@ -78,6 +78,8 @@ class DeploymentConfig(Section):
         shadow: copy a share of the requests to the predictor that `mistere shadow start` runs beside the deployed one (``standard`` only).
             The predictor's identity must then be allowed to write below ``shadow/`` in the store of the bundle. Short for
             ``predictor.shadow`` with its address.
+        other_inputs: release a model that does not understand the requests of the deployed model's clients, because it takes vectors instead of
+            texts and recordings, or lacks a modality. Otherwise such a release ends with an error, and the deployed model stays.
         ready_timeout: time limit until the predictor is ready, seconds; on a cluster at least 60 s and the time of a download
             of the bundle at 40 MiB/s.
         tolerance: largest allowed difference between the endpoint's and the offline probabilities.
@@ -113,6 +115,7 @@ class DeploymentConfig(Section):
     traffic: bool = False
     predictor: PredictorConfig = PredictorConfig()
     shadow: bool = False
+    other_inputs: bool = False
     ready_timeout: float = Field(default=120.0, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
     half_tolerance: float = Field(default=0.02, gt=0)

@@ -12,6 +12,7 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.counting import counted
 from mistere.common.errors import MistereError, UsageError
+from mistere.registry.release.model_inputs import lacking_inputs
 from mistere.runs.traffic_monitor import hours_of, shown_hour
 from mistere.serving.deployment import Deployment
 from mistere.serving.shadow.figures import ShadowCounts
@@ -32,7 +33,7 @@ class ShadowComparison:
         until: the hour after the last one.
         hours: the counts by hour.
         summary: of all hours.
-        notes: sentences on what could not be read.
+        notes: sentences on what could not be read, and on what the shadow does not read.
     """
 
     front: Deployment
@@ -137,9 +138,8 @@ def compare_shadow(
     length = hours_of(since)
     shadow = require_shadow(store, front.service)
     digests = front.bundle_digest, shadow.deployment.bundle_digest
-    front_labels, shadow_labels = (
-        tuple(open_artifact(store, ModelBundle, digest).manifest.labels) for digest in digests
-    )
+    deployed, other = (open_artifact(store, ModelBundle, digest).manifest for digest in digests)
+    front_labels, shadow_labels = tuple(deployed.labels), tuple(other.labels)
     window = window_of(shadow, length, time.time() if now is None else now)
     notes: list[str] = []
     hours = read_comparisons(store, digests, (front_labels, shadow_labels), window, notes.append)
@@ -152,4 +152,6 @@ def compare_shadow(
     total = ShadowCounts(front_labels, shadow_labels)
     for counts in hours.values():
         total.add(counts)
+    if lacking := lacking_inputs(deployed, other):
+        notes.append(f"The shadow {lacking}, so it refuses copies for their inputs, and these count as errors.")
     return ShadowComparison(front, shadow, *window, hours, Summary(total, min_agreement, max_errors), notes)

@@ -29,6 +29,13 @@ def _one_line(reason: str) -> str:
     return terminal_text(" ".join(reason.split()))
 
 
+OtherInputs = Annotated[
+    bool,
+    typer.Option(
+        "--other-inputs",
+        help="Allow a version that does not understand what clients of the deployed one send: vectors instead of texts and recordings, or without a modality.",
+    ),
+]
 Reason = Annotated[str, typer.Option(help="Reason for the promotion log.", callback=_one_line)]
 
 
@@ -92,6 +99,7 @@ def promote(
             help="Give the version this share of the requests and stop there; needs a Gateway (deployment.gateway).",
         ),
     ] = None,
+    other_inputs: OtherInputs = False,
     model: ModelName = "mistere",
     output: Output = Path("output"),
     store: StoreLocation = None,
@@ -101,7 +109,7 @@ def promote(
     from pipelines.cli.commands.registry.promote import promote as command
     from pipelines.cli.registry_location import registry_location
 
-    command(registry_location(output, store, tracking), version, model, reason, canary)
+    command(registry_location(output, store, tracking), version, model, reason, canary, other_inputs=other_inputs)
 
 
 Decision = Annotated[
@@ -118,6 +126,7 @@ Why = Annotated[str, typer.Option("--reason", help="Why you decide so, for the p
 def approve(
     version: Decision,
     reason: Why,
+    other_inputs: OtherInputs = False,
     model: ModelName = "mistere",
     output: Output = Path("output"),
     store: StoreLocation = None,
@@ -130,7 +139,7 @@ def approve(
     from pipelines.cli.commands.registry.decide import approve as command
     from pipelines.cli.registry_location import registry_location
 
-    command(registry_location(output, store, tracking), version, model, reason)
+    command(registry_location(output, store, tracking), version, model, reason, other_inputs=other_inputs)
 
 
 @registry_app.command()
@@ -204,6 +213,7 @@ def compare(
 @shadow_app.command("start")
 def start_shadow(
     version: ModelReference,
+    other_inputs: OtherInputs = False,
     model: ModelName = "mistere",
     output: Output = Path("output"),
     store: StoreLocation = None,
@@ -216,7 +226,7 @@ def start_shadow(
     from pipelines.cli.commands.shadow.lifecycle import start as command
     from pipelines.cli.registry_location import registry_location
 
-    command(registry_location(output, store, tracking), version, model)
+    command(registry_location(output, store, tracking), version, model, other_inputs=other_inputs)
 
 
 @shadow_app.command("report")
@@ -249,7 +259,11 @@ def report_shadow(
 
 @shadow_app.command("promote")
 def promote_shadow(
-    reason: Reason = "", output: Output = Path("output"), store: StoreLocation = None, tracking: Tracking = None
+    reason: Reason = "",
+    other_inputs: OtherInputs = False,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Tracking = None,
 ) -> None:
     """Release the shadow's version in the ordinary way, and remove the shadow.
 
@@ -258,7 +272,7 @@ def promote_shadow(
     from pipelines.cli.commands.shadow.lifecycle import promote_shadow as command
     from pipelines.cli.registry_location import registry_location
 
-    command(registry_location(output, store, tracking), reason)
+    command(registry_location(output, store, tracking), reason, other_inputs=other_inputs)
 
 
 @shadow_app.command("stop")

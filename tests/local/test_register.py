@@ -173,7 +173,13 @@ def test_a_training_on_the_vectors_of_a_run_is_compared_with_its_champion(
         name: encoder.identity.digest for name, encoder in fine_tuned.items()
     }
     assert manifest.dvc_digest and "data_profile.json" in manifest.files
-    promoted = mistere_in_process("promote", rows[0]["version"], "--output", str(output))
+    compared = mistere_in_process("compare", "mistere@champion", rows[0]["version"], "--output", str(output))
+    assert "Their inputs differ" in compared.stdout and "vectors of speech and text" in compared.stdout, compared
+    assert "vectors of speech and text" in (output / "compare.html").read_text()
+    for command in (["promote"], ["shadow", "start"]):
+        refused = mistere_in_process(*command, rows[0]["version"], "--output", str(output))
+        assert refused.returncode == 2 and "takes vectors of speech and text" in refused.stderr, refused
+    promoted = mistere_in_process("promote", rows[0]["version"], "--other-inputs", "--output", str(output))
     assert promoted.returncode == 0, promoted.stderr
     later = run(output, data, "mixture.seed=3", "gate.champion_margin=1", root=tree)  # its champion takes vectors
     assert later.code == 0, later.text

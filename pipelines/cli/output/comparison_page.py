@@ -51,6 +51,7 @@ class ComparedModel:
         timelines: gate weights of some of its test dialogues.
         short: its name in tables, plots and sentences, for example ``v3``; the title by default.
         digest: identifies the model; two with the same one are the same model.
+        inputs: what it reads, for example ``vectors of text``; empty if that is unknown.
     """
 
     title: str
@@ -60,6 +61,7 @@ class ComparedModel:
     timelines: Sequence[GateTimeline] = ()
     short: str = ""
     digest: str = ""
+    inputs: str = ""
 
     @property
     def name(self) -> str:
@@ -132,6 +134,16 @@ def summary(one: ComparedModel, other: ComparedModel) -> str:
     return _verdict(one, other, *_paired(one, other)).sentence
 
 
+def inputs_note(one: ComparedModel, other: ComparedModel) -> str:
+    """A sentence for two models that read other inputs; empty if they read the same, or that is unknown."""
+    if not (one.inputs and other.inputs) or one.inputs == other.inputs:
+        return ""
+    return (
+        f"Their inputs differ: {one.name} reads {one.inputs}, and {other.name} reads {other.inputs}, so one cannot simply replace the other for "
+        "the clients of an endpoint."
+    )
+
+
 def render_comparison(one: ComparedModel, other: ComparedModel) -> str:
     """Render the page as HTML.
 
@@ -151,6 +163,7 @@ def render_comparison(one: ComparedModel, other: ComparedModel) -> str:
         other=other,
         facts=[(name, one.facts.get(name, ""), other.facts.get(name, "")) for name in {**one.facts, **other.facts}],
         verdict=_verdict(one, other, pairing, obstacle),
+        inputs_note=inputs_note(one, other),
         paired=pairing is not None,
         same=bool(one.digest) and one.digest == other.digest,
         figures=_figures(shown, pairing),

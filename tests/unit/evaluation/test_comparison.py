@@ -142,9 +142,10 @@ def test_comparison_of_a_model_with_itself_is_zero(better: ComparedModel) -> Non
 
 @pytest.mark.long
 def test_comparison_has_short_names_and_one_legend(better: ComparedModel) -> None:
-    other = replace(worsened(better), short="v2", digest="b" * 64)
-    html = render_comparison(replace(better, short="v3", digest="a" * 64), other)
+    other = replace(worsened(better), short="v2", digest="b" * 64, inputs="vectors of text")
+    html = render_comparison(replace(better, short="v3", digest="a" * 64, inputs="text"), other)
     seen = words(html)
+    assert "Their inputs differ: v3 reads text, and v2 reads vectors of text" in seen
     assert "v3 is better than v2: weighted F1 differs by +0." in seen
     assert "On this page, v3 is mistere@champion, version 3 and v2 is mistere, version 2." in seen
     assert "v3: filled dots" in seen and "v2: hollow dots" in seen and "speech removed" not in seen

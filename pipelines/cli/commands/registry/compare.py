@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
-from mistere.artifacts.io import open_artifact
-from mistere.artifacts.manifests import EvaluationReport
+from mistere.artifacts.io import open_artifact, read_manifest
+from mistere.artifacts.manifests import EvaluationReport, ModelBundle
+from mistere.common.errors import ArtifactError
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, read_timelines
 from mistere.metrics.predictions import PREDICTIONS_FILE, read_predictions
 from mistere.registry.lineage import Lineage
 from mistere.registry.mlflow.model_registry import RegisteredVersion
+from mistere.registry.release.model_inputs import described_inputs
 from pipelines.cli.commands.registry.models import code_of
-from pipelines.cli.output.comparison_page import ComparedModel, render_comparison, summary
+from pipelines.cli.output.comparison_page import ComparedModel, inputs_note, render_comparison, summary
 from pipelines.cli.registry_location import RegistryLocation
 
 
@@ -42,16 +45,22 @@ def compare(location: RegistryLocation, one: str, other: str, model_name: str, p
     partial.replace(page)
     console = Console(highlight=False)
     console.print(summary(first, second), markup=False, soft_wrap=True)
+    if note := inputs_note(first, second):
+        console.print(note, markup=False, soft_wrap=True)
     console.print(f"report   {page}", markup=False, soft_wrap=True)
 
 
 def _compared(location: RegistryLocation, version: RegisteredVersion, lineage: Lineage, short: str) -> ComparedModel:
     evaluation = open_artifact(location.store, EvaluationReport, lineage.evaluation_digest)
     timelines = evaluation.file(TIMELINES_FILE)
+    inputs = ""
+    with suppress(ArtifactError):  # the comparison does not need the bundle
+        inputs = described_inputs(read_manifest(location.store, ModelBundle, lineage.bundle_digest))
     aliases = "".join(f" @{alias}" for alias in version.aliases)
     return ComparedModel(
         title=f"{version.name}, version {version.version}{aliases}",
         facts={
+            "inputs": inputs,
             "bundle": lineage.bundle_digest,
             "code": code_of(lineage.run.commit, lineage.run.dirty),
             "dataset": f"{lineage.dataset}, version {lineage.dvc_digest}" if lineage.dvc_digest else lineage.dataset,
@@ -64,4 +73,5 @@ def _compared(location: RegistryLocation, version: RegisteredVersion, lineage: L
         timelines=read_timelines(timelines) if timelines.is_file() else [],
         short=short,
         digest=lineage.bundle_digest,
+        inputs=inputs,
     )

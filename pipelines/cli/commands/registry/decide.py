@@ -18,13 +18,15 @@ from mistere.registry.release.candidates import (
 )
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.promotion_log import read_log, who
-from pipelines.cli.commands.registry.promote import release_version
+from pipelines.cli.commands.registry.promote import OTHER_INPUTS, release_version
 from pipelines.cli.registry_location import RegistryLocation
 
 _CONSOLE = Console(highlight=False, soft_wrap=True)
 
 
-def approve(location: RegistryLocation, reference: str, model_name: str, reason: str) -> None:
+def approve(
+    location: RegistryLocation, reference: str, model_name: str, reason: str, *, other_inputs: bool = False
+) -> None:
     """Release a version that waits, as ``mistere promote`` releases others.
 
     Args:
@@ -32,9 +34,10 @@ def approve(location: RegistryLocation, reference: str, model_name: str, reason:
         reference: the version, or a model of which one version waits.
         model_name: the model, where the reference names none.
         reason: for the log.
+        other_inputs: release it even if it does not understand the requests of the deployed version's clients.
 
     Raises:
-        UsageError: there is no such version, it does not wait, or there is no reason.
+        UsageError: there is no such version, it does not wait, it reads other inputs than the deployed one, or there is no reason.
         MistereError: the profile lets nobody approve it, its smoke test failed, or somebody else decided meanwhile.
     """
     reason = _given(reason)
@@ -63,7 +66,7 @@ def approve(location: RegistryLocation, reference: str, model_name: str, reason:
         now = f"the present champion, version {champion.champion.model_version}"
         _print(f"The gate did not compare {named} with {now}: `mistere compare` shows both.")
     check = partial(require_no_rejection, location.store, version.bundle_digest, version.version, known)
-    release_version(location, lineage, "approve", reason, check)
+    release_version(location, lineage, "approve", reason, check, remedy="" if other_inputs else OTHER_INPUTS)
     _tag(location, version)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Final, Literal
 
 from rich.console import Console
 
@@ -23,6 +23,7 @@ from mistere.registry.release.canary import end_canary, hold_canary, standing_ca
 from mistere.registry.release.candidates import Standing, require_no_rejection, standing
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.journal import Journal, read_journal
+from mistere.registry.release.model_inputs import require_inputs_of_deployed
 from mistere.registry.release.promotion_log import read_log, who
 from mistere.registry.release.recovery import is_released, recover
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
@@ -34,10 +35,18 @@ from mistere.serving.kserve.rollout import ClusterDeployment
 from pipelines.cli.registry_location import RegistryLocation
 
 _CONSOLE = Console(highlight=False, soft_wrap=True)
+OTHER_INPUTS: Final = "--other-inputs releases it all the same"
+"""How to release a version that reads other inputs than the deployed one."""
 
 
 def promote(
-    location: RegistryLocation, reference: str, model_name: str, reason: str, canary: int | None = None
+    location: RegistryLocation,
+    reference: str,
+    model_name: str,
+    reason: str,
+    canary: int | None = None,
+    *,
+    other_inputs: bool = False,
 ) -> None:
     """Make a version the champion and deploy it, after its smoke test; or give it a share of the requests only.
 
@@ -47,9 +56,10 @@ def promote(
         model_name: the model, where the reference names none.
         reason: for the log.
         canary: percentage of the requests that the version gets beside the champion, which stays; None to release it.
+        other_inputs: release it even if it does not understand the requests of the deployed version's clients.
 
     Raises:
-        UsageError: a share is given, and no Gateway splits the requests of the deployed version.
+        UsageError: a share is given, and no Gateway splits the requests of the deployed version, or it reads other inputs than that.
         MistereError: its code is not committed, it waits for approval or was rejected, also meanwhile, its smoke test failed, or the
             champion changed meanwhile.
     """
@@ -68,7 +78,8 @@ def promote(
             "commit the code and run again."
         )
     check = partial(require_no_rejection, location.store, version.bundle_digest, version.version, known)
-    release_version(location, lineage, "promote", reason or f"Promoted by hand ({reference}).", check, canary)
+    reason = reason or f"Promoted by hand ({reference})."
+    release_version(location, lineage, "promote", reason, check, canary, "" if other_inputs else OTHER_INPUTS)
 
 
 def rollback(location: RegistryLocation, reason: str) -> None:
@@ -96,9 +107,8 @@ def rollback(location: RegistryLocation, reason: str) -> None:
     except ArtifactError as error:
         raise ArtifactError(f"cannot roll back to version {before.model_version}: {error}") from error
     location.require_registered(registered_versions(location.tracking_uri, lineage.model_name))
-    release_version(
-        location, lineage, "rollback", reason or f"Rolled back by hand from version {champion.model_version}."
-    )
+    reason = reason or f"Rolled back by hand from version {champion.model_version}."
+    release_version(location, lineage, "rollback", reason)
 
 
 def _roll_interrupted_back(location: RegistryLocation) -> bool:
@@ -170,6 +180,7 @@ def release_version(
     reason: str,
     check: Callable[[], None] | None = None,
     canary: int | None = None,
+    remedy: str = "",
 ) -> None:
     """Make a version the champion and deploy it, after its smoke test, and print what was done.
 
@@ -180,9 +191,10 @@ def release_version(
         reason: for the log.
         check: called once the release, or the canary, holds the journal; raises if what others decided meanwhile forbids it.
         canary: percentage of the requests that the version gets, and nothing else; None to release it.
+        remedy: how to release it although it does not understand the requests of the deployed version's clients; empty to release it.
 
     Raises:
-        UsageError: a share is given, and no Gateway splits the requests of the deployed version.
+        UsageError: a share is given, and no Gateway splits the requests of the deployed version, or it reads other inputs than that.
         MistereError: its smoke test failed, or the champion changed meanwhile.
     """
     served = served_deployment(location.store)
@@ -212,6 +224,8 @@ def release_version(
         mirror(seen.champion)
         _CONSOLE.print(f"Version {lineage.model_version} is the champion already and stays deployed.", markup=False)
         return
+    if remedy:
+        require_inputs_of_deployed(location.store, config.service, bundle.manifest, lineage.model_version, remedy)
     champion = lineage.as_champion(time.time())
     if cluster is not None and canary is not None:
         start = partial(start_canary, cluster, bundle, canary)

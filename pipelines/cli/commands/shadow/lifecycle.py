@@ -16,6 +16,7 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import connect
 from mistere.registry.release.candidates import standing
+from mistere.registry.release.model_inputs import require_inputs_of_deployed
 from mistere.registry.release.promotion_log import who
 from mistere.runs.shadow_comparison import compare_shadow, require_shadow
 from mistere.serving.deployment import Deployment
@@ -33,16 +34,17 @@ _CONSOLE = Console(highlight=False, soft_wrap=True)
 _WINDOW = "92d"
 
 
-def start(location: RegistryLocation, reference: str, model_name: str) -> None:
+def start(location: RegistryLocation, reference: str, model_name: str, *, other_inputs: bool = False) -> None:
     """Serve a version as the shadow of the deployed one; a shadow that runs is replaced.
 
     Args:
         location: store and registry.
         reference: the version.
         model_name: the model, where the reference names none.
+        other_inputs: start it even if it does not understand the requests of the deployed version's clients.
 
     Raises:
-        UsageError: nothing is deployed, the version is deployed already, or the deployed predictor copies no requests.
+        UsageError: nothing is deployed, the version is deployed already or reads other inputs, or the deployed predictor copies no requests.
         MistereError: the version was rejected, is not signed, or its smoke test failed.
     """
     version, lineage = location.find(reference, model_name)
@@ -61,6 +63,9 @@ def start(location: RegistryLocation, reference: str, model_name: str) -> None:
     config = DeploymentConfig.model_validate(front.settings) if front.mode != "local" else DeploymentConfig()
     bundle = open_artifact(store, ModelBundle, lineage.bundle_digest)
     verify_bundle(store, bundle, config.bundle_key)
+    if not other_inputs:
+        remedy = "--other-inputs starts it all the same, and compares what it answers"
+        require_inputs_of_deployed(store, front.service, bundle.manifest, lineage.model_version, remedy)
     deployment = Deployment(
         service=front.service,
         bundle_location=lineage.bundle_location,
@@ -109,15 +114,16 @@ def stop(location: RegistryLocation) -> None:
     _print(f"{named} of {front.service} is removed; no more requests are copied.")
 
 
-def promote_shadow(location: RegistryLocation, reason: str) -> None:
+def promote_shadow(location: RegistryLocation, reason: str, *, other_inputs: bool = False) -> None:
     """Release the shadow's version as `mistere promote` or, if it waits for a person, as `mistere approve` does, and remove the shadow.
 
     Args:
         location: store and registry.
         reason: for the log; the comparison is added.
+        other_inputs: release it even if it does not understand the requests of the deployed version's clients.
 
     Raises:
-        UsageError: there is no shadow.
+        UsageError: there is no shadow, or it reads other inputs than the deployed version.
         MistereError: the version may not be released, its smoke test failed, or the champion changed meanwhile; the shadow stays.
     """
     store = location.store
@@ -130,7 +136,7 @@ def promote_shadow(location: RegistryLocation, reason: str) -> None:
     said = " ".join(reason.split()) or "Promoted from the shadow."
     said = f"{said.rstrip('.')}. {_compared(store, front)}".strip()
     release = approve if waits else promote
-    release(location, version, shadow.model_name, said)
+    release(location, version, shadow.model_name, said, other_inputs=other_inputs)
     _remove(store, front)
     _print(f"The shadow of {front.service} is removed.")
 
