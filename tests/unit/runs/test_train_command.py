@@ -48,7 +48,7 @@ def test_train_supports_a_third_modality_seeds_and_ablations(tmp_path: Path) -> 
     for shown in (
         "mixture",
         "visual alone",
-        "cross_modal alone",
+        "cross-modal alone",
         "late fusion",
         *LABELS,
         "mean weight",
