@@ -48,7 +48,7 @@ class CallCopies:
             effects = [one for one in effects if not one.needs_others]
         if not effects:
             raise UsageError(
-                f"speech.augmentation.effects={','.join(config.augmentation.effects)} needs recordings of at least two training dialogues: "
+                "only one training dialogue has recordings, and every effect of speech.augmentation.effects mixes in other dialogues: "
                 "choose other effects, or set speech.augmentation.share=0."
             )
         return cls(config.augmentation, effects, around, config.seed)

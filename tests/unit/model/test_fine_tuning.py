@@ -191,7 +191,7 @@ def test_copies_depend_on_the_seed_and_are_of_recordings_only(tmp_path: Path) ->
     assert copies(0) == copies(0) and len(set(copies(0))) >= 3 and set(copies(0)) != set(copies(1))
     assert CallCopies.of(SpeechConfig(), reader) is None
     alone = SpeechConfig(augmentation=CallAugmentation(share=1.0, effects=["babble"]))
-    with pytest.raises(UsageError, match="effects=babble needs recordings of at least two training dialogues"):
+    with pytest.raises(UsageError, match="only one training dialogue has recordings"):
         CallCopies.of(alone, reader)
     with pytest.raises(
         UsageError, match=r"text.augmentation.share=0.5: only speech is heard through calls; set it to 0"
