@@ -79,7 +79,7 @@ class DeploymentConfig(Section):
             The predictor's identity must then be allowed to write below ``shadow/`` in the store of the bundle. Short for
             ``predictor.shadow`` with its address.
         other_inputs: release a model that does not understand the requests of the deployed model's clients, because it takes vectors instead of
-            texts and recordings, or lacks a modality. Otherwise such a release ends with an error, and the deployed model stays.
+            texts and recordings, or other vectors. Otherwise such a release ends with an error, and the deployed model stays.
         ready_timeout: time limit until the predictor is ready, seconds; on a cluster at least 60 s and the time of a download
             of the bundle at 40 MiB/s.
         tolerance: largest allowed difference between the endpoint's and the offline probabilities.

@@ -51,7 +51,7 @@ def lacking_inputs(deployed: ModelBundle, other: ModelBundle) -> str:
 
 
 def require_inputs_of_deployed(
-    store: ObjectStore, service: str, bundle: ModelBundle, version: str, remedy: str
+    store: ObjectStore, service: str, bundle: ModelBundle, version: str, remedy: str, *, may_read_less: bool = False
 ) -> None:
     """Check that a version understands the requests that clients send to a service now.
 
@@ -61,15 +61,18 @@ def require_inputs_of_deployed(
         bundle: of the version.
         version: the version, for the message.
         remedy: the end of the message: how to go on all the same.
+        may_read_less: accept a modality less, where a profile says which ones a model reads: it still answers every request.
 
     Raises:
         UsageError: it does not.
     """
     with suppress(ArtifactError):  # of a pointer or bundle that cannot be read: replacing it is a repair
         front = find_deployment(store, service)
-        if front is None or not (
-            lacking := lacking_inputs(read_manifest(store, ModelBundle, front.bundle_digest), bundle)
-        ):
+        if front is None:
+            return
+        deployed = read_manifest(store, ModelBundle, front.bundle_digest)
+        lacking = lacking_inputs(deployed, bundle)
+        if not lacking or (may_read_less and deployed.encoders and bundle.encoders):
             return
         raise UsageError(
             f"version {version} {lacking}: it would refuse or ignore what clients of {service} send; {remedy}."

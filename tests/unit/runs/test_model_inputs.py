@@ -166,6 +166,9 @@ def test_a_run_does_not_replace_an_endpoint_of_texts_by_one_of_vectors(
     for config in (DeploymentConfig(other_inputs=True), DeploymentConfig(service="vectors")):
         with pytest.raises(NotImplementedError):
             deploy(config, step, report, shop.bundle, "2", champion)
+    text_only: Any = SimpleNamespace(path=shop.bundle.path, manifest=TEXT.model_copy(update={"digest": "d"}))
+    with pytest.raises(NotImplementedError):  # its profile said so
+        deploy(DeploymentConfig(), step, report, text_only, "2", champion)
 
 
 def test_a_shadow_that_would_refuse_every_copy_is_not_started_and_a_report_says_why_it_refused(shop: Shop) -> None:
