@@ -73,9 +73,8 @@ def encoded(wave: np.ndarray, rate: int, subtype: str) -> bytes:
     import numpy as np
     import soundfile
 
-    if (
-        subtype != "FLOAT" and wave.dtype.kind == "f"
-    ):  # libsndfile reads beyond its table of µ-law: other samples, or a segmentation fault
+    # libsndfile reads beyond its table of µ-law: other samples, or a segmentation fault.
+    if subtype != "FLOAT" and wave.dtype.kind == "f":
         wave = np.clip(np.nan_to_num(wave), -1.0, 1.0)
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, rate, format="WAV", subtype=subtype)

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mistere.common.parsing.documents import ParseError, load_json
+
 if TYPE_CHECKING:
     import gradio
 
@@ -74,8 +76,8 @@ def checked_event(page: gradio.Blocks, body: bytes) -> bytes:
     from gradio.utils import get_upload_folder
 
     try:
-        event = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        event = load_json(body)
+    except ParseError as error:
         raise EventError("The event is not JSON.") from error
     if not isinstance(event, dict) or not isinstance(event.get("session_hash"), str):
         raise EventError("The event names no session.")

@@ -45,7 +45,7 @@ def test_an_actor_that_is_no_utf8_decides(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_reason_is_kept_on_one_line_without_control_characters(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reasons: list[str] = []
     monkeypatch.setattr(registry_location, "registry_location", lambda *_: None)
-    monkeypatch.setattr(decide, command, lambda location, version, model, reason: reasons.append(reason))
+    monkeypatch.setattr(decide, command, lambda location, version, model, reason, **_: reasons.append(reason))
     given = f"{HOSTILE}\n and {os.fsdecode(bytes([255]))}"
     assert CliRunner().invoke(registry_app, [command, "1", "--reason", given]).exit_code == 0
     assert reasons == [f"{SHOWN} and ?"]
