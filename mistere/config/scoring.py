@@ -20,7 +20,7 @@ class ScoringConfig(Section):
         time: column of the dataset with the time of a call; empty for results without trends.
         min_calls: groups and periods with fewer calls are not reported.
         undecodable: ``missing`` scores an utterance whose recording or image does not decode without it; ``fail`` ends the scoring.
-        int8: compute the encoders in 8-bit integers on a CPU: faster, and a little less exact; a GPU ignores it.
+        int8: compute the encoders in 8-bit integers on a CPU: faster on most, and a little less exact; a GPU ignores it.
         cache: where the vectors of utterances are kept: ``store``, a folder, ``s3://…``, or ``off``.
         shards: number of parallel tasks on a cluster.
     """

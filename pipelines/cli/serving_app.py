@@ -162,7 +162,9 @@ def score(
     ] = False,
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="Compute the encoders in 8-bit integers on a CPU: faster, a little less exact."),
+        typer.Option(
+            "--int8", help="Compute the encoders in 8-bit integers on a CPU: faster on most, a little less exact."
+        ),
     ] = False,
     cache: Annotated[
         str, typer.Option(metavar="PLACE", help="Where vectors are kept: store, a directory, s3://…, or off.")
