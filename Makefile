@@ -30,7 +30,7 @@ test-all: setup-dev ## all tests, including the long ones
 	$(PYTEST) $(ARGS)
 
 unit: setup-dev ## the quick tests, without models, servers and clusters
-	$(PYTEST) -m "unit and not long" $(addprefix tests/,bench hostile manifests unit) $(ARGS)
+	$(PYTEST) -m "unit and not long" $(addprefix tests/,hostile unit) --ignore=tests/unit/model $(ARGS)
 
 check: setup-dev ## lint, types, import rules, compiled pipeline, known vulnerabilities
 	$(BIN)/ruff format --check $(SOURCES)

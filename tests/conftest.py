@@ -19,7 +19,6 @@ os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 ROOT = Path(__file__).parent
 KINDS = ("unit", "training", "server", "cluster")
 KIND_OF_DIRECTORY = {
-    "bench": "unit",
     "cluster": "cluster",
     "compile": "cluster",
     "contract": "cluster",
@@ -27,36 +26,34 @@ KIND_OF_DIRECTORY = {
     "gpu": "training",
     "hostile": "unit",
     "local": "training",
-    "manifests": "unit",
+    "manifests": "cluster",
     "serving": "server",
     "unit": "unit",
 }
 """The kind of a test by its directory. A module or a test with a kind's marker of its own keeps that."""
 TRAINING_MODULES = {
-    "test_ablation",
-    "test_causal_context",
-    "test_checkpoints",
+    "test_bundles",
+    "test_command_line",
     "test_comparison",
+    "test_context_turns",
     "test_corruptions",
     "test_embedding_shards",
-    "test_encoders",
-    "test_fine_tuning",
-    "test_gate_fit",
     "test_imported_embeddings",
-    "test_input_scaling",
-    "test_missing_modality",
-    "test_moe",
-    "test_onnx_graphs",
+    "test_importer_discovery",
+    "test_kinds",
+    "test_media",
     "test_package",
-    "test_published_design",
     "test_pull_data",
     "test_random_damage",
     "test_report_run",
+    "test_sample_corpus",
     "test_train_command",
-    "test_tuning",
     "test_validate_data",
 }
-"""Modules of ``tests/unit`` that train models, or run models or whole stages."""
+"""Modules of ``tests/unit`` and ``tests/hostile`` that run models, whole stages, commands or ffmpeg.
+
+Those of ``tests/unit/model`` are of this kind by their folder.
+"""
 
 
 def pytest_configure() -> None:
@@ -87,7 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         marked = {marker.name for marker in item.iter_markers()} & set(KINDS)
         if not marked:
-            marked = {kind_of(item.path)}
+            marked = {"server" if "s3_endpoint" in getattr(item, "fixturenames", ()) else kind_of(item.path)}
             item.add_marker(next(iter(marked)))
         if len(marked) > 1:
             raise pytest.UsageError(f"{item.nodeid} is marked {' and '.join(sorted(marked))}: keep one of them.")
@@ -99,8 +96,8 @@ def kind_of(path: Path) -> str:
     Raises:
         pytest.UsageError: its directory is missing from :data:`KIND_OF_DIRECTORY`.
     """
-    directory = path.relative_to(ROOT).parts[0]
-    if directory == "unit" and path.stem in TRAINING_MODULES:
+    directory, *below = path.relative_to(ROOT).parts
+    if directory in ("hostile", "unit") and (path.stem in TRAINING_MODULES or below[0] == "model"):
         return "training"
     if directory not in KIND_OF_DIRECTORY:
         raise pytest.UsageError(f"tests/{directory} has no kind: add it to KIND_OF_DIRECTORY in tests/conftest.py.")

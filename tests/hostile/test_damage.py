@@ -213,7 +213,10 @@ DAMAGED: dict[str, tuple[Callable[[LocalStore, Path], tuple[Path, Callable[[], o
 """What is damaged, how it is made and read, and what happens: named by an error, or computed again (the reader gives None)."""
 
 
-@pytest.mark.parametrize("damaged", DAMAGED)
+@pytest.mark.parametrize(
+    "damaged",
+    [pytest.param(name, marks=pytest.mark.training if name.startswith("checkpoint") else []) for name in DAMAGED],
+)
 def test_damage_is_noticed(damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
     make, expected = DAMAGED[damaged]

@@ -19,7 +19,7 @@ from pipelines.cli.demo.origin import AllowedHosts
 from tests.local.servers import free_port
 from tests.serving.test_demo import answered, needs_gradio
 
-pytestmark = needs_gradio
+pytestmark = [needs_gradio, pytest.mark.server]
 SECRET = "the secret of this machine"
 SESSION = "hostile"
 

@@ -34,7 +34,7 @@ def s3_store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     return S3Store(f"s3://mistere-tests/{uuid.uuid4().hex}")
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.server)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """An empty store, once as a folder and once as S3."""
     if request.param == "folder":

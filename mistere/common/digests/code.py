@@ -37,6 +37,9 @@ _NAMES_A_VERSION = ("pipelines/images.lock.yaml", "**/*.dvc", ".dvc/config")
 _MOST_NAMED = 3
 _OPT_OUT = "AFFECTS_RESULTS"
 _TEMPLATE_FOLDER = "templates/*.html"
+_TEMPLATE_ENDINGS = (".html", ".md")
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+"""Fields of a syntax tree that hold statements, or clauses that hold statements."""
 _NO_MEANING = frozenset({"ctx", "type_comment", "kind"})
 """Fields of a syntax tree that repeat what its structure says, or hold comments."""
 
@@ -88,6 +91,7 @@ def _is_docstring(node: object) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+@cache
 def _module_file(module: str) -> Path | None:
     base = PROJECT_ROOT.joinpath(*module.split("."))
     if base.with_suffix(".py").is_file():
@@ -117,7 +121,7 @@ def _affects_results(module: str) -> bool:
 def _imports(file: Path) -> frozenset[str]:
     """Our own modules that a file imports; for a package that discovers its members, all of these."""
     imported: set[str] = set()
-    for node in _executed(_tree(file)):
+    for node in statements(_tree(file)):
         if isinstance(node, ast.Import):
             imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -129,22 +133,31 @@ def _imports(file: Path) -> frozenset[str]:
     return frozenset(name for name in imported if name.split(".")[0] in LAYERS)
 
 
-def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those that only a type checker reads: they change no result."""
-    for node in ast.iter_child_nodes(tree):
+def statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every statement but those that only a type checker reads: they change no result.
+
+    Nine of ten nodes of a tree are expressions, which hold no statements.
+    """
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
         yield node
-        yield from _executed(node)
+        for field in _BLOCKS:
+            pending.extend(getattr(node, field, ()))
 
 
 @cache
 def _templates(file: Path) -> tuple[Path, ...]:
     """The templates that a module names and that lie beside it, alone or in a folder ``templates``."""
+    text = file.read_text(encoding="utf-8")
+    if not any(word in text for word in (*_TEMPLATE_ENDINGS, _TEMPLATE_FOLDER.split("/")[0])):
+        return ()
     literals = {
         node.value for node in ast.walk(_tree(file)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    named = {file.parent / name for name in literals if name.endswith((".html", ".md")) and "\n" not in name}
+    named = {file.parent / name for name in literals if name.endswith(_TEMPLATE_ENDINGS) and "\n" not in name}
     if _TEMPLATE_FOLDER.split("/")[0] in literals:
         named.update(file.parent.glob(_TEMPLATE_FOLDER))
     return tuple(sorted(path for path in named if path.is_file()))

@@ -37,8 +37,6 @@ from mistere.data.utterances import UtteranceReader
 from mistere.data.versions import pin
 from tests.local.workshop import info, make_dataset, rows
 
-pytestmark = pytest.mark.unit
-
 KINDS = {"face": "frames", "acoustic": "vector"}
 SETTINGS = EncoderConfig(source="", max_frames=2)
 

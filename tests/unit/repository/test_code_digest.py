@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mistere.common.digests.code import closure, code_meaning
+from mistere.common.digests.code import closure, code_meaning, statements
 from mistere.common.paths import PROJECT_ROOT
 from pipelines.cli.commands.score import SCORING_CODE
 
@@ -38,14 +38,11 @@ def modules(stage: str) -> set[str]:
     return set(closure(f"components.{stage}.run"))
 
 
+@cache
 def imported_packages(file: Path) -> set[str]:
     """Packages a file imports anywhere but under ``if TYPE_CHECKING``."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            node.body = []
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in statements(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -321,6 +318,17 @@ def defined(name: str) -> bool:
     return False
 
 
+def imports_of_ours(tree: ast.Module) -> int:
+    """How many dotted names of ours the import statements hold."""
+    names: list[str] = []
+    for node in statements(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return sum(MODULE_NAME.fullmatch(name) is not None for name in names)
+
+
 def named_modules() -> list[tuple[str, str]]:
     """Dotted names of ours in strings of the code, and in every other text file that the project commits."""
     listed = subprocess.run(["git", "ls-files"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False).stdout
@@ -330,7 +338,11 @@ def named_modules() -> list[tuple[str, str]]:
         if not file.is_file() or file.suffix in {".lock", ".html"} or name.startswith((".dvc/", "LICENSE")):
             continue
         if file.suffix == ".py":
-            constants = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant))
+            source = file.read_text()
+            tree = ast.parse(source)
+            if len(MODULE_NAME.findall(source)) == imports_of_ours(tree):
+                continue  # no other name of ours in the file: most need no walk through all their expressions
+            constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
             texts += [(name, node.value) for node in constants if isinstance(node.value, str)]
         elif file.suffix in {".md", ".yaml", ".toml", ".sh", ".hcl", ""}:
             texts.append((name, file.read_text(encoding="utf-8", errors="replace")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mistere.common.digests.code import closure
+from mistere.common.digests.code import closure, statements
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, image, read_images
@@ -121,6 +122,7 @@ UNUSED = {"predictor": {"dvc"}}
 """Imported by functions that read datasets, which the image contains and does not call."""
 
 
+@functools.cache
 def imported_packages(role: str) -> set[str]:
     """Return the third-party packages that an image's modules import, also inside functions."""
     components = PROJECT_ROOT / "components"
@@ -138,7 +140,7 @@ def imported_packages(role: str) -> set[str]:
     files = {file for module in modules for file in closure(module, computing=False).values()}
     names: set[str] = set()
     for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in statements(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

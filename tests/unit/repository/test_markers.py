@@ -18,13 +18,18 @@ def test_each_test_directory_has_a_kind() -> None:
 
 def test_make_unit_collects_the_directories_of_unit_tests() -> None:
     """Other directories would only be imported."""
-    listed = re.search(r"addprefix tests/,([a-z ]+)\)", (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8"))
+    makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
+    listed = re.search(r"addprefix tests/,([a-z ]+)\)", makefile)
     assert listed
     assert set(listed[1].split()) == {name for name, kind in KIND_OF_DIRECTORY.items() if kind == "unit"}
+    ignored = [ROOT.parent / path for path in re.findall(r"--ignore=(\S+)", makefile)]
+    modules = [module for path in ignored for module in path.rglob("test_*.py")]
+    assert modules and {kind_of(module) for module in modules} == {"training"}
 
 
 def test_training_modules_exist() -> None:
-    assert {path.stem for path in (ROOT / "unit").rglob("test_*.py")} >= TRAINING_MODULES
+    modules = {path.stem for folder in ("hostile", "unit") for path in (ROOT / folder).rglob("test_*.py")}
+    assert modules >= TRAINING_MODULES
 
 
 def test_collected_tests_have_exactly_one_kind(request: pytest.FixtureRequest) -> None:

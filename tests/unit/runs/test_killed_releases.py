@@ -156,7 +156,7 @@ promote(dying, lambda new: dying.change(lambda: None), "b")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["folder", "s3"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("s3", marks=pytest.mark.server)])
 def test_a_process_killed_at_any_change_is_completed_or_rolled_back(
     kind: str, s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
