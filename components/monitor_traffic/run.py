@@ -33,8 +33,8 @@ def monitor(
         The verdict.
 
     Raises:
-        UsageError: a setting is unknown.
-        MistereError: there is no champion, or no traffic of it.
+        UsageError: a setting is unknown, or there is no champion.
+        MistereError: there is no traffic of the champion.
     """
     context = run_context(run, job, str(compiled.get("profile", "")))
     section = {**compiled.get("section", {}), **monitoring}
@@ -53,7 +53,8 @@ def run(config: MonitoringConfig, step: Step) -> Result:
         step: this execution.
 
     Raises:
-        MistereError: there is no champion, or no traffic of it.
+        UsageError: there is no champion.
+        MistereError: there is no traffic of the champion.
     """
     from mistere.reports.traffic.page import render_traffic
     from mistere.runs.traffic_monitor import monitor_traffic

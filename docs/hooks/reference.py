@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 EXIT_CODES = {
     "DEPLOYED": ("success", "The command did what it should; for a run: the model is deployed."),
     "ERROR": ("error", "Something failed: a service, a file, a step. The message says what, where and how to fix it."),
-    "USAGE": ("usage", "An argument, option or setting is wrong."),
+    "USAGE": (
+        "usage",
+        "An argument, option or setting is wrong, needs an optional package or program that is not installed, or needs a released model and there is none.",
+    ),
     "NOT_PROMOTED": (
         "not promoted",
         "The release gate held or rejected the model, `mistere replay` found a difference, `mistere robustness --max-loss` a loss, or a student or an exported model may be worse than its margin allows.",

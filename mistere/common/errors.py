@@ -49,6 +49,13 @@ class UsageError(MistereError):
     exit_code = ExitCode.USAGE
 
 
+class MissingPackageError(UsageError):
+    """What was asked for needs an optional package, or a program such as ffmpeg, that is not installed here. Exit code 2.
+
+    It is a usage error, because the same command fails again until the user installs the package or asks for something else.
+    """
+
+
 class DataError(MistereError):
     """An invalid dataset. Exit code 4."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mistere.common.counting import counted, plural
-from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.common.errors import DataError, MissingPackageError, MistereError, UsageError
 from mistere.corpora.import_report import some
 from mistere.data.audio import AudioError, with_stated_length
 from mistere.data.recordings.formats import format_of, names, tag_size
@@ -39,7 +39,8 @@ def audio_bytes(path: Path) -> bytes:
     Raises:
         UnreadableMediaError: the file is empty, not a media file, or has no audio.
         UsageError: the file is missing.
-        MistereError: it cannot be read, or it needs ffmpeg, which is not installed.
+        MissingPackageError: it needs ffmpeg, which is not installed.
+        MistereError: it cannot be read.
     """
     return _load(path).audio
 
@@ -105,7 +106,7 @@ def _is_adts(head: bytes) -> bool:
 def _through_ffmpeg(path: Path, what: str) -> bytes:
     program = shutil.which("ffmpeg")
     if program is None:
-        raise MistereError(
+        raise MissingPackageError(
             f"{what} is no {names()} file, or a damaged one, and ffmpeg, which would read it, is not installed: "
             "run `apt-get install ffmpeg`, or import text only."
         )

@@ -175,7 +175,7 @@ def load(bundle: str | Path) -> LoadedModel:
 
     Raises:
         ArtifactError: it is missing, incomplete or damaged; the message names the file.
-        MistereError: it is an exported model, and ONNX Runtime is not installed.
+        MissingPackageError: it is an exported model, and ONNX Runtime is not installed.
     """
     if is_exported(str(bundle)):
         from mistere.predictor.warm_up import open_exported

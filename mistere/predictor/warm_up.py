@@ -45,7 +45,7 @@ def open_exported(folder: Path, threads: int = 0) -> EmotionModel:
 
     Raises:
         ArtifactError: a file is missing, damaged or refused, or the model cannot predict.
-        MistereError: ONNX Runtime is not installed.
+        MissingPackageError: ONNX Runtime is not installed.
     """
     from mistere.model.onnx.loading import load_onnx
 

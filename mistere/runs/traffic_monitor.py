@@ -180,8 +180,8 @@ def monitor_traffic(store: ObjectStore, since: str, now: float | None = None) ->
         now: seconds since 1970; None for the current time.
 
     Raises:
-        UsageError: the window is none.
-        MistereError: there is no champion, or no traffic of it.
+        UsageError: the window is none, or there is no champion.
+        MistereError: there is no traffic of the champion.
         ArtifactError: the bundle is damaged.
     """
     length = hours_of(since)
@@ -190,7 +190,7 @@ def monitor_traffic(store: ObjectStore, since: str, now: float | None = None) ->
     first -= first % DAY_HOURS
     champion = read_champion(store).champion
     if champion is None:
-        raise MistereError(f"{store.uri} has no champion, whose traffic could be compared: run the pipeline first.")
+        raise UsageError(f"{store.uri} has no champion, whose traffic could be compared: run the pipeline first.")
     bundle = open_artifact(store, ModelBundle, champion.bundle_digest)
     reference, notes = bundle_reference(bundle)
     hours = read_traffic(store, champion.bundle_digest, reference.figures, first, until, notes.append)

@@ -91,7 +91,7 @@ def _turn(number: int, utterance: AnyUtterance, directory: Path) -> DialogueTurn
     if audio and not isinstance(audio, bytes):
         file = directory / audio
         if not file.is_file():
-            raise UsageError(f"utterance {number}: there is no audio file {file}.")
+            raise UsageError(f"utterance {number}: there is no audio file {file}: correct its path.")
         audio = file.read_bytes()
     return DialogueTurn(text or None, audio or None, predict is not False, others)
 
@@ -117,5 +117,5 @@ def _cell(number: int, name: str, value: Any, directory: Path) -> Any | None:
     files = [part if isinstance(part, bytes) else directory / part for part in value]
     for file in files:
         if isinstance(file, Path) and not file.is_file():
-            raise UsageError(f"utterance {number}: there is no {name} file {file}.")
+            raise UsageError(f"utterance {number}: there is no {name} file {file}: correct its path.")
     return tuple(file.read_bytes() if isinstance(file, Path) else file for file in files)

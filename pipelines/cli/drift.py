@@ -5,6 +5,7 @@ from __future__ import annotations
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import MistereError
 from mistere.runs.traffic_monitor import MonitoredTraffic, claim_retraining, give_back_retraining, monitor_traffic
+from pipelines.cli.output.console import print_text
 from pipelines.cli.output.times import minute_text
 
 SINCE = "7d"
@@ -35,7 +36,7 @@ class DriftGuard:
         earlier = claim_retraining(self._store, self._traffic, run_id)
         if earlier is None:
             return True
-        print(
+        print_text(
             f"run {earlier.run_id} was started for this drift on {minute_text(earlier.started_at)} UTC: no other one is started."
         )
         return False
@@ -45,10 +46,9 @@ class DriftGuard:
         try:
             give_back_retraining(self._store, self._traffic, run_id)
         except (MistereError, OSError) as error:
-            print(
+            print_text(
                 f"run {run_id} was not started, but stays recorded for this drift ({error}): the next run for it needs to be "
                 "started without --if-drifted.",
-                flush=True,
             )
 
 
@@ -56,13 +56,14 @@ def drift_guard(store: ObjectStore) -> DriftGuard | None:
     """The drift of the champion's traffic; None without one. Prints the verdict.
 
     Raises:
-        MistereError: there is no champion, or no traffic of it.
+        UsageError: there is no champion.
+        MistereError: there is no traffic of it.
     """
     traffic = monitor_traffic(store, SINCE)
-    print(f"{traffic.comparison.verdict:<8} {traffic.headline()}", flush=True)
+    print_text(f"{traffic.comparison.verdict:<8} {traffic.headline()}")
     for sentence in (*traffic.reasons, *traffic.notes):
-        print(f"         {sentence}", flush=True)
+        print_text(f"         {sentence}")
     if traffic.comparison.verdict == "drifted":
         return DriftGuard(store, traffic)
-    print("no run is started, because the traffic has not drifted.")
+    print_text("no run is started, because the traffic has not drifted.")
     return None

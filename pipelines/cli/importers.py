@@ -79,9 +79,11 @@ def _typer_option(option: ImportOption) -> Any:
 
 
 def _print_report(directory: Path, report: ImportReport) -> None:
+    from pipelines.cli.output.console import print_text
+
     counts = ", ".join(f"{split} {count}" for split, count in report.counts.items())
-    print(f"{directory}: {counts} utterances in {counted(sum(report.dialogues.values()), 'dialogue')}")
+    print_text(f"{directory}: {counts} utterances in {counted(sum(report.dialogues.values()), 'dialogue')}")
     if report.splits:
-        print(f"  Splits: {report.splits}")
+        print_text(f"  Splits: {report.splits}")
     for note in report.notes:
-        print(f"  {note}")
+        print_text(f"  {note}")

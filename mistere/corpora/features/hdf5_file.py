@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mistere.common.errors import DataError, MistereError
+from mistere.common.errors import DataError, MissingPackageError
 from mistere.corpora.features.npz_file import MAX_ARRAY_BYTES
 from mistere.corpora.features.sequences import Frames, checked_matrix
 
@@ -22,7 +22,7 @@ class Hdf5File:
     """An HDF5 file with the layout of computational sequences; links and data outside of the file are not followed.
 
     Raises:
-        MistereError: h5py is not installed.
+        MissingPackageError: h5py is not installed.
         DataError: it is no HDF5 file, or has another layout.
     """
 
@@ -30,7 +30,7 @@ class Hdf5File:
         try:
             import h5py
         except ImportError as error:
-            raise MistereError(
+            raise MissingPackageError(
                 f"reading {path} needs h5py, which is not installed: run `pip install -e .[hdf5]`."
             ) from error
         self._h5py, self._path = h5py, path

@@ -88,7 +88,7 @@ def import_iemocap(
     Raises:
         UsageError: ``classes`` or ``dev_session`` has another value, or a session or file is missing.
         DataError: a file is unreadable, or a line is invalid.
-        MistereError: a recording needs ffmpeg, which is not installed.
+        MissingPackageError: a recording needs ffmpeg, which is not installed.
     """
     if classes not in LABELS:
         raise UsageError(f"classes is {classes}: IEMOCAP is taken with 6 or with 4 classes.")

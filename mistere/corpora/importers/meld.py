@@ -72,7 +72,7 @@ def import_meld(
     Raises:
         DataError: a table is unreadable, lacks a column, or holds an invalid value.
         UsageError: a table is missing, or ``media`` holds none of the media folders.
-        MistereError: there are videos, and ffmpeg is not installed.
+        MissingPackageError: there are videos, and ffmpeg is not installed.
     """
     tables = {split: _dialogues(_table(source, split)) for split in SPLITS}
     files = {} if text_only else _media(media or source)

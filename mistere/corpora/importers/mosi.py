@@ -91,7 +91,7 @@ def import_mosi(
     Raises:
         UsageError: ``zero`` has another value, or the table of scores is missing.
         DataError: a file is unreadable or invalid.
-        MistereError: there are videos, and ffmpeg is not installed.
+        MissingPackageError: there are videos, and ffmpeg is not installed.
     """
     if zero not in _ZERO:
         raise UsageError(f"zero is {zero!r}: a score of 0 is `positive` or `drop`.")

@@ -173,7 +173,7 @@ def import_table(
     Raises:
         UsageError: an argument is invalid, a column that every table needs is missing, or so is a recording.
         DataError: the table or the base is unreadable, or a row is invalid; the sentence names it.
-        MistereError: an audio file needs ffmpeg, which is not installed.
+        MissingPackageError: an audio file needs ffmpeg, which is not installed.
     """
     check_shares(splits)
     if missing_audio not in ("fail", "missing"):

@@ -46,7 +46,8 @@ def make_sample(
         Utterances per split.
 
     Raises:
-        MistereError: the speech synthesizer is not installed or failed.
+        MissingPackageError: the speech synthesizer is not installed.
+        MistereError: it failed.
         UsageError: fewer dialogues than splits, or the directory is not empty.
     """
     require_synthesizer()

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mistere.common.errors import MistereError
+from mistere.common.errors import MissingPackageError, MistereError
 from mistere.common.processes.child_environment import child_environment
 
 _WORKER = "mistere.corpora.sample.speak"
@@ -28,10 +28,10 @@ def require_synthesizer() -> None:
     """Check that espeak-ng is installed.
 
     Raises:
-        MistereError: it is not installed.
+        MissingPackageError: it is not installed.
     """
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise MistereError(
+        raise MissingPackageError(
             "making the sample needs the speech synthesizer espeak-ng, which is not installed: "
             "run `pip install -e .[sample]`."
         )
@@ -47,7 +47,8 @@ def synthesize(requests: Iterable[Mapping[str, str | int]]) -> Iterator[tuple[ND
         For each request, in order, mono samples ``[N]`` and their rate in Hz.
 
     Raises:
-        MistereError: espeak-ng is not installed, or its process failed.
+        MissingPackageError: espeak-ng is not installed.
+        MistereError: its process failed.
     """
     require_synthesizer()
     with tempfile.TemporaryFile() as errors:

@@ -85,7 +85,8 @@ def export_model(
         progress: called with what happens.
 
     Raises:
-        MistereError: a package is not installed, the bundle is damaged, an encoder cannot be exported, or the probabilities differ.
+        MissingPackageError: a package is not installed.
+        MistereError: the bundle is damaged, an encoder cannot be exported, or the probabilities differ.
         QualityError: it is not shown that the exported model loses less than the margin.
     """
     check_packages()

@@ -49,7 +49,7 @@ def load_onnx(folder: Path, threads: int = 0) -> EmotionModel:
     Raises:
         UsageError: there is no exported model.
         ArtifactError: a file is missing, damaged or refused; the message names it.
-        MistereError: ONNX Runtime is not installed.
+        MissingPackageError: ONNX Runtime is not installed.
     """
     manifest = verify_onnx(folder).manifest
     if reason := _disagreement(manifest):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from mistere.common.errors import ArtifactError, MistereError
+from mistere.common.errors import ArtifactError, MissingPackageError, MistereError
 from mistere.common.parsing.documents import first_line
 from mistere.model.onnx.graph_check import check_graph
 
@@ -17,27 +17,25 @@ PACKAGES: Final = "onnx==1.23.2 onnxruntime==1.32.0"
 """What an export needs; computing a graph needs the second alone."""
 
 
-def missing_package(what: str, name: str) -> MistereError:
+def missing_package(what: str, name: str) -> MissingPackageError:
     """The error for a package that is not installed.
 
     Args:
         what: what needs it, as the subject of the message.
         name: the package.
     """
-    return MistereError(f"{what} needs {name}, which is not installed: pip install {PACKAGES}.")
+    return MissingPackageError(f"{what} needs {name}, which is not installed: pip install {PACKAGES}.")
 
 
 def check_packages() -> None:
     """Check that both packages of an export are installed, before it takes any time.
 
     Raises:
-        MistereError: one is not.
+        MissingPackageError: one is not.
     """
     for name in ("onnx", "onnxruntime"):
-        try:
-            version(name)
-        except PackageNotFoundError as error:
-            raise missing_package("an export", name) from error
+        if importlib.util.find_spec(name) is None:
+            raise missing_package("an export", name)
 
 
 class GraphSession:
@@ -51,7 +49,7 @@ class GraphSession:
 
     Raises:
         ArtifactError: the file is refused, or is another graph.
-        MistereError: ONNX Runtime is not installed.
+        MissingPackageError: ONNX Runtime is not installed.
     """
 
     def __init__(self, path: Path, threads: int, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from mistere.common.errors import UsageError
+from mistere.common.errors import MissingPackageError, UsageError
 from mistere.predictor import metrics
 from mistere.predictor.errors import log_value
 from mistere.predictor.protocol.codec import model_version
@@ -40,7 +40,8 @@ def start_tracing(model: EmotionModel, options: PredictorConfig) -> None:
     """Trace the requests of this process, if the options ask for it.
 
     Raises:
-        UsageError: the packages are missing, or a variable ``OTEL_...`` is wrong.
+        MissingPackageError: the packages are not installed.
+        UsageError: a variable ``OTEL_...`` is wrong.
     """
     if not options.trace_endpoint or TRACING.sender is not None:
         return
@@ -52,7 +53,7 @@ def start_tracing(model: EmotionModel, options: PredictorConfig) -> None:
     try:
         TRACING.sender = SpanSender(options.trace_endpoint, options.trace_share, described)
     except ImportError as error:
-        raise UsageError(
+        raise MissingPackageError(
             "trace_endpoint needs packages that are not installed here: pip install opentelemetry-exporter-otlp-proto-http."
         ) from error
     except ValueError as error:

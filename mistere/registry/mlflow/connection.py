@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mistere.common.errors import MistereError
+from mistere.common.errors import MissingPackageError, MistereError
 from mistere.common.os_errors import disk_error
 from mistere.common.secrets.credentials import with_credentials
 from mistere.common.secrets.redaction import redact
@@ -60,6 +60,7 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
             (:mod:`mistere.common.secrets.credentials`).
 
     Raises:
+        MissingPackageError: the database needs a driver that is not installed.
         MistereError: the server cannot be reached, does not answer in time, refuses, or is no MLflow server; the database cannot
             be opened.
     """
@@ -214,7 +215,7 @@ def _check_database(uri: str) -> None:
                 connection.exec_driver_sql("SELECT 1")
         follow_move(database)  # not in a damaged one
     except ImportError as error:
-        raise MistereError(
+        raise MissingPackageError(
             f"the registry's database at {shown} needs a driver that is not installed ({error}): pip install 'mistere[postgres]' and "
             "use postgresql+psycopg, or install the driver."
         ) from error

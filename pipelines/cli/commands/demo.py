@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from mistere.common.errors import MistereError, UsageError
+from mistere.common.errors import MissingPackageError, MistereError, UsageError
 from mistere.common.secrets.redaction import redact
 from mistere.common.urls import endpoint_of
 from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
@@ -40,11 +40,12 @@ def demo(bundle: str | None, url: str | None, output: Path, host: str, port: int
         public_url: the address of the page behind a proxy; empty for none.
 
     Raises:
-        UsageError: Gradio is not installed, nothing is deployed, the port is taken, or an address is invalid.
+        MissingPackageError: Gradio is not installed.
+        UsageError: nothing is deployed, the port is taken, or an address is invalid.
         MistereError: the predictor does not become ready.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise UsageError("the page needs the package gradio: pip install 'mistere[demo]'.")
+        raise MissingPackageError("the page needs gradio, which is not installed: pip install 'mistere[demo]'.")
     signal.signal(signal.SIGTERM, _leave)
     from pipelines.cli.demo.server import listen
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.text import Text
 
 from mistere.common.errors import ExitCode
 from pipelines.cli.doctor.checks import run_checks
 from pipelines.cli.doctor.plan import make_plan
+from pipelines.cli.output.console import OutputConsole
 
 _COLOURS = {"ok": "green", "note": "yellow", "failed": "bold red", "skipped": "dim"}
 
@@ -37,7 +37,7 @@ def doctor(
         The exit code: 0 if no check failed, 2 if the deployment cannot hold its bundle, else 1.
     """
     plan = make_plan(profile, settings, host, store, tracking, pipeline)
-    console = Console(highlight=False, soft_wrap=True)
+    console = OutputConsole(highlight=False, soft_wrap=True)
     counted: Counter[str] = Counter()
     codes = {ExitCode.DEPLOYED}
     for name, results in run_checks(plan):

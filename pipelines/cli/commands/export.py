@@ -19,6 +19,7 @@ from mistere.data.dataset import Utterance
 from mistere.serving.example_dialogue import read_example
 from mistere.serving.made_up_dialogue import made_up_dialogue
 from pipelines.cli.commands.score import choose_model, open_data
+from pipelines.cli.output.console import print_text
 from pipelines.cli.output.task_progress import task_progress
 from pipelines.cli.split_dialogues import SplitDialogues
 
@@ -68,6 +69,9 @@ def export(
     """
     if split not in SPLITS:
         raise UsageError(f"--split: there is no split {split!r}{did_you_mean(split, SPLITS)}")
+    from mistere.model.onnx.session import check_packages
+
+    check_packages()
     check_folder(target.resolve(), "the folder of the export")
     if target.exists():
         raise UsageError(f"{target} exists already: name a new folder, or delete it.")
@@ -79,9 +83,7 @@ def export(
     os.environ.setdefault(_LOG_LEVEL, "ERROR")
     from mistere.model.inference import load_bundle
     from mistere.model.onnx.export import QualityError, export_model
-    from mistere.model.onnx.session import check_packages
 
-    check_packages()
     with task_progress(f"loading {location}"):
         loaded = load_bundle(location, device="cpu")
     shown = examples(opened.path, loaded)
@@ -97,7 +99,7 @@ def export(
             progress=print,
         )
     except QualityError as error:
-        print(f"not exported: {error}")
+        print_text(f"not exported: {error}")
         return int(ExitCode.NOT_PROMOTED)
     _show(exported, target)
     return int(ExitCode.DEPLOYED)
@@ -121,23 +123,25 @@ def examples(bundle: Path, model: EmotionModel) -> list[list[Utterance]]:
 
 def _show(exported: Exported, target: Path) -> None:
     manifest = exported.manifest
-    print(f"{target}: {exported.size / 1e6:.1f} MB in {manifest.precision}, from bundle {manifest.bundle_digest[:12]}")
-    print(f"probabilities in float32 differ by up to {manifest.difference:.1e} from the bundle's")
+    print_text(
+        f"{target}: {exported.size / 1e6:.1f} MB in {manifest.precision}, from bundle {manifest.bundle_digest[:12]}"
+    )
+    print_text(f"probabilities in float32 differ by up to {manifest.difference:.1e} from the bundle's")
     if exported.int8_difference is not None:
-        print(f"probabilities in int8 differ by up to {exported.int8_difference:.2g}")
+        print_text(f"probabilities in int8 differ by up to {exported.int8_difference:.2g}")
     if exported.quality is not None:
         one = exported.quality
         gap = one.difference
-        print(
+        print_text(
             f"weighted F1 {one.exported.value:.3f}, the bundle's {one.bundle.value:.3f}: {gap.value:+z.3f} "
             f"({gap.low:+z.3f} to {gap.high:+z.3f}, {counted(one.turns, 'turn')})"
         )
         if one.undecodable:
             count = len(one.undecodable)
-            print(
+            print_text(
                 f"{counted(count, 'value')} {plural(count, 'does', 'do')} not decode and {plural(count, 'is', 'are')} left out, "
                 f"first: {one.undecodable[0]}"
             )
     elif manifest.precision == "int8":
-        print("weighted F1 was not compared: name a dataset with --data")
-    print(f"serve it with `mistere serve --onnx {target}`")
+        print_text("weighted F1 was not compared: name a dataset with --data")
+    print_text(f"serve it with `mistere serve --onnx {target}`")

@@ -7,8 +7,6 @@ import os
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import ExitCode
 from mistere.config.predictor_options import VARIABLE_PREFIX
@@ -16,6 +14,7 @@ from mistere.reports.traffic.page import render_traffic, shown_chance
 from mistere.runs.traffic_monitor import MonitoredTraffic, monitor_traffic
 from mistere.runs.webhook import try_to_post
 from mistere.serving.traffic.retention import STORE_OPTIONS, try_to_sweep
+from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 
@@ -32,7 +31,7 @@ def monitor(store: ObjectStore, since: str, page: Path, *, as_json: bool = False
     Returns:
         5 if the traffic has drifted, else 0.
     """
-    errors = Console(stderr=True, highlight=False)
+    errors = OutputConsole(stderr=True, highlight=False)
 
     def note(sentence: str) -> None:
         errors.print(sentence, markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
 from mistere.serving.client import Detail, DialogueClient, EndpointPrediction
 from mistere.serving.dialogue import DialogueTurn, dialogue_content
-from mistere.serving.example_dialogue import local_example
+from mistere.serving.example_dialogue import DIALOGUE, local_example
 from mistere.serving.explanation import Explanation
 from mistere.serving.protocol import BUNDLE_DIGEST, ENCODER_DIGEST, MODEL_VERSION, WEIGHTS_MEANING
 from mistere.serving.vectors import VectorDialogue
@@ -70,8 +70,17 @@ def read_dialogue(path: Path) -> list[DialogueTurn] | VectorDialogue:
     """
     try:
         entries = read_json(path)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"there is no dialogue file {path}: name a JSON file of utterances with --dialogue, such as "
+            f"BUNDLE/{DIALOGUE}, the example of a bundle."
+        ) from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a folder: name a JSON file of utterances in it, such as {DIALOGUE}.") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
+        raise UsageError(
+            f"{path} cannot be read ({(error.strerror or str(error)).lower()}): check the path and its permissions."
+        ) from error
     except ValueError as error:
         raise UsageError(
             f'{path} is not JSON: write a list like [{{"text": "Hello?", "audio": "turn1.wav"}}].'
@@ -82,7 +91,7 @@ def read_dialogue(path: Path) -> list[DialogueTurn] | VectorDialogue:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise UsageError(f'{path}: write a list of utterances like [{{"text": "Hello?", "audio": "turn1.wav"}}].')
     if not all(isinstance(entry.get(name) or "", str) for entry in entries for name in ("text", "audio")):
-        raise UsageError(f"{path}: text and audio (a path) of an utterance are strings.")
+        raise UsageError(f"{path}: text and audio (a path) of an utterance are strings: correct those that are not.")
     try:
         return dialogue_content(entries, path.parent, digest)
     except UsageError as error:

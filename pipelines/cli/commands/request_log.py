@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
 from mistere.predictor.errors import printable
@@ -19,6 +17,7 @@ from mistere.serving.request_log.files import HASHING_KEY, read_log
 from mistere.serving.request_log.line import LoggedRequest, logged_hash, logged_id
 from mistere.serving.sample.places import hashing_key
 from mistere.serving.traffic.files import HOUR_SECONDS
+from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 
@@ -71,7 +70,7 @@ def show_log(store: ObjectStore, choice: Choice, *, as_json: bool = False, now: 
     """
     until = time.time() if now is None else now
     since = until - hours_of(choice.since) * HOUR_SECONDS
-    errors = Console(stderr=True, highlight=False)
+    errors = OutputConsole(stderr=True, highlight=False)
     lines = list(_chosen(store, choice, since, until, lambda text: errors.print(text, markup=False, soft_wrap=True)))
     if as_json:
         sys.stdout.writelines(f"{line.model_dump_json(exclude_defaults=True)}\n" for line in lines)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
-
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifest import canonical_digest
 from mistere.common.counting import counted
@@ -19,6 +17,7 @@ from mistere.common.suggestions import did_you_mean
 from mistere.data.calls.catalogue import effects_named
 from mistere.scoring.archive import Archive
 from pipelines.cli.commands.score import ChosenModel, choose_model, open_data
+from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.output.task_progress import task_progress
 from pipelines.cli.split_dialogues import SplitDialogues
 
@@ -240,6 +239,6 @@ def _verdict(report: CallReport, max_loss: float | None) -> int:
 def _show(report: CallReport, folder: Path) -> None:
     from mistere.reports.calls.summary import summary_lines
 
-    console = Console(highlight=False)
+    console = OutputConsole(highlight=False)
     for line in (*summary_lines(report), f"figures  {folder / JSON_FILE}", f"page     {folder / PAGE_FILE}"):
         console.print(line, markup=False, soft_wrap=True)

@@ -32,6 +32,7 @@ from mistere.runs.outcome import read_outcome
 from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.supported_settings import check_support
 from pipelines.cli.drift import DriftGuard, drift_guard
+from pipelines.cli.output.console import print_text
 from pipelines.cli.output.release_notice import release_notice
 from pipelines.cli.output.run_display import Display, summary
 from pipelines.cli.registry_location import DATABASE
@@ -94,7 +95,7 @@ def _run(
     commit, dirty = git_state()
     uncommitted = name_files(uncommitted_files()) if dirty else ""
     if notice := release_notice(config.gate, commit, dirty, uncommitted):
-        print(notice, flush=True)
+        print_text(notice)
     source = data if data is not None else config.data.source
     pinned = pin(source, str(store.root.parent / "data-remote"))
     use_data_endpoint(pinned.endpoint)

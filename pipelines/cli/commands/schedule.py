@@ -13,6 +13,7 @@ from mistere.data.latest import LATEST
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin
 from pipelines.catalogue import PIPELINES
+from pipelines.cli.output.console import print_text
 from pipelines.kubeflow.connection.client import Pipelines
 from pipelines.kubeflow.connection.target import ClusterTarget, cluster_target, pin_for_cluster
 from pipelines.kubeflow.schedules.plan import DesiredSchedule, apply_change, plan
@@ -40,9 +41,9 @@ def diff(file: Path, *, host: str | None = None, store: str | None = None, track
     changes = plan(pipelines, _desired_schedules(schedule_file, target, this_tree()))
     for change in changes:
         for line in change.lines():
-            print(line)
+            print_text(line)
     if not changes:
-        print(_count(schedule_file, file))
+        print_text(_count(schedule_file, file))
     return int(ExitCode.DIFFERENT) if changes else 0
 
 
@@ -82,8 +83,8 @@ def apply(
     for change in changes:
         apply_change(pipelines, target.store, change)
         for line in change.lines():
-            print(line, flush=True)
-    print(_count(schedule_file, file))
+            print_text(line)
+    print_text(_count(schedule_file, file))
     return 0
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from mistere.artifacts.io import artifact_key
 from mistere.artifacts.locations import split_bundle_location
@@ -29,6 +28,7 @@ from mistere.registry.release.champion import read_champion
 from mistere.scoring.archive import INFO_FILE, Archive, open_archive
 from mistere.scoring.call_columns import ArchiveColumns
 from mistere.scoring.results import ResultFolder, ScoresSummary, ScoringPlan, ShardSummary
+from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.output.task_progress import task_progress
 from pipelines.cli.registry_location import registry_location, store_location
 
@@ -119,7 +119,7 @@ class _Scoring:
     ) -> None:
         self._config, self._archive, self._columns = config, archive, columns
         self._location, self._plan, self._results = location, plan, results
-        self._console = Console(highlight=False, stderr=True)
+        self._console = OutputConsole(highlight=False, stderr=True)
 
     def run(self) -> ScoresSummary:
         """Score the shards that are not scored yet, and write the joined tables and the page."""
@@ -260,7 +260,7 @@ def _slug(name: str) -> str:
 
 
 def _show(results: ResultFolder, summary: ScoresSummary, seconds: float | None) -> None:
-    console = Console(highlight=False)
+    console = OutputConsole(highlight=False)
     turns, calls = sum(one.turns for one in summary.shards), sum(one.calls for one in summary.shards)
     model = f"version {summary.plan.model_version}" if summary.plan.model_version else "the model"
     state = "had been scored before" if seconds is None else f"scored in {seconds:.0f} s"

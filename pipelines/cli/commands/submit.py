@@ -20,6 +20,7 @@ from mistere.runs.run_info import RunOrigin, write_run_info
 from pipelines.bundle_estimate import check_planned_room
 from pipelines.catalogue import RETRAINING, SCORING, find_pipeline
 from pipelines.cli.drift import drift_guard
+from pipelines.cli.output.console import print_text
 from pipelines.cli.output.release_notice import release_notice
 from pipelines.cli.output.run_display import summary
 from pipelines.cli.output.run_follower import follow
@@ -87,7 +88,7 @@ def submit(
     target = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)
     if chosen is RETRAINING and (notice := release_notice(config.gate, tree.commit, tree.dirty, tree.uncommitted)):
-        print(notice, flush=True)
+        print_text(notice)
     if chosen is not RETRAINING and if_drifted:
         raise UsageError("--if-drifted retrains, so it needs --pipeline retraining.")
     drift = drift_guard(target.store) if if_drifted else None
@@ -130,7 +131,7 @@ def submit(
 
     active = active_submission(pipelines, target.store, claim) if chosen.reads_data and not force else None
     if active is not None:
-        print(
+        print_text(
             f"nothing changed: {active.version} with data {active.data_digest[:12]} was submitted "
             f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(active.submitted_at))} UTC; --force runs it again."
         )
@@ -158,8 +159,10 @@ def submit(
         if not (left and outcome.unexplained):
             break
         for reason in outcome.reasons:
-            print(reason)
-        print(f"run {submission.run_id} failed and no step recorded why: it starts again ({left} of {resubmit} left)")
+            print_text(reason)
+        print_text(
+            f"run {submission.run_id} failed and no step recorded why: it starts again ({left} of {resubmit} left)"
+        )
         submission = begin(read_claim(target.store, digest), new_run_id())
         _show(pipelines, submission)
     summary(outcome, None, pipelines.pages.address(submission.kfp_run_id))
@@ -168,10 +171,10 @@ def submit(
 
 def _show(pipelines: Pipelines, submission: Submission) -> None:
     """Print where a run is."""
-    print(f"run      {submission.run_id} in namespace {submission.namespace}")
-    print(f"page     {pipelines.pages.address(submission.kfp_run_id)}", flush=True)
+    print_text(f"run      {submission.run_id} in namespace {submission.namespace}")
+    print_text(f"page     {pipelines.pages.address(submission.kfp_run_id)}")
     if pipelines.pages.hint:
-        print(f"         {pipelines.pages.hint}", flush=True)
+        print_text(f"         {pipelines.pages.hint}")
 
 
 def _digest(config: Config, profile: str, pinned: PinnedData, version: Version, champion: str) -> str:
@@ -212,9 +215,9 @@ def _start(
     try:
         uploaded, new = ensure_uploaded(pipelines, version)
         experiment = pipelines.experiment(config.cluster.experiment)
-        print(f"version  {uploaded.display_name}, {'uploaded' if new else 'already on the server'}")
+        print_text(f"version  {uploaded.display_name}, {'uploaded' if new else 'already on the server'}")
         if context.data_digest:
-            print(f"data     {context.data_digest[:12]} in {context.data_remote}")
+            print_text(f"data     {context.data_digest[:12]} in {context.data_remote}")
         write_run_info(target.store, context, origin)
     except BaseException:
         give_back(target.store, before, claimed)

@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mistere.common.names import terminal_text
 from mistere.common.processes.command_line import command_line
 from mistere.common.progress import PLAIN_SECONDS, RemainingTime
 from mistere.common.secrets.redaction import redact
 from mistere.config.differences import changed_settings
 from mistere.config.mixture import MixtureConfig, known
+from pipelines.cli.output.console import OutputConsole
 
 if TYPE_CHECKING:
     from mistere.config.loader import Config
@@ -137,7 +139,7 @@ def _train(
 
     mixture = profile_config.mixture
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = OutputConsole(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _WIDTH  # a file or a pipe has no width, and tables must not be truncated
     output = folder.path
@@ -339,7 +341,9 @@ def _show(
         console.print(f"{gain_sentence(simpler)}.", markup=False)
     classes = table("emotion", "F1", "utterances")
     for label in data.labels:
-        classes.add_row(label, f"{metrics[f'test.f1.{label}']:.3f}", f"{metrics[f'test.support.{label}']:.0f}")
+        classes.add_row(
+            terminal_text(label), f"{metrics[f'test.f1.{label}']:.3f}", f"{metrics[f'test.support.{label}']:.0f}"
+        )
     console.print()
     console.print(classes)
     gate = table("gate", "mean weight", "leads", "AUC of trust")

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from mistere.common.counting import counted
 from mistere.common.processes.command_line import command_line
+from pipelines.cli.output.console import OutputConsole
 
 if TYPE_CHECKING:
     from pipelines.cli.experiments.tuning import Tuned
@@ -39,7 +38,7 @@ def tune(
     config = load_profile(profile, settings, sections=("seed", "mixture")).mixture
     with task_progress(f"reading {embeddings}"):
         data = selected(config, open_source(embeddings))
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = OutputConsole(highlight=False, soft_wrap=True, markup=False)
     with task_progress("searching"):
         result = search(
             config,

@@ -8,15 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mistere.common.names import terminal_text
 from mistere.reports.mlflow_page import runs_page
 from mistere.reports.next_commands import ask_command, decide_command, page_command, serve_command
 from mistere.runs.outcome import EXIT_HANDLER, Estimate, Outcome, ordered_tasks
+from pipelines.cli.output.console import OutputConsole, print_text
 
 _MARKS = {"done": ("✔", "green"), "reused": ("↺", "cyan"), "failed": ("✘", "red"), "running": ("…", "yellow")}
 _WORDS = {"done": "done", "reused": "found finished", "failed": "FAILED"}
@@ -31,7 +32,7 @@ class Display:
 
     def __init__(self, *, starts: bool = False) -> None:
         self._starts = starts
-        self._console = Console(file=sys.stdout, highlight=False)
+        self._console = OutputConsole(file=sys.stdout, highlight=False)
         self._tasks: dict[str, dict[str, Any]] = {}
         self._live = (
             Live(get_renderable=self._table, console=self._console, refresh_per_second=4)
@@ -57,7 +58,7 @@ class Display:
         if kind == "started":
             self._tasks[event["task"]] = {"status": "running", "since": event["time"]}  # maybe a further attempt
             if self._starts and not self._live:
-                print(f"{event['task']:<28} started", flush=True)
+                print_text(f"{event['task']:<28} started")
         elif kind == "progress":
             task.update(message=event["message"], done=event["done"], total=event["total"])
         elif kind == "note":
@@ -66,7 +67,7 @@ class Display:
             task.update(status=kind, seconds=event["seconds"], message=event["message"] or "")
             if not self._live:
                 detail = f": {event['message']}" if event["message"] else ""
-                print(f"{event['task']:<28} {_WORDS[kind]:<15} {event['seconds']:6.1f} s{detail}", flush=True)
+                print_text(f"{event['task']:<28} {_WORDS[kind]:<15} {event['seconds']:6.1f} s{detail}")
 
     def report_running(self) -> None:
         """Print how far each running step is, without a terminal; the table on a terminal shows it anyway."""
@@ -77,7 +78,7 @@ class Display:
             if task is not None and task["status"] == "running":
                 seconds = time.time() - task["since"]
                 detail = _progress_text(task)
-                print(f"{name:<28} {'running':<15} {seconds:6.1f} s{f': {detail}' if detail else ''}", flush=True)
+                print_text(f"{name:<28} {'running':<15} {seconds:6.1f} s{f': {detail}' if detail else ''}")
 
     def say(self, sentence: str) -> None:
         """Show a sentence above the steps."""
@@ -95,12 +96,12 @@ class Display:
                 continue
             mark, style = _MARKS[task["status"]]
             seconds = task.get("seconds", time.time() - task["since"])
-            detail: Any = Text(task.get("message", ""), style="dim", overflow="ellipsis", no_wrap=True)
+            detail: Any = Text(terminal_text(task.get("message", "")), style="dim", overflow="ellipsis", no_wrap=True)
             if task["status"] == "running" and task.get("total"):
                 detail = Table.grid(padding=(0, 1))
                 detail.add_row(
                     ProgressBar(total=task["total"], completed=task["done"], width=24),
-                    Text(task["message"], style="dim"),
+                    Text(terminal_text(task["message"]), style="dim"),
                 )
             table.add_row(Text(mark, style=style), name, f"{seconds:6.1f} s", detail)
         return table
@@ -121,7 +122,7 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
         output: output directory of ``mistere run``; None for a run on a cluster.
         log: log file of KFP and the stages, or the URL of the run's page; None if unknown.
     """
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+    console = OutputConsole(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
     console.print()
     green = dict.fromkeys(("deployed", "scored", "monitored"), "bold green")
     style = {**green, "held": "bold yellow", "waiting": "bold yellow"}.get(outcome.verdict, "bold red")

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mistere.common.names import terminal_text
+from pipelines.cli.output.console import OutputConsole
 
 _UNLIMITED = 10_000
 _GAP = 2
@@ -36,8 +37,8 @@ class Column:
 
 def output_console() -> Console:
     """The console of standard output. A file or a pipe has no width, so that nothing is folded or cut there."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
+    console = OutputConsole(highlight=False)
+    return console if console.is_terminal else OutputConsole(highlight=False, width=_UNLIMITED)
 
 
 def print_table(

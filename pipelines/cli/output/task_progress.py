@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import Progress
 
 from mistere.common.progress import PLAIN_SECONDS
+from pipelines.cli.output.console import OutputConsole
 
 OnProgress = Callable[[str, float, float], None]
 """Called with the unit, the completed amount and the total amount (0 if unknown)."""
@@ -32,7 +32,7 @@ def task_progress(task: str, seconds: float = PLAIN_SECONDS) -> Iterator[OnProgr
     """
     if sys.stderr.isatty():
         own = sys.stdout.isatty()  # standard output that goes to a file must not be moved above the bar
-        with Progress(transient=True, console=Console(stderr=True), redirect_stdout=own) as bar:
+        with Progress(transient=True, console=OutputConsole(stderr=True), redirect_stdout=own) as bar:
             shown = bar.add_task(task, total=None)
 
             def advance(_unit: str, done: float, total: float) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.common.errors import DataError, MissingPackageError, UsageError
 from mistere.corpora.features import pickles
 from mistere.corpora.features.conversion import convert_pickle, describe_pickle
 from mistere.corpora.features.option import Features, parse_features
@@ -225,7 +225,7 @@ def test_damaged_and_foreign_sequences_are_refused(tmp_path: Path) -> None:
 def test_sequences_need_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     (tmp_path / "a.csd").write_bytes(b"")
-    with pytest.raises(MistereError, match=r"needs h5py, .* `pip install -e .\[hdf5\]`"):
+    with pytest.raises(MissingPackageError, match=r"needs h5py, .* `pip install -e .\[hdf5\]`"):
         Features({"face": tmp_path / "a.csd"})
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.common.errors import DataError, MissingPackageError, UsageError
 from mistere.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
 from mistere.corpora.tables.audio import content, holds_base64
 from mistere.data.audio import decode
@@ -53,7 +53,7 @@ def test_accepted_encoding_is_returned_unchanged_under_any_name(
 def test_missing_ffmpeg_is_reported_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))
-    with pytest.raises(MistereError, match=r"clip\.mp4 is no WAV.*apt-get install ffmpeg.*text only") as caught:
+    with pytest.raises(MissingPackageError, match=r"clip\.mp4 is no WAV.*apt-get install ffmpeg.*text only") as caught:
         audio_bytes(tmp_path / "clip.mp4")
     assert not isinstance(caught.value, DataError)
 

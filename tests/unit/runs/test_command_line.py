@@ -242,8 +242,8 @@ def test_no_color_disables_colours(tmp_path: Path, variables: dict[str, str], co
     """``data check`` prints its verdict in colour on a terminal; colour codes are 30 to 37 and similar."""
     directory = PROJECT_ROOT / "tests"
     code = (
-        "from rich.text import Text; from pipelines.cli.commands.data.check import _COLOURS, Console\n"
-        "Console(highlight=False).print(Text('REJECT', style=_COLOURS['reject']))"
+        "from rich.text import Text; from pipelines.cli.commands.data.check import _COLOURS, OutputConsole\n"
+        "OutputConsole(highlight=False).print(Text('REJECT', style=_COLOURS['reject']))"
     )
     environment = {**child_environment(), "TERM": "xterm-256color", **variables}
     if not variables:

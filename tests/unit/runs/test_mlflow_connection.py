@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mistere.common.errors import MistereError
+from mistere.common.errors import MissingPackageError, MistereError
 from mistere.config.registry import RegistryConfig
 from mistere.registry.mlflow.connection import connected
 from mistere.registry.mlflow.model_registry import mirror_champion, registered_versions
@@ -156,7 +156,12 @@ def test_a_damaged_database_is_named_with_the_way_out(tmp_path: Path) -> None:
 
 
 def test_a_missing_database_driver_is_named() -> None:
-    message = sentence("postgresql+pg8000://me:s3cret@127.0.0.1:9/mlflow")
+    with (
+        pytest.raises(MissingPackageError) as raised,
+        connected("postgresql+pg8000://me:s3cret@127.0.0.1:9/mlflow"),
+    ):
+        pass
+    message = str(raised.value)
     assert (
         "needs a driver that is not installed (No module named 'pg8000'): pip install 'mistere[postgres]' and use postgresql+psycopg"
         in message

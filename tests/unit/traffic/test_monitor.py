@@ -101,6 +101,27 @@ def test_drifted_traffic_and_a_drift_that_has_passed(
 
 
 @pytest.mark.usefixtures("without_plots")
+def test_names_of_others_do_not_control_the_terminal(
+    store: LocalStore,
+    worlds: dict[str, list[Counts]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    champion_with(store, worlds, "steady 0", "steady 1", "louder")
+    traffic = monitor_traffic(store, "7d", NOW)
+    look = traffic.comparison.latest
+    assert look is not None
+    look.measures[:] = [replace(one, detail="joy\x1b[2J 1 % to 9 %") for one in look.measures]
+    hostile = replace(traffic, model="mistere\x9b31m", notes=["\x1b]0;title\x07"])
+    monkeypatch.setattr(command, "monitor_traffic", lambda *_: hostile)
+    monitor(store, "7d", tmp_path / "page.html", now=NOW)
+    printed = capsys.readouterr().out
+    assert "(joy?[2J 1 % to 9 %)" in printed and "of mistere?31m has" in printed and "?]0;title?" in printed
+    assert all(line.isprintable() for line in printed.splitlines())
+
+
+@pytest.mark.usefixtures("without_plots")
 def test_too_little_traffic_is_not_compared(
     store: LocalStore, worlds: dict[str, list[Counts]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,7 +142,7 @@ def test_a_bundle_without_reference_says_what_is_not_compared(
 
 
 def test_errors_say_what_to_do(store: LocalStore, worlds: dict[str, list[Counts]], tmp_path: Path) -> None:
-    with pytest.raises(MistereError, match="has no champion"):
+    with pytest.raises(UsageError, match="has no champion"):
         monitor_traffic(store, "7d", NOW)
     make_champion(store, tmp_path / "bundle", worlds["reference"][0])
     with pytest.raises(

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from components.validate_data.dataset import Declared
@@ -26,6 +25,7 @@ from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings
 from mistere.data.dataset import load_info, shards_of
 from mistere.data.profile import Profile
+from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.output.task_progress import task_progress
 from pipelines.profiles import load_profile
 
@@ -100,7 +100,7 @@ def _replace(output: Path, validation: Validation, files: list[ShardFile]) -> No
 
 
 def _print_verdict(validation: Validation, output: Path) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = OutputConsole(highlight=False, soft_wrap=True)
     console.print(Text(validation.verdict.upper(), style=_COLOURS[validation.verdict]))
     for sentence in validation.failed:
         console.print(f"  must be fixed: {sentence}", markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mistere.common.errors import UsageError
+from pipelines.cli.output.console import print_text
 
 
 def convert_pickle(source: Path, target: Path, names: str, vectors: str) -> None:
@@ -18,8 +19,8 @@ def convert_pickle(source: Path, target: Path, names: str, vectors: str) -> None
     if bool(names) != bool(vectors):
         raise UsageError("--names and --vectors belong together: name both, or neither to list the contents.")
     if names:
-        print(conversion.convert_pickle(source, target, names, vectors))
+        print_text(conversion.convert_pickle(source, target, names, vectors))
         return
     lines = list(conversion.describe_pickle(source))
-    print(f"{source} holds, by path:", *(f"  {line}" for line in lines), sep="\n")
+    print_text("\n".join([f"{source} holds, by path:", *(f"  {line}" for line in lines)]))
     print("Convert it with --names PATH and --vectors PATH; * stands for any one step of a path.")

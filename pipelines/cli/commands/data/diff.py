@@ -10,6 +10,7 @@ from mistere.common.paths import cache_directory
 from mistere.data.diff import DataDiff, Pair, Rows, diff_datasets
 from mistere.data.local_copies import use_local_copies
 from mistere.data.versions import pin
+from pipelines.cli.output.console import print_text
 from pipelines.cli.output.task_progress import task_progress
 
 _KINDS = {
@@ -40,7 +41,10 @@ def diff(before: str, after: str, as_json: bool) -> None:
         use_local_copies(version)
     with task_progress("comparing"):
         differences = diff_datasets(*versions)
-    print(differences.model_dump_json(indent=1) if as_json else "\n".join(_lines(differences)))
+    if as_json:
+        print(differences.model_dump_json(indent=1))
+    else:
+        print_text("\n".join(_lines(differences)))
 
 
 def _lines(diff: DataDiff) -> Iterator[str]:

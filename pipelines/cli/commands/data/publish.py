@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from mistere.data.latest import LATEST, LatestData
+from pipelines.cli.output.console import print_text
 from pipelines.cli.output.task_progress import task_progress
 from pipelines.kubeflow.connection.target import cluster_store, pin_for_cluster
 from pipelines.profiles import load_profile
@@ -25,9 +26,9 @@ def publish(source: str, profile: str, settings: Sequence[str], store: str | Non
         pinned = pin_for_cluster(source, target)
     previous = LATEST.read(target)
     if previous.value and (previous.value.digest, previous.value.remote) == (pinned.digest, pinned.remote):
-        print(f"{pinned.digest[:12]} is the latest data already ({target.location(LATEST.key)})")
+        print_text(f"{pinned.digest[:12]} is the latest data already ({target.location(LATEST.key)})")
         return
     latest = LatestData(digest=pinned.digest, remote=pinned.remote, source=source, published_at=time.time())
     LATEST.move(target, previous.version, latest)
     before = f", after {previous.value.digest[:12]}" if previous.value else ""
-    print(f"{pinned.digest[:12]} is the latest data{before} ({target.location(LATEST.key)})")
+    print_text(f"{pinned.digest[:12]} is the latest data{before} ({target.location(LATEST.key)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.cli.output.console import print_text
 from pipelines.cli.output.task_progress import task_progress
 
 
@@ -13,4 +14,4 @@ def make_sample(directory: Path, seed: int, dialogues: int, *, faces: bool = Fal
 
     with task_progress("making the sample") as advance:
         counts = make(directory, seed, dialogues, lambda done, total: advance("utterances", done, total), faces=faces)
-    print(f"{directory}: {', '.join(f'{split} {count}' for split, count in counts.items())} utterances")
+    print_text(f"{directory}: {', '.join(f'{split} {count}' for split, count in counts.items())} utterances")

@@ -9,6 +9,7 @@ from mistere.common.counting import counted
 from mistere.labelling.export import ExportOptions, export_tasks
 from mistere.labelling.exported import INTERFACE, TABLE, TASKS
 from mistere.labelling.selection import parse_weights
+from pipelines.cli.output.console import print_text
 from pipelines.cli.registry_location import store_location
 
 
@@ -50,7 +51,9 @@ def export(
     report = export_tasks(store_location(output, store), directory, options)
     drawn = sum(choice.reason == "random" for choice in report.choices)
     chosen = counted(len(report.choices), "dialogue")
-    print(f"{directory}: {chosen} with {counted(report.turns, 'turn')} to label, {drawn} of them drawn by chance")
+    print_text(f"{directory}: {chosen} with {counted(report.turns, 'turn')} to label, {drawn} of them drawn by chance")
     for note in report.notes:
-        print(f"  {note}")
-    print(f"  Label Studio: interface {directory / INTERFACE}, tasks {directory / TASKS}; table {directory / TABLE}")
+        print_text(f"  {note}")
+    print_text(
+        f"  Label Studio: interface {directory / INTERFACE}, tasks {directory / TASKS}; table {directory / TABLE}"
+    )

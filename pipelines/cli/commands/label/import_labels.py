@@ -9,6 +9,7 @@ from mistere.common.errors import UsageError
 from mistere.common.splits import SPLITS
 from mistere.labelling import labelled_dataset
 from mistere.labelling.labelled_dataset import SET_ASIDE, SUMMARY, LabelledReport
+from pipelines.cli.output.console import print_text
 
 
 def import_labels(
@@ -35,26 +36,30 @@ def import_labels(
 
 def _show(result: LabelledReport, directory: Path, report: Path) -> None:
     counts = ", ".join(f"{split} {count}" for split, count in result.imported.counts.items())
-    print(f"{directory}: {counts} utterances")
+    print_text(f"{directory}: {counts} utterances")
     turns = sum(result.labels.values())
     labels = ", ".join(f"{label} {count}" for label, count in result.labels.items() if count)
-    print(f"  {counted(turns, 'turn')} of {counted(result.dialogues, 'dialogue')} labelled: {labels}")
+    print_text(f"  {counted(turns, 'turn')} of {counted(result.dialogues, 'dialogue')} labelled: {labels}")
     agreement = result.consensus.agreement
     annotators = counted(len(result.answers.annotators), "annotator")
     if agreement.alpha is None:
-        print(f"  {annotators}; no agreement to measure: no two of them answered the same turns, or all gave one label")
+        print_text(
+            f"  {annotators}; no agreement to measure: no two of them answered the same turns, or all gave one label"
+        )
     else:
-        print(f"  {annotators}, Krippendorff's alpha {agreement.alpha:.3f} on {counted(agreement.units, 'turn')}")
+        print_text(f"  {annotators}, Krippendorff's alpha {agreement.alpha:.3f} on {counted(agreement.units, 'turn')}")
     conflicts, problems = len(result.consensus.conflicts), len(result.answers.problems)
     if conflicts or problems:
         listed = f"{counted(conflicts, 'conflict')} and {counted(problems, 'misfit')}"
-        print(f"  {listed} set aside in {report / SET_ASIDE}; those turns get no label from the answers")
+        print_text(f"  {listed} set aside in {report / SET_ASIDE}; those turns get no label from the answers")
     if result.kept:
-        print(f"  {counted(result.kept, 'label')} of the base kept at turns of these dialogues that got no new one")
+        print_text(
+            f"  {counted(result.kept, 'label')} of the base kept at turns of these dialogues that got no new one"
+        )
     if result.dropped:
-        print(
+        print_text(
             f"  {counted(result.dropped, 'label')} of the base dropped: the turns have another text or recording now, or are gone"
         )
     for note in result.imported.notes:
-        print(f"  {note}")
-    print(f"  summary {report / SUMMARY}")
+        print_text(f"  {note}")
+    print_text(f"  summary {report / SUMMARY}")

@@ -13,6 +13,7 @@ from mistere.labelling.removal import remove_dialogue
 from mistere.serving.request_log.files import HASHING_KEY, delete_requests
 from mistere.serving.sample import places
 from mistere.serving.traffic.retention import sweep_all
+from pipelines.cli.output.console import print_text
 from pipelines.cli.registry_location import store_location
 
 
@@ -32,27 +33,29 @@ def delete(output: Path, store: str | None, dialogue_id: str, exports: Sequence[
     kept = store_location(output, store)
     is_logged = places.hashing_key(kept, place=HASHING_KEY) is not None
     if is_logged and not exports and places.hashing_key(kept) is None:  # a log without a sample
-        print(_deleted_requests(kept, dialogue_id))
+        print_text(_deleted_requests(kept, dialogue_id))
         return
     folder = places.known_folder(kept, dialogue_id)
     name, failures = places.shown_name(folder), list[MistereError]()
     try:
         objects = places.delete_folder(kept, folder)
-        print(f"deleted {counted(objects, 'object')} of the dialogue" if objects else "nothing is kept of the dialogue")
+        print_text(
+            f"deleted {counted(objects, 'object')} of the dialogue" if objects else "nothing is kept of the dialogue"
+        )
     except MistereError as error:
         failures.append(error)
     if is_logged:
         try:
-            print(_deleted_requests(kept, dialogue_id))
+            print_text(_deleted_requests(kept, dialogue_id))
         except MistereError as error:
             failures.append(error)
     for export in exports:
         try:
-            print(f"{export}: {'deleted' if remove_dialogue(export, name) else 'does not have it'}")
+            print_text(f"{export}: {'deleted' if remove_dialogue(export, name) else 'does not have it'}")
         except MistereError as error:
-            print(f"{export}: failed")
+            print_text(f"{export}: failed")
             failures.append(error)
-    print(f"in exports and datasets made of them it is {name}: delete it there, too")
+    print_text(f"in exports and datasets made of them it is {name}: delete it there, too")
     if failures:
         raise failures[0]
 
@@ -70,4 +73,4 @@ def _deleted_requests(store: ObjectStore, dialogue_id: str) -> str:
 def sweep(output: Path, store: str | None) -> None:
     """Delete what has been kept long enough."""
     for _, words in sweep_all(store_location(output, store), time.time()):
-        print(f"deleted {words} whose time was over")
+        print_text(f"deleted {words} whose time was over")

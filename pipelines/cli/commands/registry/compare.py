@@ -6,8 +6,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from rich.console import Console
-
 from mistere.artifacts.io import open_artifact, read_manifest
 from mistere.artifacts.manifests import EvaluationReport, ModelBundle
 from mistere.common.errors import ArtifactError
@@ -18,6 +16,7 @@ from mistere.registry.mlflow.model_registry import RegisteredVersion
 from mistere.registry.release.model_inputs import described_inputs
 from pipelines.cli.commands.registry.models import code_of
 from pipelines.cli.output.comparison_page import ComparedModel, inputs_note, render_comparison, summary
+from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.registry_location import RegistryLocation
 
 
@@ -43,7 +42,7 @@ def compare(location: RegistryLocation, one: str, other: str, model_name: str, p
     partial = page.with_name(f".{page.name}.partial")
     partial.write_text(render_comparison(first, second), encoding="utf-8")
     partial.replace(page)
-    console = Console(highlight=False)
+    console = OutputConsole(highlight=False)
     console.print(summary(first, second), markup=False, soft_wrap=True)
     if note := inputs_note(first, second):
         console.print(note, markup=False, soft_wrap=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from rich.console import Console
-
 from mistere.common.errors import MistereError, UsageError
-from mistere.common.names import terminal_text
 from mistere.registry.lineage import Lineage
 from mistere.registry.mlflow.model_registry import RegisteredVersion, registered_versions, tag_version
 from mistere.registry.release.candidates import (
@@ -19,9 +16,10 @@ from mistere.registry.release.candidates import (
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.promotion_log import read_log, who
 from pipelines.cli.commands.registry.promote import OTHER_INPUTS, release_version
+from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.registry_location import RegistryLocation
 
-_CONSOLE = Console(highlight=False, soft_wrap=True)
+_CONSOLE = OutputConsole(highlight=False, soft_wrap=True)
 
 
 def approve(
@@ -138,4 +136,4 @@ def _tag(location: RegistryLocation, version: RegisteredVersion) -> None:
 
 
 def _print(sentence: str) -> None:
-    _CONSOLE.print(terminal_text(sentence), markup=False)
+    _CONSOLE.print(sentence, markup=False)

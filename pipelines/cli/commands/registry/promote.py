@@ -7,8 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal
 
-from rich.console import Console
-
 from mistere.artifacts.io import open_artifact, read_manifest
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ObjectStore
@@ -32,9 +30,10 @@ from mistere.serving.kserve.canary.by_hand import require_gateway, start_canary
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
 from mistere.serving.kserve.live_service import port_forward
 from mistere.serving.kserve.rollout import ClusterDeployment
+from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.registry_location import RegistryLocation
 
-_CONSOLE = Console(highlight=False, soft_wrap=True)
+_CONSOLE = OutputConsole(highlight=False, soft_wrap=True)
 OTHER_INPUTS: Final = "--other-inputs releases it all the same"
 """How to release a version that reads other inputs than the deployed one."""
 

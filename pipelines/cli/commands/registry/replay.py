@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from mistere.artifacts.io import read_manifest
 from mistere.artifacts.manifests import EvaluationReport
@@ -28,6 +27,7 @@ from mistere.common.secrets.private_files import open_private
 from mistere.data.dvc_remote import remote_settings
 from mistere.registry.lineage import Environment, Lineage, this_environment
 from mistere.runs.outcome import FINISHED, Outcome, read_outcome
+from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.registry_location import RegistryLocation
 from pipelines.combined_steps import TRANSCRIBED
 
@@ -40,7 +40,7 @@ _ARTIFACTS = {
     "mixture": ("train_moe", "model"),
 }
 """Task and output that each artifact comes from, in the pipeline's order."""
-_CONSOLE = Console(highlight=False)
+_CONSOLE = OutputConsole(highlight=False)
 
 
 def replay(location: RegistryLocation, reference: str, model_name: str, work: Path) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import time
 
-from rich.console import Console
-
 from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ObjectStore
@@ -28,9 +26,10 @@ from mistere.serving.shadow.pointer import Shadow, find_shadow, remove_shadow, w
 from mistere.serving.shadow.summary import MAX_ERRORS, MIN_AGREEMENT, shown_share
 from pipelines.cli.commands.registry.decide import approve
 from pipelines.cli.commands.registry.promote import promote, served_deployment, why_not_released
+from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.registry_location import RegistryLocation
 
-_CONSOLE = Console(highlight=False, soft_wrap=True)
+_CONSOLE = OutputConsole(highlight=False, soft_wrap=True)
 _WINDOW = "92d"
 
 
