@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
@@ -110,6 +112,33 @@ def check_folder(folder: Path, what: str) -> None:
         raise UsageError(
             f"{what} {shown(str(folder))} holds a line break or another control character: rename the folder, or choose another."
         )
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """A folder and those above it, as far as they do not exist; the deepest first."""
+    return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+
+
+@contextmanager
+def removed_if_refused(created: Sequence[Path], files: Collection[str] = ()) -> Iterator[None]:
+    """Delete folders that a command has created, if it fails before it leaves anything in them.
+
+    Args:
+        created: what :func:`missing_folders` found before; nothing is deleted if it is empty.
+        files: names of files that do not count as left, such as the lock that the caller holds.
+    """
+    try:
+        yield
+    except BaseException:
+        content = sorted(created[0].rglob("*"), reverse=True) if created else []
+        if all(path.is_dir() or path.name in files for path in content):
+            with suppress(OSError):  # another process writes there
+                for path in (*content, *created):
+                    if path.is_dir():
+                        path.rmdir()
+                    else:
+                        path.unlink()
+        raise
 
 
 def sqlite_url(path: Path) -> str:

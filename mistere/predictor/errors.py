@@ -15,11 +15,18 @@ from dataclasses import dataclass, field, replace
 from mistere.common.counting import counted, plural
 from mistere.common.errors import MistereError
 from mistere.data.recordings.formats import names as audio_formats
+from mistere.serving import protocol
 
 logger = logging.getLogger("kserve.predictor")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+-]+")
 _QUOTED = re.compile(r"""(?<!\w)'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\b[0-9a-fA-F]{16,}\b""", re.DOTALL)
-"""What a sentence quotes of a request: a Python literal, or a digest."""
+"""What a sentence quotes: a Python literal, or a digest."""
+_OWN_WORDS = frozenset(
+    value
+    for name, value in vars(protocol).items()
+    if name.isupper() and isinstance(value, str) and value.isidentifier()
+)
+"""Names of tensors, fields and parameters of the protocol."""
 
 
 @dataclass
@@ -31,7 +38,8 @@ class RequestError(Exception):
         code: REST status code.
         status: name of the gRPC status.
         headers: additional REST headers.
-        plain: the sentence without anything of the request, if the message holds such a thing other than in quotes.
+        plain: the sentence for logs, if the message holds anything of the request other than in quotes, or nothing of it at all. It
+            is logged as it is.
     """
 
     message: str
@@ -42,8 +50,8 @@ class RequestError(Exception):
 
     @property
     def without_contents(self) -> str:
-        """The sentence with ``…`` for what it quotes of the request."""
-        return _QUOTED.sub("…", self.plain or self.message)
+        """The sentence with ``…`` for what it quotes of the request; a word of the protocol stays, whoever wrote it."""
+        return self.plain or _QUOTED.sub(_own_word, self.message)
 
     def __str__(self) -> str:
         return self.message
@@ -52,6 +60,15 @@ class RequestError(Exception):
 def invalid(message: str) -> RequestError:
     """Malformed body, wrong shape or datatype, unknown tensor, NaN, wrong digest."""
     return RequestError(message)
+
+
+def _own_word(quoted: re.Match[str]) -> str:
+    return quoted[0] if quoted[0][1:-1] in _OWN_WORDS else "…"
+
+
+def own_words(message: str) -> RequestError:
+    """As :func:`invalid`, for a message in which nothing comes from the request."""
+    return RequestError(message, plain=message)
 
 
 def unsupported_audio(utterance: int) -> RequestError:

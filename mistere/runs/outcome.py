@@ -212,6 +212,11 @@ def read_run_info(store: ObjectStore, run_id: str) -> dict[str, Any]:
     return info
 
 
+def has_stages(store: ObjectStore, run_id: str) -> bool:
+    """Whether a stage of a run has begun."""
+    return any(True for _ in store.keys(f"runs/{run_id}/stages"))
+
+
 def read_outcome(store: ObjectStore, run_id: str) -> Outcome:
     """Read the outcome from the run's records; a damaged or missing artifact or record only removes its sentences and metrics."""
     outcome = Outcome(

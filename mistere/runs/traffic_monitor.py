@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -220,6 +220,7 @@ class DriftRecord(BaseModel):
         run_id: of the retraining.
         reason: what had drifted.
         started_at: seconds since 1970.
+        started: whether the retraining is known to have started; false from its claim until then.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -229,6 +230,7 @@ class DriftRecord(BaseModel):
     run_id: str
     reason: str
     started_at: float
+    started: bool = True
 
 
 class _DriftRecords(BaseModel):
@@ -237,39 +239,78 @@ class _DriftRecords(BaseModel):
     drifts: list[DriftRecord] = []
 
 
-def claim_retraining(store: ObjectStore, traffic: MonitoredTraffic, run_id: str) -> DriftRecord | None:
+def claim_retraining(
+    store: ObjectStore,
+    traffic: MonitoredTraffic,
+    run_id: str,
+    has_started: Callable[[str], bool],
+    patience: float = 0.0,
+) -> DriftRecord | None:
     """Record that a run retrains because of a drift, unless one was started for the same drift of this bundle.
 
     Days of drift with no comparable day without it between them are one drift, whatever window they are seen in: days between the earlier
     one and the window are compared, too.
 
+    The claim of a process that was killed before its run started is taken over.
+
     Args:
         store: the object store.
         traffic: whose verdict is ``drifted``.
-        run_id: of the run that is about to start.
+        run_id: of the run that is about to start; :func:`confirm_retraining` records that it has.
+        has_started: whether the run of an unconfirmed claim has started all the same.
+        patience: seconds for which another process may still be about to start such a run.
 
     Returns:
         None if the run may start; else the record of the earlier one.
 
     Raises:
-        MistereError: another process records one at the same time.
+        MistereError: another process starts one at the same time.
     """
     key = _records_key(traffic.bundle_digest)
     records, version = _read_records(store, key)
     days = _days_of_drift(traffic.comparison)
     known = max(records.drifts, key=lambda one: one.last_day, default=None)
-    if known is not None and _goes_on(store, traffic, known.last_day):
+    if known is not None and not _goes_on(store, traffic, known.last_day):
+        known = None
+    if known is not None and not known.started:
+        age = time.time() - known.started_at
+        known.started = has_started(known.run_id)
+        if not known.started and abs(age) < patience:  # a clock that was set back must not block it for longer
+            raise MistereError(
+                f"run {known.run_id} is being started for this drift, since {max(age, 0.0):.0f} s: wait a moment and run the command again; "
+                f"after {patience / 60:.0f} minutes that start counts as interrupted."
+            )
+        if not known.started:
+            records.drifts.remove(known)
+            days, known = sorted({known.first_day, *days}), None
+    if known is not None:
         known.last_day = max(known.last_day, days[-1])
     else:
-        known, reason = None, " ".join(traffic.reasons)
+        reason = " ".join(traffic.reasons)
         records.drifts.append(
-            DriftRecord(first_day=days[0], last_day=days[-1], run_id=run_id, reason=reason, started_at=time.time())
+            DriftRecord(
+                first_day=days[0],
+                last_day=days[-1],
+                run_id=run_id,
+                reason=reason,
+                started_at=time.time(),
+                started=False,
+            )
         )
     try:
         store.write(key, records.model_dump_json(indent=1).encode(), expected=version)
     except ConflictError as error:
         raise MistereError("another process starts a retraining for this drift: run the command again.") from error
     return known
+
+
+def confirm_retraining(store: ObjectStore, traffic: MonitoredTraffic, run_id: str) -> None:
+    """Record that a claimed run has started."""
+    key = _records_key(traffic.bundle_digest)
+    records, version = _read_records(store, key)
+    for record in records.drifts:
+        record.started = record.started or record.run_id == run_id
+    store.write(key, records.model_dump_json(indent=1).encode(), expected=version)
 
 
 def give_back_retraining(store: ObjectStore, traffic: MonitoredTraffic, run_id: str) -> None:

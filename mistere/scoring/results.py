@@ -21,7 +21,7 @@ CALLS_FILE: Final = "calls.parquet"
 PAGE_FILE: Final = "scores.html"
 TURNS_FOLDER: Final = "turns"
 _PARTS_FOLDER: Final = ".calls"
-_LOCK_FILE: Final = ".lock"
+LOCK_FILE: Final = ".lock"
 
 
 class ScoringPlan(BaseModel):
@@ -128,7 +128,7 @@ class ResultFolder:
         Raises:
             MistereError: another one does.
         """
-        with (self.folder / _LOCK_FILE).open("w") as lock:
+        with (self.folder / LOCK_FILE).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -162,7 +162,7 @@ class ResultFolder:
                         f"{self.folder} holds the scores of {difference}: choose another folder with --to, or delete it first."
                     )
                 return before
-        elif others := sorted({path.name for path in self.folder.iterdir()} - {_LOCK_FILE, _partial(file).name}):
+        elif others := sorted({path.name for path in self.folder.iterdir()} - {LOCK_FILE, _partial(file).name}):
             raise UsageError(f"{self.folder} is not empty ({others[0]}): choose another folder with --to.")
         _write(file, plan.model_dump_json(indent=1))
         return plan

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import MistereError
-from mistere.runs.traffic_monitor import MonitoredTraffic, claim_retraining, give_back_retraining, monitor_traffic
+from mistere.runs.traffic_monitor import (
+    MonitoredTraffic,
+    claim_retraining,
+    confirm_retraining,
+    give_back_retraining,
+    monitor_traffic,
+)
 from pipelines.cli.output.console import print_text
 from pipelines.cli.output.times import minute_text
 
@@ -27,19 +36,29 @@ class DriftGuard:
         """Why a run is started, for its record."""
         return " ".join(self._traffic.reasons)
 
-    def claim(self, run_id: str) -> bool:
+    def claim(self, run_id: str, has_started: Callable[[str], bool], patience: float = 0.0) -> bool:
         """Whether the run may start; else prints which run was started for the same drift.
+
+        Args:
+            run_id: of the run.
+            has_started: whether a run exists that was claimed, and of which no process recorded that it started.
+            patience: seconds for which another process may still be about to start such a run.
 
         Raises:
             MistereError: another process starts one at the same time.
         """
-        earlier = claim_retraining(self._store, self._traffic, run_id)
+        earlier = claim_retraining(self._store, self._traffic, run_id, has_started, patience)
         if earlier is None:
             return True
         print_text(
             f"run {earlier.run_id} was started for this drift on {minute_text(earlier.started_at)} UTC: no other one is started."
         )
         return False
+
+    def confirm(self, run_id: str) -> None:
+        """Record that a run has started. A failure has no effect: whoever finds the claim looks for the run."""
+        with suppress(MistereError, OSError):
+            confirm_retraining(self._store, self._traffic, run_id)
 
     def give_back(self, run_id: str) -> None:
         """Forget a run that was not started. A failure is printed, because the one that kept the run from starting is raised."""

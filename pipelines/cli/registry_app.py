@@ -79,11 +79,14 @@ def register(
 
     Exit codes: 0 registered, 3 held or rejected, 6 registered and waiting for approval, 1 error, 2 usage.
     """
+    from mistere.common.paths import missing_folders, removed_if_refused
     from pipelines.cli.commands.registry.register import register as command
     from pipelines.cli.registry_location import registry_location
 
-    location = registry_location(output, store, tracking, create=True)
-    raise typer.Exit(command(training, embeddings, profile, settings or [], location))
+    with removed_if_refused(missing_folders(output.resolve())):
+        location = registry_location(output, store, tracking, create=True)
+        code = command(training, embeddings, profile, settings or [], location)
+    raise typer.Exit(code)
 
 
 @registry_app.command()

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.serving.traffic.files import bundle_prefix
 from pipelines.cli.commands import submit as command
+from pipelines.cli.drift import DriftGuard
 from tests.cluster.mounted_pod import MountedCluster, api, mounted, no_token, s3_endpoint, s3_store
 from tests.cluster.test_submit import only_run
 from tests.unit.traffic.monitored_store import make_champion, write_days
@@ -61,3 +63,38 @@ def test_a_drift_whose_run_did_not_start_is_forgotten(
         with pytest.raises(type(failure), match=r"refuses|No space"):
             mounted.submit(if_drifted=True)
     assert mounted.submit(if_drifted=True) == 0 and only_run(mounted.api)
+
+
+def test_a_drift_whose_submit_was_killed_is_taken_over(
+    mounted: MountedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is given back, as after SIGKILL: first before the run was started, then after it."""
+    generator, world = np.random.default_rng(0), World()
+    digest = make_champion(mounted.store, tmp_path / "bundle", reference(world, generator))
+    louder = draw(replace(world, level=world.level + 6), 2000, generator, hours=1)
+    write_days(mounted.store, digest, [louder], first=int(time.time() // 86_400) - 1)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def nothing(*_: object) -> None:
+        """In place of what a killed process does no more."""
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "ensure_uploaded", killed)
+        patched.setattr(command, "give_back", nothing)
+        patched.setattr(DriftGuard, "give_back", nothing)
+        with pytest.raises(KeyboardInterrupt):
+            mounted.submit(if_drifted=True)
+    with pytest.raises(MistereError, match="is being started for this drift, since"):
+        mounted.submit("gate.min_weighted_f1=0.6", if_drifted=True)
+    key = f"{bundle_prefix(digest)}/retrainings.json"
+    records = json.loads(mounted.store.read(key)[0])
+    records["drifts"][0]["started_at"] -= 601
+    mounted.store.write(key, json.dumps(records).encode())
+    with monkeypatch.context() as patched:
+        patched.setattr(DriftGuard, "confirm", nothing)
+        assert mounted.submit("gate.min_weighted_f1=0.6", if_drifted=True) == 0
+    run = only_run(mounted.api)
+    assert mounted.submit("gate.min_weighted_f1=0.7", if_drifted=True) == 0 and only_run(mounted.api) is run
+    assert f"run {run.display_name} was started for this drift" in capsys.readouterr().out

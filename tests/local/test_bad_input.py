@@ -50,7 +50,7 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
         (["run", "--set", "mixture.epochs=none"], 2, "mixture.epochs"),
         (["run", "--output", "/proc/here"], 1, "cannot write to /proc/here"),
         (["serve", "--output", "nowhere"], 2, "nothing is deployed"),
-        (["predict", "--dialogue", "nowhere.json"], 2, "nowhere.json cannot be read"),
+        (["predict", "--dialogue", "nowhere.json"], 2, "there is no dialogue file nowhere.json: name"),
         (["data", "import", "meld", "nowhere", "somewhere"], 2, "nowhere"),
         (["data", "import", "melt", "nowhere", "somewhere"], 2, "Did you mean 'meld'?"),
     ],

@@ -114,7 +114,12 @@ def test_refusals_are_logged_with_their_reason(server: Server, store: LocalStore
         (texts("x"), "v2/models/other/infer", 404, "No model of that name is served here."),
         (texts("x", outputs=[{"name": SECRET}]), "v2/models/mistere/infer", 400, "Unknown output …; known: "),
         (audio, "v2/models/mistere/infer", 415, "The audio of utterance 0 does not decode"),
-        ({"instances": []}, "v1/models/mistere:predict", 400, "The body must be {…: [{…: [...]}]}"),
+        (
+            {"instances": []},
+            "v1/models/mistere:predict",
+            400,
+            'The body must be {"instances": [{"utterances": [...]}]}',
+        ),
     ]
     for body, path, code, sentence in refused:
         identity = str(uuid.uuid4())

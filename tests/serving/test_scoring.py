@@ -20,10 +20,12 @@ import pytest
 
 from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
 from mistere.common.parsing.documents import read_json
+from mistere.config.scoring import ScoringConfig
 from mistere.data.dataset import Utterance, schema
 from mistere.data.kinds.frames import encode_frame
+from mistere.scoring.archive import open_archive
 from mistere.scoring.results import ResultFolder
-from pipelines.cli.commands.score import ChosenModel, score
+from pipelines.cli.commands.score import ChosenModel, folder_name, score
 from tests.serving.conftest import LABELS, ROOT, Server, clip, make_bundle, make_vectors_bundle
 
 WORDS = [
@@ -371,6 +373,33 @@ def test_bad_input_is_one_sentence(text_bundle: str, bundle: str, tmp_path: Path
     refused(UsageError, "holds the scores of another model", model=bundle, to=tmp_path / "scores")
     refused(UsageError, "holds the scores of other settings", by=["queue"], to=tmp_path / "scores")
     refused(UsageError, r"is not empty \(dataset.yaml\)", to=data)
+
+
+def test_the_folder_follows_from_what_decides_the_tables(text_bundle: str, tmp_path: Path) -> None:
+    archive = open_archive(str(write_archive(tmp_path / "data", archive_rows(2))))
+    digest = text_bundle.rpartition("/")[2]
+
+    def name(**settings: Any) -> str:
+        return folder_name(archive, digest, ScoringConfig(**settings))
+
+    plain = f"calls-{archive.digest[:8]}-{digest[:8]}"
+    assert {name(), name(min_calls=2, cache="off", by=[])} == {plain}
+    others = [
+        {"by": ["queue"]},
+        {"by": ["queue", "begun"]},
+        {"by": ["begun", "queue"]},
+        {"time": "queue"},
+        {"int8": True},
+        {"undecodable": "fail"},
+    ]
+    names = {name(**settings) for settings in others}
+    assert len(names) == len(others) and all(one.startswith(f"{plain}-") for one in names)
+    for by in ([], ["queue"]):  # neither refuses the other's results
+        score(str(tmp_path / "data"), text_bundle, {"cache": "off", "min_calls": 2, "by": by}, tmp_path)
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {plain, name(by=["queue"])}
+    with pytest.raises(UsageError, match="has no column"):
+        score(str(tmp_path / "data"), text_bundle, {"cache": "off", "by": ["qeue"]}, tmp_path)
+    assert len(list((tmp_path / "scores").iterdir())) == 2, "a refused scoring leaves no folder"
 
 
 def make_folder(path: Path) -> Path:

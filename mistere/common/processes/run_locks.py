@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from mistere.common.errors import MistereError
 
@@ -29,6 +29,8 @@ AFFECTS_RESULTS = False
 """How a process ends changes no result."""
 
 RUNNER_LOCK_VARIABLE, STAGES_LOCK_VARIABLE = "MISTERE_RUNNER_LOCK", "MISTERE_STAGES_LOCK"
+LOCK_FILES: Final = frozenset({".lock", ".stages.lock"})
+"""In an output directory."""
 _PATIENCE_SECONDS = 10.0
 _kept: list[IO[str]] = []
 """Lock files that this process keeps open until it ends."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mistere.predictor.errors import invalid, printable
+from mistere.predictor.errors import invalid, own_words, printable
 from mistere.predictor.protocol.cells import cell_of_json, further_modalities
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
@@ -38,7 +38,7 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
     transcribe = bool(parameters.get(protocol.TRANSCRIBE, True))
     instances = body.get("instances")
     if not isinstance(instances, list) or not instances:
-        raise invalid('The body must be {"instances": [{"utterances": [...]}]} with at least one instance.')
+        raise own_words('The body must be {"instances": [{"utterances": [...]}]} with at least one instance.')
     keeping = read_consent(parameters, len(instances))
     dialogues: list[DialogueRequest] = []
     total = 0

@@ -10,7 +10,7 @@ import numpy as np
 from kserve import InferInput
 
 from mistere.common.counting import counted
-from mistere.predictor.errors import RequestError, invalid
+from mistere.predictor.errors import RequestError, invalid, own_words
 from mistere.predictor.protocol.tensors import check_length, is_shape, tensor_data
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
@@ -91,7 +91,7 @@ def _check_encoders(order: Sequence[str], digest: Any, model: EmotionModel) -> N
     named = [modality for modality in order if model.vector_digests[modality]]
     expected = protocol.join_names([model.vector_digests[modality] for modality in named])
     if (digest or "") != expected:
-        raise invalid(
+        raise own_words(
             "The parameter encoder_digest must name the encoder this model was trained with "
             f"({' and '.join(named)}): {expected}."
             if expected

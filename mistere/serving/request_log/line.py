@@ -64,7 +64,7 @@ class LoggedRequest(BaseModel):
         id: of the request; see :func:`logged_id`.
         protocol: ``rest_v1``, ``rest_v2``, ``grpc`` or ``stream``.
         code: REST code or gRPC status.
-        error: the sentence of a refusal, with ``…`` for what it quotes; empty for an answer.
+        error: the sentence of a refusal, with ``…`` for what it quotes of the request; empty for an answer.
         seconds: from its begin to its response.
         phases: the time of its parts, seconds; those of a batch are the batch's.
         sizes: ``bytes`` of the body and numbers of ``dialogues``, ``utterances``, ``texts`` and ``recordings``; empty if it was refused

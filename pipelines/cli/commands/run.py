@@ -19,16 +19,16 @@ from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
 from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.errors import Interrupted, MistereError
 from mistere.common.parsing.documents import load_json
-from mistere.common.paths import check_folder, sqlite_url
+from mistere.common.paths import check_folder, missing_folders, removed_if_refused, sqlite_url
 from mistere.common.processes.child_environment import child_environment
-from mistere.common.processes.run_locks import only_run
+from mistere.common.processes.run_locks import LOCK_FILES, only_run
 from mistere.common.secrets.credentials import without_credentials
 from mistere.common.secrets.private_files import write_private
 from mistere.config.loader import Config
 from mistere.data.local_copies import use_local_copies
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, new_run_id
-from mistere.runs.outcome import read_outcome
+from mistere.runs.outcome import has_stages, read_outcome
 from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.supported_settings import check_support
 from pipelines.cli.drift import DriftGuard, drift_guard
@@ -67,8 +67,9 @@ def run(
     """
     config = load_local_profile(profile, settings)
     child_environment()  # refuses a folder of the code that the stages could not be started in
+    created = missing_folders(output.resolve())
     store = _open_output(output)
-    with only_run(store.root.parent) as lock:
+    with only_run(store.root.parent) as lock, removed_if_refused(created, LOCK_FILES):
         _delete_partial_outputs(store)
         drift = drift_guard(store) if if_drifted else None
         if if_drifted and drift is None:
@@ -101,7 +102,8 @@ def _run(
     use_data_endpoint(pinned.endpoint)
     use_local_copies(pinned)
     run_id = new_run_id()
-    if drift is not None and not drift.claim(run_id):
+    # No other process starts a run in this output directory, and a run of which no stage began is none.
+    if drift is not None and not drift.claim(run_id, lambda earlier: has_stages(store, earlier)):
         return 0
     context = RunContext(
         run_id=run_id,
@@ -126,6 +128,8 @@ def _run(
         if drift is not None:
             drift.give_back(run_id)
         raise
+    if drift is not None:
+        drift.confirm(run_id)
     _follow(pipeline, folder / "events.jsonl", store)
     pipeline.complete_log()
     outcome = read_outcome(store, run_id)

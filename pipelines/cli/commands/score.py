@@ -14,20 +14,21 @@ from pydantic import ValidationError
 
 from mistere.artifacts.io import artifact_key
 from mistere.artifacts.locations import split_bundle_location
+from mistere.artifacts.manifest import canonical_digest
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.common.counting import counted, plural
 from mistere.common.digests.code import source_digest
 from mistere.common.errors import Interrupted, UsageError
-from mistere.common.paths import check_folder, require_cache
+from mistere.common.paths import check_folder, missing_folders, removed_if_refused, require_cache
 from mistere.config.scoring import ScoringConfig
 from mistere.data.local_copies import use_local_copies
 from mistere.data.versions import pin
 from mistere.registry.release.champion import read_champion
 from mistere.scoring.archive import INFO_FILE, Archive, open_archive
 from mistere.scoring.call_columns import ArchiveColumns
-from mistere.scoring.results import ResultFolder, ScoresSummary, ScoringPlan, ShardSummary
+from mistere.scoring.results import LOCK_FILE, PLAN_FILE, ResultFolder, ScoresSummary, ScoringPlan, ShardSummary
 from pipelines.cli.output.console import OutputConsole
 from pipelines.cli.output.task_progress import task_progress
 from pipelines.cli.registry_location import registry_location, store_location
@@ -64,7 +65,7 @@ def score(
         model: a version of the registry, or a bundle's location; None for the champion.
         settings: of :class:`ScoringConfig`.
         output: the output directory of ``mistere run``.
-        to: folder of the results; None for one below ``output``.
+        to: folder of the results; None for one below ``output``, by data, model and settings.
         store: the store; None for that of the output directory.
         tracking: the tracking server that belongs to the store.
 
@@ -89,11 +90,12 @@ def score(
         code=source_digest(SCORING_CODE),
         shards=archive.shards,
     )
-    folder = to or output / "scores" / f"{_slug(archive.info.name)}-{archive.digest[:8]}-{digest[:8]}"
+    folder = to or output / "scores" / folder_name(archive, digest, config)
     check_folder(folder.resolve(), "the folder of results")
+    created = missing_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
     results = ResultFolder(folder)
-    with results.locked():
+    with results.locked(), removed_if_refused(created, {PLAN_FILE, LOCK_FILE}):
         plan = results.begin(plan)
         began = clock.monotonic()
         before = results.finished()
@@ -253,6 +255,22 @@ def _config(settings: dict[str, Any]) -> ScoringConfig:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"{option}: {first['msg'].removeprefix('Value error, ')}.") from error
+
+
+def folder_name(archive: Archive, bundle_digest: str, config: ScoringConfig) -> str:
+    """The folder of a scoring, so that other data, another model or other settings get another one.
+
+    Args:
+        archive: what is scored.
+        bundle_digest: of the model.
+        config: a digest of what differs from the defaults, and changes the tables, is part of the name.
+    """
+    decisive, plain = (
+        one.model_dump(mode="json", exclude=set(ScoringConfig.outside_key)) for one in (config, ScoringConfig())
+    )
+    chosen = {name: value for name, value in decisive.items() if value != plain[name]}
+    suffix = f"-{canonical_digest(chosen)[:8]}" if chosen else ""
+    return f"{_slug(archive.info.name)}-{archive.digest[:8]}-{bundle_digest[:8]}{suffix}"
 
 
 def _slug(name: str) -> str:

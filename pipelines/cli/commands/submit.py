@@ -16,6 +16,7 @@ from mistere.config.stages import PipelineName
 from mistere.data.versions import PinnedData
 from mistere.engine.stage import RunContext, new_run_id
 from mistere.registry.release.champion import read_champion
+from mistere.runs.outcome import has_stages
 from mistere.runs.run_info import RunOrigin, write_run_info
 from pipelines.bundle_estimate import check_planned_room
 from pipelines.catalogue import RETRAINING, SCORING, find_pipeline
@@ -29,7 +30,15 @@ from pipelines.kubeflow.connection.client import Pipelines
 from pipelines.kubeflow.connection.failures import UnavailableError
 from pipelines.kubeflow.connection.page import chosen_ui
 from pipelines.kubeflow.connection.target import ClusterTarget, cluster_target, pin_for_cluster
-from pipelines.kubeflow.submissions import Claim, Submission, active_submission, give_back, read_claim, take
+from pipelines.kubeflow.submissions import (
+    CLAIM_SECONDS,
+    Claim,
+    Submission,
+    active_submission,
+    give_back,
+    read_claim,
+    take,
+)
 from pipelines.kubeflow.version import Version, compiled_version, ensure_uploaded, profile_name, releasable_tree
 from pipelines.profiles import load_profile, pipeline_arguments
 from pipelines.train_image import check_train_image
@@ -142,7 +151,7 @@ def submit(
         submission = begin(claim, new_run_id())
     else:
         run_id = new_run_id()
-        if not drift.claim(run_id):
+        if not drift.claim(run_id, lambda earlier: _exists(pipelines, target, earlier), CLAIM_SECONDS):
             return 0
         try:
             submission = begin(claim, run_id)
@@ -151,6 +160,7 @@ def submit(
             if kept is None or kept.run_id != run_id:  # otherwise the run may have started
                 drift.give_back(run_id)
             raise
+        drift.confirm(run_id)
     _show(pipelines, submission)
     if not wait:
         return 0
@@ -167,6 +177,11 @@ def submit(
         _show(pipelines, submission)
     summary(outcome, None, pipelines.pages.address(submission.kfp_run_id))
     return outcome.exit_code
+
+
+def _exists(pipelines: Pipelines, target: ClusterTarget, run_id: str) -> bool:
+    """Whether a run was started, also if the server has deleted it since."""
+    return pipelines.run_by_name(run_id) is not None or has_stages(target.store, run_id)
 
 
 def _show(pipelines: Pipelines, submission: Submission) -> None:

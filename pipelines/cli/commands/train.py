@@ -84,7 +84,6 @@ def train(
     parts = check_names(parts)
     sections = (*_SECTIONS, "gate") if registry else _SECTIONS
     profile_config = load_profile(profile, settings, sections=sections)
-    location = registry_location(registry, None, None, create=True) if registry else None
     with task_progress(f"reading {embeddings}"):
         data = selected(profile_config.mixture, open_source(embeddings))
     made_of = {"embeddings": data.fingerprint(), "settings": settings_of(profile_config.mixture)}
@@ -93,6 +92,7 @@ def train(
     folder = TrainingFolder(output, made_of, scope, _origin(embeddings, profile))
     if tracking_uri:
         check_tracking(tracking_uri)
+    location = registry_location(registry, None, None, create=True) if registry else None
     if location is not None:
         check_tracking(location.tracking_uri)
     _train(embeddings, profile_config, data, seeds, parts, tracking_uri, folder)

@@ -18,8 +18,10 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.reports.traffic.page import render_traffic, shown_chance
 from mistere.runs.traffic_monitor import (
+    DriftRecord,
     MonitoredTraffic,
     claim_retraining,
+    confirm_retraining,
     give_back_retraining,
     hours_of,
     monitor_traffic,
@@ -263,18 +265,26 @@ def drifted(
     return monitor_traffic(store, "7d", now)
 
 
+def claim(store: LocalStore, traffic: MonitoredTraffic, run_id: str) -> DriftRecord | None:
+    """Claim a drift, whose runs all start."""
+    earlier = claim_retraining(store, traffic, run_id, lambda _: True)
+    if earlier is None:
+        confirm_retraining(store, traffic, run_id)
+    return earlier
+
+
 @pytest.mark.long
 def test_one_retraining_for_each_drift_and_bundle(store: LocalStore, worlds: dict[str, list[Counts]]) -> None:
     traffic = drifted(store, worlds, "steady 0", "louder", "louder")
-    assert claim_retraining(store, traffic, "first") is None
-    earlier = claim_retraining(store, traffic, "second")
+    assert claim(store, traffic, "first") is None
+    earlier = claim(store, traffic, "second")
     assert earlier is not None and earlier.run_id == "first" and "levels of the recordings drifted" in earlier.reason
     write_days(store, traffic.bundle_digest, [worlds["louder"]], first=FIRST_DAY + 3)  # the same drift goes on
-    assert claim_retraining(store, monitor_traffic(store, "2d", NOW + 86_400), "third") is not None
+    assert claim(store, monitor_traffic(store, "2d", NOW + 86_400), "third") is not None
     write_days(store, traffic.bundle_digest, [worlds["steady 1"], worlds["louder"]], first=FIRST_DAY + 4)
-    assert claim_retraining(store, monitor_traffic(store, "7d", NOW + 3 * 86_400), "fourth") is None  # another drift
+    assert claim(store, monitor_traffic(store, "7d", NOW + 3 * 86_400), "fourth") is None  # another drift
     other = replace(traffic, bundle_digest="f" * 64)
-    assert claim_retraining(store, other, "fifth") is None  # another bundle
+    assert claim(store, other, "fifth") is None  # another bundle
 
 
 def test_a_drift_goes_on_over_days_that_no_window_showed(store: LocalStore, worlds: dict[str, list[Counts]]) -> None:
@@ -283,16 +293,16 @@ def test_a_drift_goes_on_over_days_that_no_window_showed(store: LocalStore, worl
     digest = make_champion(store, store.root.parent / "bundle", worlds["reference"][0])
     write_days(store, digest, [louder] * 24)
 
-    def claim(day: int, run_id: str) -> str:
-        earlier = claim_retraining(store, monitor_traffic(store, "2d", (FIRST_DAY + day) * 86_400.0 + 60), run_id)
+    def claimed(day: int, run_id: str) -> str:
+        earlier = claim(store, monitor_traffic(store, "2d", (FIRST_DAY + day) * 86_400.0 + 60), run_id)
         return run_id if earlier is None else earlier.run_id
 
-    assert [claim(day, f"on day {day}") for day in (1, 4, 23)] == ["on day 1"] * 3
+    assert [claimed(day, f"on day {day}") for day in (1, 4, 23)] == ["on day 1"] * 3
     write_days(store, digest, [louder] * 2, first=FIRST_DAY + 40)  # days without traffic are not days without drift
-    assert claim(42, "after a pause") == "on day 1"
+    assert claimed(42, "after a pause") == "on day 1"
     steady = [sum(worlds["steady 0"], FIGURES.empty())]
     write_days(store, digest, [steady, *[louder] * 20], first=FIRST_DAY + 50)
-    assert claim(71, "another drift") == "another drift"
+    assert claimed(71, "another drift") == "another drift"
 
 
 def test_a_window_of_hours_compares_whole_days(store: LocalStore, worlds: dict[str, list[Counts]]) -> None:
@@ -308,11 +318,34 @@ def test_a_window_of_hours_compares_whole_days(store: LocalStore, worlds: dict[s
 
 def test_a_run_that_was_not_started_is_forgotten(store: LocalStore, worlds: dict[str, list[Counts]]) -> None:
     traffic = drifted(store, worlds, "louder")
-    assert claim_retraining(store, traffic, "first") is None
+    assert claim(store, traffic, "first") is None
     give_back_retraining(store, traffic, "first")
-    assert claim_retraining(store, traffic, "second") is None
+    assert claim(store, traffic, "second") is None
     store.write(f"{bundle_prefix(traffic.bundle_digest)}/retrainings.json", b"{damaged")
-    assert claim_retraining(store, traffic, "third") is None
+    assert claim(store, traffic, "third") is None
+
+
+def test_the_claim_of_a_run_that_never_started_is_taken_over(
+    store: LocalStore, worlds: dict[str, list[Counts]]
+) -> None:
+    """The process of the first one was killed before its run started."""
+    traffic = drifted(store, worlds, "louder")
+    started: list[str] = []
+
+    def claimed(run_id: str, patience: float = 0.0) -> str:
+        earlier = claim_retraining(store, traffic, run_id, started.__contains__, patience)
+        return run_id if earlier is None else earlier.run_id
+
+    assert claimed("first", 600.0) == "first"
+    with pytest.raises(
+        MistereError, match=r"run first is being started for this drift, since \d+ s: .* after 10 minutes"
+    ):
+        claimed("second", 600.0)
+    assert claimed("third") == "third"
+    started.append("third")  # its process was killed before it said so
+    assert claimed("fourth", 600.0) == claimed("fifth") == "third"
+    started.clear()  # it is known now, even if the run is deleted
+    assert claimed("sixth") == "third"
 
 
 @pytest.fixture

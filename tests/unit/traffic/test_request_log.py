@@ -24,7 +24,7 @@ from mistere.common.errors import ArtifactError, UsageError
 from mistere.config.predictor import BUNDLE_STORE, PredictorConfig
 from mistere.model.mixture.prediction import DialoguePrediction
 from mistere.predictor import metrics
-from mistere.predictor.errors import RequestError, internal, invalid, printable, unknown_digests, unreadable
+from mistere.predictor.errors import RequestError, internal, invalid, own_words, printable, unknown_digests, unreadable
 from mistere.predictor.request_log.log import RequestLog, start_request_log
 from mistere.predictor.request_log.writer import Entry, RequestLogWriter
 from mistere.predictor.settings import ServerSettings
@@ -407,6 +407,13 @@ SECRET = "the money's under \"the\" floor \\ 'here'"
     [
         (invalid(f"Unknown field {printable(SECRET)!r}; known: text."), "Unknown field …; known: text."),
         (invalid(f"The tensor {SECRET[:3] + chr(39)!r} has {chr(34)!r}."), "The tensor … has …."),
+        (
+            invalid("The parameter 'consent' of a request has no value."),
+            "The parameter 'consent' of a request has no value.",
+        ),
+        (invalid("Unknown tensor \"it's 'consent' or 'text'\"."), "Unknown tensor …."),
+        (invalid("Unknown tensor 'a \"text\" here'; 'text' and 'gossip'."), "Unknown tensor …; 'text' and …."),
+        (own_words(f'Send {{"instances": {"ab" * 32}}}.'), f'Send {{"instances": {"ab" * 32}}}.'),
         (invalid("The request's body isn't the server's."), "The request's body isn't the server's."),
         (invalid("There are 2 inputs and 3 raw contents."), "There are 2 inputs and 3 raw contents."),
         (unknown_digests({3: "a" * 64}), "This server does not hold the audio of 1 utterance."),

@@ -67,11 +67,10 @@ def replay(location: RegistryLocation, reference: str, model_name: str, work: Pa
     _check_reproducible(version.version, lineage)
     first = read_manifest(location.store, EvaluationReport, lineage.evaluation_digest)
     work = work.resolve() / lineage.bundle_digest[:12]
-    work.mkdir(parents=True, exist_ok=True)
-    _say(
-        f"replaying version {version.version} of {version.name}: commit {lineage.run.commit[:12]}, data {lineage.dvc_digest}"
-    )
     with _worktree(lineage.run.commit, work / "tree") as tree:
+        _say(
+            f"replaying version {version.version} of {version.name}: commit {lineage.run.commit[:12]}, data {lineage.dvc_digest}"
+        )
         python = _environment(tree)
         outcome = _run_again(lineage, tree, python, work)
     store = LocalStore(work / "output" / "store")
