@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from components.gate_model.config import GateConfig
+from components.gate_model.verdict import overall
 from mistere.artifacts.io import ArtifactHandle
-from mistere.artifacts.manifests import EvaluationReport, GateVerdict, RuleResult, ValidationReport
+from mistere.artifacts.manifests import EvaluationReport, GateVerdict, ValidationReport
 from mistere.config.gate import RuleThresholds
 from mistere.engine.stage import Result, Stage, Step
 from mistere.registry.release.champion import NO_CHAMPION
@@ -95,11 +96,3 @@ def decide(
     )
     results = [rule.decide(candidate, config) for rule in rules().values()]
     return GateVerdict(verdict=overall(results), rules=results)
-
-
-def overall(results: list[RuleResult]) -> Literal["promote", "hold", "reject"]:
-    """One rejection rejects, one hold holds; without any evaluated rule the verdict is hold."""
-    outcomes = {result.outcome for result in results} - {"off"}
-    if "reject" in outcomes:
-        return "reject"
-    return "promote" if outcomes == {"promote"} else "hold"

@@ -1,4 +1,4 @@
-"""Sign a published bundle, record its lineage and register it: what a run and ``mistere register`` do alike."""
+"""Sign a published bundle, record its lineage and register it: what a run, ``mistere register`` and ``mistere distill`` do alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mistere.artifacts.object_store import ObjectStore
 from mistere.config.registry import RegistryConfig
 from mistere.registry.lineage import Lineage
 from mistere.registry.mlflow.run_logging import RunRecord
-from mistere.registry.release.candidates import Candidate, Standing, record_candidate, standing
+from mistere.registry.release.candidates import TEACHER_COMPARISON, Candidate, Standing, record_candidate, standing
 from mistere.registry.release.champion import read_champion
 
 AFFECTS_RESULTS = False
@@ -28,6 +28,7 @@ def register_bundle(
     report: EvaluationReport,
     verdict: GateVerdict,
     note: Callable[[str], object],
+    tags: Mapping[str, str] | None = None,
 ) -> Mapping[str, str]:
     """Register a bundle as a version with alias ``challenger``, and record it as a candidate with its verdict.
 
@@ -41,6 +42,7 @@ def register_bundle(
         report: its evaluation.
         verdict: of the gate; no rejection.
         note: receives a sentence for each thing done.
+        tags: further tags of the version in MLflow.
 
     Returns:
         Version, name and location of the model, the id of the experiment, and as ``next`` what follows: ``release``, or ``wait`` with
@@ -65,10 +67,12 @@ def register_bundle(
         release=config.release,
         holds=[rule for rule in verdict.rules if rule.outcome == "hold"],
         compared_with=report.champion.bundle_digest if report.champion else "",
+        comparison=next((rule for rule in verdict.rules if rule.rule == TEACHER_COMPARISON), None),
     )
     record_candidate(store, candidate)  # before there is a version, which `mistere promote` could release
     recorded = write_lineage(store, lineage)
-    registered = register(tracking_uri, config, recorded, record, store, bundle.path, {"verdict": verdict.verdict})
+    shown = {"verdict": verdict.verdict, **(tags or {})}
+    registered = register(tracking_uri, config, recorded, record, store, bundle.path, shown)
     version = registered.version
     write_lineage(store, recorded.model_copy(update={"model_version": version}))
     candidate = candidate.model_copy(update={"model_version": version})

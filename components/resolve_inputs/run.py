@@ -17,7 +17,7 @@ from mistere.data.latest import latest_data
 from mistere.engine.execution import execute
 from mistere.engine.finished_run import INPUTS_VALUE, has_finished
 from mistere.engine.run_settings import deployment_namespace, is_complete, run_context
-from mistere.engine.stage import Result, RunContext, Stage, Step, load_stage
+from mistere.engine.stage import Result, Stage, Step, load_stage
 from mistere.kubernetes.current_pod import is_inside
 from mistere.registry.mlflow.model_registry import resolve_anchor
 from mistere.registry.release.champion import read_champion
@@ -130,7 +130,7 @@ def run(config: RunParameters, step: Step) -> Result:
         "data_remote": remote,
         "champion_digest": champion,
         "anchor_digest": resolve_anchor(whole.gate, step.run.tracking_uri, whole.registry.model_name),
-        "code_state": _code_state(step.run),
+        "code_state": step.run.code_state,
     }
     inputs = inputs_digest(whole, step.run, values) if config.compiled else ""
     if not (inputs and has_finished(step.store, inputs)):
@@ -162,13 +162,6 @@ def _origin(config: RunParameters, step: Step, whole: Config) -> RunOrigin | Non
         source=step.run.data_digest or "the latest published data",
         changed=changed_stage_settings(whole),
     )
-
-
-def _code_state(run: RunContext) -> str:
-    """The state as a word and, where they are known, the files with uncommitted changes: ``uncommitted: a.py, b.py``."""
-    if not run.commit:
-        return "unknown"
-    return f"uncommitted{f': {run.uncommitted}' if run.uncommitted else ''}" if run.dirty else "committed"
 
 
 def shards(section: Mapping[str, Any]) -> list[dict[str, int]]:

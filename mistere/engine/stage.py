@@ -47,6 +47,13 @@ class RunContext(RunIdentity):
     uncommitted: OneLine = ""
 
     @property
+    def code_state(self) -> str:
+        """The state of the code as the release gate takes it: a word and, where they are known, the files with uncommitted changes."""
+        if not self.commit:
+            return "unknown"
+        return f"uncommitted{f': {self.uncommitted}' if self.uncommitted else ''}" if self.dirty else "committed"
+
+    @property
     def identity(self) -> RunIdentity:
         """The run's identity alone."""
         return RunIdentity.model_validate(self.model_dump(include=set(RunIdentity.model_fields)))

@@ -35,6 +35,16 @@ class Environment(BaseModel):
     lock: str = Field(default="", description="Digest of the lock file.")
 
 
+class TeacherVersion(BaseModel):
+    """The model that a student learnt from."""
+
+    bundle_digest: Segment
+    model_version: str = Field(default="", description="Its version in the registry; empty if it has none there.")
+
+    def __str__(self) -> str:
+        return f"version {self.model_version}" if self.model_version else f"bundle {self.bundle_digest[:12]}"
+
+
 class Lineage(SealedRecord):
     """The inputs of a model version: data, code, configuration, encoders and environment."""
 
@@ -53,6 +63,7 @@ class Lineage(SealedRecord):
     embeddings: OneLine = Field(
         default="", description="Where the vectors were, if the model was trained on those by ``mistere train``."
     )
+    teacher: TeacherVersion | None = Field(default=None, description="Of a student, which no run made.")
     image: str = ""
     config: dict[str, Any] = Field(default_factory=dict, description="The complete configuration; empty if unknown.")
     encoders: dict[str, EncoderIdentity] = Field(default_factory=dict, description="By modality.")
@@ -105,7 +116,7 @@ def write_lineage(store: ObjectStore, lineage: Lineage) -> Lineage:
         bool(lineage.config),
     ):
         version = lineage.model_version or stored.model_version
-        kept = {name: getattr(lineage, name) for name in (*_LOCATIONS, "data_endpoint", "verdict")} | {
+        kept = {name: getattr(lineage, name) for name in (*_LOCATIONS, "data_endpoint", "verdict", "teacher")} | {
             "model_version": version
         }
         lineage = stored.model_copy(update=kept)

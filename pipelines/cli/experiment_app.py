@@ -106,11 +106,23 @@ def distill(
     profile: Profile = "sample",
     settings: Settings = None,
     output: Output = Path("output"),
+    tracking: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="The MLflow server that belongs to the bundle's store; by default as `mistere run` left it.",
+        ),
+    ] = None,
+    register: Annotated[
+        bool, typer.Option("--register/--no-register", help="Make the student a version of the registry.")
+    ] = True,
 ) -> None:
-    """Make a small student of a released model, trained on its answers, and report size, time and weighted F1 of both.
+    """Make a small student of a released model, trained on its answers, report size, time and weighted F1 of both, and register it.
 
-    Exit codes: 0 within the margin of the teacher, 3 not shown to be, 4 data is rejected or does not suit the model, 1 error, 2 usage.
+    The student waits for a person: `mistere approve` deploys it.
+
+    Exit codes: 0 within the margin of the teacher, 3 not shown to be, or rejected by a person, 4 data is rejected or does not suit the model, 1 error, 2 usage.
     """
     from pipelines.cli.commands.distill import distill as command
 
-    raise typer.Exit(command(bundle, data, profile, settings or [], output))
+    raise typer.Exit(command(bundle, data, profile, settings or [], output, tracking, register=register))

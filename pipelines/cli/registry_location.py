@@ -102,6 +102,36 @@ def registry_location(
     return RegistryLocation(store_location(output, None), database, tuple(options))
 
 
+def registry_of(store: ObjectStore, tracking: str | None) -> RegistryLocation:
+    """The registry that belongs to a store which a bundle's location named.
+
+    Args:
+        store: the store.
+        tracking: a tracking server; None for that of the environment if it names this store too, or the database beside a local store.
+
+    Raises:
+        UsageError: the store has no database beside it, and no tracking server is named.
+    """
+    named = os.environ.get(STORE_VARIABLE)
+    if named and open_store(named).uri == store.uri:
+        return registry_location(Path("output"), None, tracking)
+    if isinstance(store, LocalStore) and store.root.name == "store":
+        output = store.root.parent
+        uri = tracking or sqlite_url(output / DATABASE)
+        if named:  # the environment names another one
+            return RegistryLocation(store, uri, ("--store", str(store.root), "--tracking", uri))
+        options = ["--tracking", tracking] if tracking else []
+        if output != Path("output").resolve():
+            options += ["--output", str(output)]
+        return RegistryLocation(store, uri, tuple(options))
+    uri = tracking or os.environ.get(TRACKING_VARIABLE) or ""
+    if not uri:
+        raise UsageError(
+            f"{store.uri}: name its tracking server with --tracking ({TRACKING_VARIABLE}), or register nothing with --no-register."
+        )
+    return RegistryLocation(store, uri, ("--store", store.uri, "--tracking", uri))
+
+
 def store_location(output: Path, store: str | None) -> ObjectStore:
     """The store alone, found in the same way.
 

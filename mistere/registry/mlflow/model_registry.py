@@ -127,10 +127,13 @@ def _version_tags(lineage: Lineage) -> dict[str, str]:
             "run",
             "model_name",
             "model_version",
+            "teacher",
         }
     )
     if not lineage.embeddings:
         del plain["embeddings"]
+    if lineage.teacher is not None:
+        plain |= {"teacher": lineage.teacher.bundle_digest, "teacher_version": lineage.teacher.model_version}
     tags = {f"{TAG_PREFIX}{name}": str(value) for name, value in plain.items()} | run_tags(lineage.run)
     tags |= {f"{TAG_PREFIX}encoder.{name}": encoder.digest for name, encoder in lineage.encoders.items()}
     return tags | {f"{TAG_PREFIX}encoder.{name}.source": encoder.source for name, encoder in lineage.encoders.items()}
@@ -153,6 +156,7 @@ def _create(
             raise
     weighted_f1 = record.metrics.get("test.weighted_f1")
     measured = "" if weighted_f1 is None else f"Weighted F1 {weighted_f1:.3f} on the test split. "
+    student = f"A student of {lineage.teacher}. " if lineage.teacher else ""
     data_version = f" `{lineage.dvc_digest[:12]}`" if lineage.dvc_digest else ""
     version = client.create_model_version(
         config.model_name,
@@ -160,7 +164,7 @@ def _create(
         run_id,
         tags=_version_tags(lineage),
         description=(
-            f"{measured}Bundle `{lineage.bundle_digest[:12]}`, trained on {lineage.dataset}{data_version}. "
+            f"{measured}{student}Bundle `{lineage.bundle_digest[:12]}`, trained on {lineage.dataset}{data_version}. "
             "`mlflow.pyfunc.load_model` opens it where the package mistere is installed and the store can be read; `mistere serve` "
             "serves it, by the location in its tags."
         ),

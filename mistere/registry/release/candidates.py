@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ from mistere.registry.release.champion import read_champion
 from mistere.registry.release.journal import Journal, read_journal, services
 from mistere.registry.release.promotion_log import PromotionEvent, add, complete, now, read_log
 
+TEACHER_COMPARISON: Final = "teacher_comparison"
+"""The rule that compares a student with its teacher."""
 _FOLDER = "candidates"
 State = Literal["waiting", "rejected", "released", "not released"]
 
@@ -36,7 +38,8 @@ class Candidate(SealedRecord):
         verdict: of the gate.
         release: ``approval`` if the profile leaves every release to a person.
         holds: the rules that hold it.
-        compared_with: digest of the champion's bundle that the gate compared it with; empty if there was none.
+        compared_with: digest of the champion's bundle that the gate compared it with, or of a student's teacher; empty if there was none.
+        comparison: how a student compares with its teacher; None for models that are none.
     """
 
     bundle_digest: Segment
@@ -48,6 +51,7 @@ class Candidate(SealedRecord):
     release: Literal["automatic", "approval"]
     holds: list[RuleResult] = Field(default_factory=list)
     compared_with: str = ""
+    comparison: RuleResult | None = None
 
     @property
     def waits(self) -> bool:

@@ -1,20 +1,20 @@
-"""``mistere distill``: makes a small student of a released model and says what it costs beside its teacher."""
+"""``mistere distill``: makes a small student of a released model, says what it costs beside its teacher, and registers it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact
 from mistere.artifacts.locations import split_bundle_location
-from mistere.artifacts.manifests import ModelBundle, UtteranceSet
+from mistere.artifacts.manifests import DataProfile, ModelBundle, UtteranceSet, ValidationReport
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore, open_store
 from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.artifacts.signing import verify_bundle
-from mistere.common.digests.code import git_state
+from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.errors import ArtifactError, DataError, ExitCode, MistereError, UsageError
 from mistere.common.paths import check_folder
 from mistere.common.processes.command_line import command_line
@@ -27,19 +27,30 @@ from pipelines.cli.store_session import locked, scratch_folder
 
 if TYPE_CHECKING:
     from mistere.config.loader import Config
+    from mistere.registry.lineage import TeacherVersion
     from mistere.runs.outcome import Estimate
     from pipelines.cli.distillation.figures import ModelFigures
     from pipelines.cli.distillation.steps import StudentSteps
+    from pipelines.cli.registry_location import RegistryLocation
 
-SECTIONS: Final = ("distillation", "evaluation", "validation")
+SECTIONS: Final = ("distillation", "evaluation", "validation", "gate")
 """What `--set` may change here; everything else is the teacher's."""
 _PAGE: Final = "validation_report.html"
 
 
-def distill(bundle: str | None, data: str | None, profile: str, settings: Sequence[str], output: Path) -> int:
-    """Make the student, measure both models and write the report.
+def distill(
+    bundle: str | None,
+    data: str | None,
+    profile: str,
+    settings: Sequence[str],
+    output: Path,
+    tracking: str | None,
+    *,
+    register: bool,
+) -> int:
+    """Make the student, measure both models, write the report and register the student.
 
-    The student's artifacts go to the store of the teacher, which holds what they share.
+    The student's artifacts go to the store of the teacher, which holds what they share, and its version to that store's registry.
 
     Args:
         bundle: location of the teacher; None for the bundle deployed in ``output``.
@@ -47,18 +58,24 @@ def distill(bundle: str | None, data: str | None, profile: str, settings: Sequen
         profile: settings to start from.
         settings: ``--set`` on top.
         output: the output directory of ``mistere run``; the report is written below it.
+        tracking: the tracking server that belongs to the teacher's store; None for that of the environment or of the output directory.
+        register: whether the student becomes a version of the registry.
 
     Returns:
-        0 if the student is shown to be within the margin of the teacher's weighted F1, else 3.
+        0 if the student is shown to be within the margin of the teacher's weighted F1, else 3; also 3 if a person rejected it before.
 
     Raises:
-        UsageError: there is no such bundle, dataset or setting, or the bundle takes vectors only.
+        UsageError: there is no such bundle, dataset or setting, the bundle takes vectors only, or it is a student that is deployed.
+        MistereError: the registry cannot be reached.
         DataError: the dataset is rejected by its validation, has other labels than the teacher, another test split, or none of its
             modalities.
     """
+    from pipelines.cli.distillation.registration import check_gate_settings, find_teacher
+    from pipelines.cli.registry_location import registry_of
     from pipelines.profiles import load_profile
 
     config = load_profile(profile, settings, sections=SECTIONS)
+    check_gate_settings(settings)
     _, location = service_and_bundle(output, bundle)
     root, digest = split_bundle_location(location, ", or leave it out to distil the deployed one")
     store = open_store(root)
@@ -68,15 +85,22 @@ def distill(bundle: str | None, data: str | None, profile: str, settings: Sequen
         raise UsageError(
             f"the bundle {location} takes vectors and has no encoders, so there is nothing to make smaller: name another bundle."
         )
+    if bundle is None and teacher.manifest.teacher is not None:
+        raise UsageError(
+            f"the deployed bundle is a student of {teacher.manifest.teacher.bundle_digest[:12]} itself: name the bundle to distil, "
+            f"such as {store.location(artifact_key(ModelBundle.__name__, teacher.manifest.teacher.bundle_digest))}."
+        )
     if teacher.manifest.transcription is not None:
         raise UsageError(
             f"the bundle {location} has a model for transcription, which no student has: name another bundle."
         )
+    registry = registry_of(store, tracking) if register else None
+    version = find_teacher(registry, teacher.manifest) if registry else None
     folder = output.resolve() / "distill" / digest[:12]
     check_folder(folder, "--output")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(store), scratch_folder(store) as scratch, _events(folder / "events.jsonl"):
-        return _Distillation(config, store, location, teacher, data, folder, scratch).run()
+        return _Distillation(config, store, location, teacher, data, folder, scratch, registry, version).run()
 
 
 class _Distillation:
@@ -90,6 +114,8 @@ class _Distillation:
         data: source of the data; None for the teacher's own.
         folder: of the report.
         scratch: for files that are being written.
+        registry: where the student is registered; None if it is not.
+        version: the teacher's version there.
     """
 
     def __init__(
@@ -101,15 +127,22 @@ class _Distillation:
         data: str | None,
         folder: Path,
         scratch: Path,
+        registry: RegistryLocation | None,
+        version: TeacherVersion | None,
     ) -> None:
         self._config, self._store, self._location, self._teacher = config, store, location, teacher
         self._data, self._folder, self._scratch = data, folder, scratch
+        self._registry, self._version = registry, version
+        self._validation: ValidationReport | None = None
+        self._profile: ArtifactHandle[DataProfile] | None = None
         self._console = output_console()
 
     def run(self) -> int:
-        """Run the steps, publish the bundle, measure and report; returns the exit code."""
+        """Run the steps, publish the bundle, measure, report and register; returns the exit code."""
+        from components.gate_model.student import decide_student
         from pipelines.cli.distillation.bundle import publish_student
-        from pipelines.cli.distillation.figures import as_json, dev_weighted_f1, judge, show, write_json
+        from pipelines.cli.distillation.figures import as_json, dev_weighted_f1, show, write_json
+        from pipelines.cli.distillation.registration import register_student
         from pipelines.cli.distillation.steps import StudentSteps
 
         settings = self._config.distillation
@@ -125,7 +158,15 @@ class _Distillation:
         teacher = steps.teacher_mixture()
         model = steps.mixture(teacher, taught_vectors, vectors)
         report = steps.evaluation(utterances, vectors, encoders, model)
-        result = judge(report.manifest, self._teacher.manifest.digest, settings.margin)
+        verdict = decide_student(
+            self._config.gate,
+            report.manifest,
+            self._validation,
+            self._teacher.manifest.digest,
+            settings.margin,
+            context.code_state,
+        )
+        result = verdict.rules[0]
         student = publish_student(
             self._store,
             context,
@@ -135,7 +176,8 @@ class _Distillation:
             encoders,
             model,
             report,
-            result.outcome,
+            self._profile,
+            verdict.verdict,
             files,
         )
         place = self._store.location(artifact_key(ModelBundle.__name__, student.manifest.digest))
@@ -153,19 +195,56 @@ class _Distillation:
         content = as_json(columns[0], columns[1], report.manifest, result, settings)
         file = write_json(self._folder, content)
         show(self._console, columns[0], columns[1], content, result)
-        for name, text in (
-            ("student", place),
-            ("serve", command_line("mistere", "serve", place)),
-            ("report", str(file)),
-        ):
-            self._console.print(f"{name:<9}{text}", markup=False, soft_wrap=True)
-        return 0 if result.outcome == "promote" else int(ExitCode.NOT_PROMOTED)
+        registered: Mapping[str, str] = {}
+        if verdict.verdict == "reject":
+            self._say("It is not registered, as a model that the gate rejects.")
+        elif self._registry is not None and self._version is not None:
+            registered = register_student(
+                self._registry,
+                context,
+                self._config,
+                student,
+                place,
+                self._version,
+                utterances.manifest,
+                model.manifest,
+                report.manifest,
+                verdict,
+                content,
+                lambda sentence: self._say(f"{sentence[:1].upper()}{sentence[1:]}"),
+            )
+            self._say(registered["waits_for"])
+        lines = [("student", place), ("serve", command_line("mistere", "serve", place)), ("report", str(file))]
+        for name, text in (*lines, *self._decisions(registered)):
+            self._say(f"{name:<9}{text}")
+        passes = result.outcome == "promote" and registered.get("state") != "rejected"
+        return 0 if passes else int(ExitCode.NOT_PROMOTED)
+
+    def _say(self, sentence: str) -> None:
+        if sentence:
+            self._console.print(sentence, markup=False, soft_wrap=True)
+
+    def _decisions(self, registered: Mapping[str, str]) -> list[tuple[str, str]]:
+        """The commands that decide on a version that waits."""
+        if self._registry is None or not registered.get("approvable") or registered["state"] == "released":
+            return []
+        options = ("--reason", "…", *self._registry.options)
+        return [
+            (verb, command_line("mistere", verb, registered["approvable"], *options)) for verb in ("approve", "reject")
+        ]
 
     def _context(self) -> RunContext:
         from mistere.data.versions import pin
 
         commit, dirty = git_state()
-        context = RunContext(run_id=new_run_id(), store=self._store.uri, tracking_uri="", commit=commit, dirty=dirty)
+        context = RunContext(
+            run_id=new_run_id(),
+            store=self._store.uri,
+            tracking_uri="",
+            commit=commit,
+            dirty=dirty,
+            uncommitted=name_files(uncommitted_files()) if dirty else "",
+        )
         if self._data is None:
             return context
         pinned = pin(self._data, self._store.location("data-remote"))
@@ -194,7 +273,8 @@ class _Distillation:
         quarantine = self._config.validation.quarantine or (limits is not None and bool(limits.quarantined))
         if not quarantine:  # nothing will be set aside of test, and validating takes longer
             self._check_test_split(pulled.manifest, limits)
-        report, accepted = steps.validated(pulled, quarantine=quarantine)
+        report, self._profile, accepted = steps.validated(pulled, quarantine=quarantine)
+        self._validation = report.manifest
         if report.manifest.verdict == "reject":
             first, *others = report.manifest.failed
             more = f" ({len(others)} more)" if others else ""

@@ -36,6 +36,7 @@ def publish_student(
     encoders: Mapping[str, ArtifactHandle[EncoderCheckpoint]],
     model: ArtifactHandle[MoEModel],
     report: ArtifactHandle[EvaluationReport],
+    profile: ArtifactHandle[DataProfile] | None,
     verdict: str,
     files: Path,
 ) -> ArtifactHandle[ModelBundle]:
@@ -50,20 +51,30 @@ def publish_student(
         encoders: the student's encoders, by modality.
         model: its mixture.
         report: its evaluation.
-        verdict: of the comparison with the teacher.
+        profile: statistics of the dataset; None if it is the teacher's.
+        verdict: on the student.
         files: an empty folder.
     """
     from components.register_model.run import assemble, describe
+    from mistere.data.scripts import trained_scripts
     from mistere.registry.lineage import lock_digest
     from mistere.serving.traffic.reference import write_reference
 
     named = RegistryConfig(model_name=teacher.manifest.name)
     bundle = assemble(named, utterances.manifest, list(encoders.values()), model, report, files)
     lesson = Teacher(bundle_digest=teacher.manifest.digest, settings=config.keyed())
-    bundle = bundle.model_copy(update={"teacher": lesson, "scripts": teacher.manifest.scripts})
-    if _PROFILE in teacher.manifest.files:
-        shutil.copyfile(teacher.file(_PROFILE), files / _PROFILE)
-    write_reference(bundle, report, _scripts(store, teacher.manifest), files)
+    reads_text = "text" in teacher.manifest.encoders
+    if profile is None:
+        trained, scripts = teacher.manifest.scripts, _scripts(store, teacher.manifest)
+        if _PROFILE in teacher.manifest.files:
+            shutil.copyfile(teacher.file(_PROFILE), files / _PROFILE)
+    else:
+        scripts = profile.manifest.scripts if reads_text else {}
+        trained = trained_scripts(scripts) if reads_text else []
+        for name in profile.manifest.files:
+            shutil.copyfile(profile.file(name), files / name)
+    bundle = bundle.model_copy(update={"teacher": lesson, "scripts": trained})
+    write_reference(bundle, report, scripts, files)
     describe(bundle, utterances.manifest, report.manifest, files)
     provenance = Provenance(
         run=context.identity, lock=lock_digest(), evaluation_digest=report.manifest.digest, verdict=verdict

@@ -10,8 +10,6 @@ from typing import Any
 
 from rich.console import Console
 
-from components.gate_model.candidate import Candidate
-from components.gate_model.paired_comparison import PairedComparison
 from components.gate_model.rules.champion_comparison import DIFFERENCE
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EmbeddingSet, EvaluationReport, MoEModel, RuleResult
@@ -24,7 +22,6 @@ from pipelines.cli.output.tables import Column, print_table
 
 JSON_FILE = "distill.json"
 NOT_MEASURED = "not measured"
-_COMPARISON = PairedComparison("teacher_comparison", "teacher", DIFFERENCE, rejects="beyond_margin")
 
 
 @dataclass(frozen=True)
@@ -66,18 +63,6 @@ def dev_weighted_f1(
     bootstrap = DialogueBootstrap(dev.dialogues, config.resamples, config.seed)
     found = bootstrap.weighted_f1(dev.labels, dev.probabilities.argmax(1), len(model.manifest.labels))
     return Estimate(value=round(found.value, 8), low=round(found.low, 8), high=round(found.high, 8))
-
-
-def judge(report: EvaluationReport, teacher: str, margin: float) -> RuleResult:
-    """Whether the student is at most ``margin`` of weighted F1 below the teacher, by the gate's paired comparison.
-
-    Args:
-        report: the student's evaluation, with the teacher's as the champion's.
-        teacher: digest of the teacher's bundle.
-        margin: by how much the student may be worse.
-    """
-    candidate = Candidate(metrics=report.metrics, labels=report.labels, test_digest=report.test_digest)
-    return _COMPARISON.evaluate(candidate, teacher, report.champion, margin, superior=False)
 
 
 def as_json(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
 from mistere.artifacts.manifest import Manifest
 from mistere.artifacts.manifests import (
+    DataProfile,
     EmbeddingSet,
     EmbeddingShard,
     EncoderCheckpoint,
@@ -63,8 +64,8 @@ class StudentSteps:
 
     def validated(
         self, utterances: ArtifactHandle[UtteranceSet], *, quarantine: bool
-    ) -> tuple[ArtifactHandle[ValidationReport], ArtifactHandle[UtteranceSet]]:
-        """The validation of a dataset, and the reference to its accepted dialogues.
+    ) -> tuple[ArtifactHandle[ValidationReport], ArtifactHandle[DataProfile], ArtifactHandle[UtteranceSet]]:
+        """The validation of a dataset, its statistics, and the reference to its accepted dialogues.
 
         Args:
             utterances: the dataset.
@@ -73,8 +74,14 @@ class StudentSteps:
         settings = {**self._config.section("validation"), "quarantine": quarantine}
         names, inputs = ("report", "profile", "accepted"), {"utterances": self._reference(utterances)}
         external = {"champion_digest": NO_CHAMPION}
-        report, _, accepted = self._execute_all("validate_data", settings, inputs, names, external_inputs=external)
-        return self._open(report, ValidationReport), self._open(accepted, UtteranceSet)
+        report, profile, accepted = self._execute_all(
+            "validate_data", settings, inputs, names, external_inputs=external
+        )
+        return (
+            self._open(report, ValidationReport),
+            self._open(profile, DataProfile),
+            self._open(accepted, UtteranceSet),
+        )
 
     def teacher_encoder(self, modality: str) -> ArtifactHandle[EncoderCheckpoint]:
         """The teacher's encoder of a modality, as a step takes it."""

@@ -12,7 +12,7 @@ from components.gate_model.config import GateConfig
 from components.gate_model.example_figures import EXPERTS, LABELS
 from components.gate_model.rule import Case, Rule
 from components.gate_model.rules import rules
-from components.gate_model.run import overall
+from components.gate_model.verdict import overall
 from mistere.artifacts.manifests import ChampionEvaluation, RuleResult
 from mistere.config.gate import Off
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from components.gate_model.candidate import Candidate
 from components.gate_model.config import GateConfig
 from components.gate_model.rules import rules
-from components.gate_model.run import overall
+from components.gate_model.verdict import overall
 from mistere.artifacts.manifests import ChampionEvaluation, RuleResult
 from mistere.data.conditions import usual_conditions
 from tests.unit.repository.code_copy import copy_code, python_block, run_python

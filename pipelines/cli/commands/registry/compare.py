@@ -55,6 +55,9 @@ def _compared(location: RegistryLocation, version: RegisteredVersion, lineage: L
     inputs = ""
     with suppress(ArtifactError):  # the comparison does not need the bundle
         inputs = described_inputs(read_manifest(location.store, ModelBundle, lineage.bundle_digest))
+    made_by = {"run": lineage.run.run_id, "profile": lineage.run.profile}
+    if lineage.teacher is not None:
+        made_by = {"run": f"none: a student of {lineage.teacher}", "profile": ""}
     aliases = "".join(f" @{alias}" for alias in version.aliases)
     return ComparedModel(
         title=f"{version.name}, version {version.version}{aliases}",
@@ -63,8 +66,7 @@ def _compared(location: RegistryLocation, version: RegisteredVersion, lineage: L
             "bundle": lineage.bundle_digest,
             "code": code_of(lineage.run.commit, lineage.run.dirty),
             "dataset": f"{lineage.dataset}, version {lineage.dvc_digest}" if lineage.dvc_digest else lineage.dataset,
-            "run": lineage.run.run_id,
-            "profile": lineage.run.profile,
+            **made_by,
             "registered": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(version.created)),
         },
         evaluation=evaluation.manifest,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, UsageError
+from mistere.registry.lineage import TeacherVersion
 from mistere.registry.mlflow.model_registry import RegisteredVersion, registered_versions
 from mistere.registry.release.canary import standing_canaries
-from mistere.registry.release.candidates import Standing, standings
+from mistere.registry.release.candidates import Candidate, Standing, standings
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.promotion_log import PromotionEvent, PromotionLog, read_log
 from pipelines.cli.commands.registry.history import print_history
@@ -19,10 +21,13 @@ from pipelines.cli.output.tables import Column, output_console, print_table
 from pipelines.cli.output.times import minute_text
 from pipelines.cli.registry_location import RegistryLocation
 
+_STUDENT = Column("student of", drop=5)
+"""Shown if there is a student."""
 _COLUMNS = (
     Column("version"),
     Column("aliases"),
     Column("state"),
+    _STUDENT,
     Column("weighted F1", right=True),
     Column("dataset", drop=1),
     Column("code", drop=2),
@@ -74,7 +79,8 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, history: b
     if not versions:
         console.print(f"The registry holds no version of {model_name} yet: `mistere run` makes one.", markup=False)
         return
-    print_table(console, _COLUMNS, [_row(entry, found[entry.bundle_digest]) for entry in versions])
+    columns = _COLUMNS if any(map(teacher_of, versions)) else tuple(one for one in _COLUMNS if one is not _STUDENT)
+    print_table(console, columns, [_row(entry, found[entry.bundle_digest], columns) for entry in versions])
     for entry in versions:
         if found[entry.bundle_digest].state == "waiting":
             _print_waiting(console, entry, found[entry.bundle_digest])
@@ -116,6 +122,9 @@ def _print_waiting(console: Console, entry: RegisteredVersion, stands: Standing)
     final = candidate.final_holds if candidate else []
     reasons = [rule.sentence for rule in (candidate.holds if candidate else [])]
     why = " ".join(reasons) or "The gate lets it pass, and its profile leaves the release to a person."
+    if candidate is not None and candidate.comparison is not None:
+        others = [rule.sentence for rule in candidate.holds if rule.rule != candidate.comparison.rule]
+        why = " ".join([f"It is a student of {teacher_of(entry)}.", candidate.comparison.sentence, *others])
     command = f"`mistere approve {entry.name}/{entry.version} --reason …`"
     console.print(f"Version {entry.version} waits: {why}", style="dim", markup=False)
     console.print(
@@ -138,6 +147,7 @@ def _plain(entry: RegisteredVersion, champion: str, stands: Standing) -> dict[st
         "bundle_digest": entry.bundle_digest,
         "bundle_location": entry.bundle_location,
         "weighted_f1": entry.weighted_f1,
+        "teacher": _teacher(entry, candidate),
         "dataset": entry.tags.get("dataset", ""),
         "dvc_digest": entry.tags.get("dvc_digest", ""),
         "commit": entry.tags.get("commit", ""),
@@ -147,11 +157,31 @@ def _plain(entry: RegisteredVersion, champion: str, stands: Standing) -> dict[st
     }
 
 
-def _row(entry: RegisteredVersion, stands: Standing) -> tuple[str, ...]:
+def _teacher(entry: RegisteredVersion, candidate: Candidate | None) -> dict[str, Any] | None:
+    if not teacher_of(entry):
+        return None
+    comparison = candidate.comparison if candidate else None
+    return {
+        "bundle_digest": entry.tags["teacher"],
+        "version": entry.tags.get("teacher_version", ""),
+        "comparison": comparison.model_dump() if comparison else None,
+        "size_mb": float(entry.tags["size_mb"]) if "size_mb" in entry.tags else None,
+    }
+
+
+def teacher_of(entry: RegisteredVersion) -> str:
+    """What a student learnt from, as ``version 1``; empty for other models."""
+    if not (digest := entry.tags.get("teacher", "")):
+        return ""
+    return str(TeacherVersion(bundle_digest=digest, model_version=entry.tags.get("teacher_version", "")))
+
+
+def _row(entry: RegisteredVersion, stands: Standing, columns: Sequence[Column]) -> tuple[str, ...]:
     return (
         entry.version,
         ", ".join(entry.aliases),
         stands.state,
+        *([teacher_of(entry)] if _STUDENT in columns else []),
         f"{entry.weighted_f1:.3f}" if entry.weighted_f1 is not None else "",
         f"{entry.tags.get('dataset', '')} {entry.tags.get('dvc_digest', '')[:8]}".rstrip(),
         code_of(entry.tags.get("commit", ""), entry.tags.get("dirty") == "True"),
