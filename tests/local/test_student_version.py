@@ -17,6 +17,7 @@ from mistere.common.errors import MistereError
 from mistere.common.paths import sqlite_url
 from mistere.registry.lineage import read_lineage
 from mistere.registry.mlflow.connection import connected
+from mistere.registry.mlflow.run_logging import TAG_PREFIX
 from mistere.registry.release.candidates import read_candidate
 from mistere.registry.release.champion import read_champion
 from mistere.serving.deployment import read_deployment
@@ -95,7 +96,8 @@ def test_a_student_waits_is_approved_and_rolled_back(registry: Registry, monkeyp
     )
     with connected(registry.tracking) as client:
         found = client.get_model_version("mistere", "2")
-        assert found.tags["mistere.teacher"] == teacher["bundle_digest"] and found.tags["mistere.margin"] == "1.0"
+        assert found.tags[f"{TAG_PREFIX}teacher"] == teacher["bundle_digest"]
+        assert found.tags[f"{TAG_PREFIX}margin"] == "1.0" and float(found.tags[f"{TAG_PREFIX}size_mb"]) > 0
         assert "A student of version 1." in found.description
         run = client.get_run(found.run_id)
         assert {"test.weighted_f1", "student.size_mb", "teacher.turn_ms", "student.speedup"} <= set(run.data.metrics)
