@@ -75,9 +75,8 @@ def test_a_student_waits_is_approved_and_rolled_back(registry: Registry, monkeyp
     def unreachable(*_: object, **__: object) -> None:
         raise MistereError("MLflow does not answer.")
 
-    with (
-        monkeypatch.context() as patch
-    ):  # as where the process is killed between the candidate's record and its version
+    # as where the process is killed between the candidate's record and its version
+    with monkeypatch.context() as patch:
         patch.setattr("mistere.registry.mlflow.model_registry.register", unreachable)
         assert "MLflow does not answer" in registry.call(*DISTIL, *WITHIN, code=1).stderr
     assert len(registry.versions()) == 1
