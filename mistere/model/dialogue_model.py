@@ -5,7 +5,7 @@ PyTorch is not imported here: the encoders and the mixture may be graphs that an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mistere.model.transcription.transcriber import Transcriber
 
 _Turn = TypeVar("_Turn", bound=HasModalities)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,30 @@ class UtteranceEmbedder(Protocol):
 
     def embed(self, features: Sequence[Features | None]) -> np.ndarray:
         """Vectors float32 ``[N, dimension]`` in the order of ``features``; a NaN row for None."""
+        ...
+
+
+class StreamEmbedder(UtteranceEmbedder, Protocol):
+    """An encoder of one modality that also embeds long streams.
+
+    Attributes:
+        modality: that it embeds.
+        batch_invariant: whether a vector of a stream does not depend on the other items of its window.
+        arithmetic: what computes the vectors, and rounds differently from others.
+    """
+
+    modality: str
+
+    @property
+    def batch_invariant(self) -> bool: ...
+
+    @property
+    def arithmetic(self) -> tuple[str, ...]: ...
+
+    def embed_windows(
+        self, windows: Iterable[Sequence[_T]], prepare: Callable[[_T], Features | None]
+    ) -> Iterator[np.ndarray]:
+        """Vectors of a long stream, window by window; a NaN row for an item without features."""
         ...
 
 

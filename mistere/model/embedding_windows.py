@@ -15,7 +15,7 @@ import numpy as np
 
 from mistere.common.modalities import HasModalities, cell_of
 from mistere.data.kinds.kind import UnreadableError
-from mistere.model.encoders.embedding import Embedder
+from mistere.model.dialogue_model import StreamEmbedder
 from mistere.model.encoders.preparation import OVERFLOW, Features, overflowing
 from mistere.model.vector_cache import VectorCache, window_key
 
@@ -69,7 +69,7 @@ class WindowEmbedder(Generic[U]):
 
     def __init__(
         self,
-        embedder: Embedder,
+        embedder: StreamEmbedder,
         cache: VectorCache | None,
         on_unreadable: Callable[[WindowItem[U], UnreadableError], str],
     ) -> None:

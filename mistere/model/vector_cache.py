@@ -28,7 +28,7 @@ from mistere.common.progress import Progress
 from mistere.data.kinds.kind import DIGEST_BYTES
 
 if TYPE_CHECKING:
-    from mistere.model.encoders.embedding import Embedder
+    from mistere.model.dialogue_model import StreamEmbedder
 
 _KEY_BYTES = DIGEST_BYTES
 _CONNECTIONS = 8
@@ -36,16 +36,14 @@ _OPEN_SEGMENTS = 4
 _SEGMENT = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
-def vectors_identity(encoder_digest: str, embedder: Embedder) -> str:
+def vectors_identity(encoder_digest: str, embedder: StreamEmbedder) -> str:
     """Digest of everything that a vector depends on, except the content.
 
     Args:
         encoder_digest: identifies the fine-tuned encoder.
-        embedder: computes the vectors; its precision and device round differently from others.
+        embedder: computes the vectors.
     """
-    code = source_digest("mistere.model.encoders.embedding")
-    precision = "int8" if embedder.int8 else str(embedder.precision)
-    return canonical_digest([encoder_digest, precision, embedder.device.type, code])
+    return canonical_digest([encoder_digest, *embedder.arithmetic, source_digest(type(embedder).__module__)])
 
 
 def window_key(window: bytes, key: bytes) -> bytes:

@@ -36,6 +36,7 @@ class ScoringPlan(BaseModel):
         time: column of the time.
         undecodable: what happens to values that do not decode.
         int8: whether the encoders were computed in 8-bit integers.
+        exported: digest of the exported model that computed the scores; empty for the bundle itself.
         code: digest of the code that scores.
         shards: names of the shards, in order.
     """
@@ -50,6 +51,7 @@ class ScoringPlan(BaseModel):
     time: str = ""
     undecodable: str = "missing"
     int8: bool = False
+    exported: str = ""
     code: str
     shards: list[str]
 
@@ -62,6 +64,12 @@ class ScoringPlan(BaseModel):
         if (self.by, self.time, self.undecodable) != (other.by, other.time, other.undecodable):
             columns = ", ".join([*other.by, *([other.time] if other.time else [])]) or "no columns"
             return f"other settings (columns: {columns}; undecodable={other.undecodable})"
+        if self.exported != other.exported:
+            return (
+                f"the exported model {other.exported[:12]}"
+                if other.exported
+                else "the bundle itself, not an exported model"
+            )
         if self.int8 != other.int8:
             return "encoders in 8-bit integers (--int8)" if other.int8 else "encoders in float32 (without --int8)"
         return "another version of mistere" if self.code != other.code else ""

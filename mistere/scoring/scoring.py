@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mistere.artifacts.onnx_manifest import is_exported
 from mistere.scoring.archive import Archive
 from mistere.scoring.results import ShardSummary
 from mistere.scoring.scorer import Scorer
@@ -16,19 +17,24 @@ if TYPE_CHECKING:
 
 
 def load_model(location: str, int8: bool = False) -> EmotionModel:
-    """Load the model to score with.
+    """Load the model to score with: a bundle, or the folder of an exported model, whose graphs get a core each.
 
     It is loaded here so that the digest of this module's code, by which a resumed scoring recognises its results, covers the code that
     computes the model.
 
     Args:
-        location: of the bundle.
-        int8: compute the encoders in 8-bit integers if there is no GPU.
+        location: of the bundle, or the folder.
+        int8: compute the encoders of a bundle in 8-bit integers if there is no GPU.
 
     Raises:
         ArtifactError: it is missing, incomplete or damaged; the message names the file.
         UsageError: it is no bundle's location.
+        MissingPackageError: ONNX Runtime is not installed.
     """
+    if is_exported(location):
+        from mistere.model.onnx.loading import load_onnx
+
+        return load_onnx(Path(location), threads=1)
     from mistere.model.inference import load_bundle
 
     return load_bundle(location, int8=int8)

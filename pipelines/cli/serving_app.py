@@ -149,7 +149,9 @@ def score(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="A registered version (3, @challenger, MODEL/3) or a bundle; by default the champion."),
+        typer.Option(
+            help="A registered version (3, @challenger, MODEL/3), a bundle or an exported model; by default the champion."
+        ),
     ] = None,
     by: Annotated[
         list[str] | None,

@@ -6,7 +6,8 @@ The dialogues are variants of the bundle's example with other words and another 
 a process of its own and without its start:
 
 - endpoint: a predictor, asked one dialogue at a time by each of 16 clients;
-- score: ``mistere score`` with its cache off, on the same dialogues, with encoders in float32, as the endpoint's, and in 8-bit integers (``--int8``);
+- score: ``mistere score`` with its cache off, on the same dialogues, with encoders in float32, as the endpoint's, and in 8-bit integers
+  (``--int8``); the same with the bundle exported as ONNX graphs, in both arithmetics;
 - ten times the dialogues, with the process's peak memory at both sizes.
 
 Arms alternate; every figure is a ratio of one run. The ratio of CPU seconds is beside that of utterances per second: on a machine that
@@ -40,16 +41,15 @@ SCORE = """
 import json, resource, sys, time
 from pathlib import Path
 import mistere.model.inference, mistere.scoring.scorer, mistere.scoring.tables
-from mistere.model.inference import load_bundle
 from mistere.scoring.archive import open_archive
 from mistere.scoring.call_columns import ArchiveColumns
 from mistere.scoring.scorer import Scorer
-from mistere.scoring.scoring import score_shards
+from mistere.scoring.scoring import load_model, score_shards
 from mistere.scoring.tables import TableForm
 from mistere.artifacts.object_store import LocalStore
 
 data, bundle, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-model = load_bundle(bundle, int8=bool(int(sys.argv[4])))
+model = load_model(bundle, int8=bool(int(sys.argv[4])))
 archive = open_archive(data)
 scorer = Scorer(model, LocalStore(folder / "store"), "off")
 form = TableForm(model.labels, model.experts, ArchiveColumns(), "", model.bundle.digest)
@@ -86,6 +86,15 @@ def scored(data: Path, bundle: str, int8: bool = False) -> dict[str, float]:
         raise MistereError(f"mistere score failed: {done.stderr.strip().splitlines()[-1]}")
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
+
+
+def exported(bundle: str, folder: Path, *options: str) -> str:
+    """The bundle as ONNX graphs."""
+    command = [sys.executable, "-m", "mistere", "export", str(folder), "--model", bundle, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MistereError(f"mistere export failed: {done.stderr.strip().splitlines()[-1]}")
+    return str(folder)
 
 
 def asked(bundle: str, bodies: Sequence[bytes]) -> tuple[float, float]:
@@ -125,20 +134,32 @@ def main() -> None:
         few = many[: options.dialogues]
         small, large = write(folder / "small", few), write(folder / "large", many)
         bodies = [v1_body(dialogue) for dialogue in few]
-        ratios, cpu_ratios, integers = [], [], []
+        ratios, cpu_ratios = [], []
+        others = {
+            "with --int8": (bundle, True),
+            "exported": (exported(bundle, folder / "float32"), False),
+            "exported with --int8": (exported(bundle, folder / "int8", "--int8"), False),
+        }
+        other_ratios: dict[str, list[float]] = {name: [] for name in others}
         turns = sum(map(len, few))
         for number in range(options.rounds):
             endpoint, endpoint_cpu = asked(bundle, bodies)
-            one, eight = scored(small, bundle), scored(small, bundle, int8=True)
+            one = scored(small, bundle)
             ratios.append(endpoint / one["seconds"])
-            integers.append(endpoint / eight["seconds"])
             cpu_ratios.append(endpoint_cpu / one["cpu"])
             print(
                 f"round {number + 1}: endpoint {turns / endpoint:.1f}, score {one['turns'] / one['seconds']:.1f} utterances/s: "
-                f"{ratios[-1]:.2f} times as many; CPU {endpoint_cpu:.1f} and {one['cpu']:.1f} s: {cpu_ratios[-1]:.2f} times as much; "
-                f"with --int8 {eight['turns'] / eight['seconds']:.1f} utterances/s: {integers[-1]:.2f} times as many",
+                f"{ratios[-1]:.2f} times as many; CPU {endpoint_cpu:.1f} and {one['cpu']:.1f} s: {cpu_ratios[-1]:.2f} times as much",
                 flush=True,
             )
+            for name, (location, int8) in others.items():
+                other = scored(small, location, int8)
+                other_ratios[name].append(endpoint / other["seconds"])
+                print(
+                    f"  {name}: {other['turns'] / other['seconds']:.1f} utterances/s, {other_ratios[name][-1]:.2f} times as many; "
+                    f"CPU {other['cpu']:.1f} s; peak memory {other['memory']:.0f} MB",
+                    flush=True,
+                )
             if number == 0:
                 ten = scored(large, bundle)
                 print(
@@ -148,7 +169,8 @@ def main() -> None:
                 )
         print(
             f"median: {statistics.median(ratios):.2f} times the utterances per second of the endpoint, which takes "
-            f"{statistics.median(cpu_ratios):.2f} times the CPU; with --int8 {statistics.median(integers):.2f} times"
+            f"{statistics.median(cpu_ratios):.2f} times the CPU; "
+            + ", ".join(f"{name} {statistics.median(values):.2f} times" for name, values in other_ratios.items())
         )
 
 

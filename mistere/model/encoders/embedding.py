@@ -15,7 +15,7 @@ to be computed one utterance at a time. A GPU would idle with such batches; ther
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from mistere.model.encoders.families import families
 from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.quantisation import quantised
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, load_tuned
+from mistere.model.encoders.window_stream import Finish, begin_batches, stream_windows
 from mistere.model.torch_threads import one_core_each
 
 T = TypeVar("T")
@@ -124,9 +125,8 @@ class Embedder:
     def embed_windows(
         self, windows: Iterable[Sequence[T]], prepare: Callable[[T], Features | None]
     ) -> Iterator[np.ndarray]:
-        """Vectors of a long stream, window by window; at most three windows are in memory.
+        """Vectors of a long stream, window by window (:func:`~mistere.model.encoders.window_stream.stream_windows`).
 
-        The next window is begun before the vectors of one are yielded, so that the cores have work while the caller uses them.
         The batches depend on the window alone, so the same window always gives the same bytes. With :attr:`batch_invariant`, an
         item has the same bytes in every window.
 
@@ -136,57 +136,28 @@ class Embedder:
         """
         on_cpu = self.device.type == "cpu"
         with one_core_each() if on_cpu else nullcontext(), ThreadPoolExecutor(usable_cores()) as pool:
-            compute: Executor | None = pool if on_cpu else None
+            begin = partial(self._begin, pool=pool if on_cpu else None, invariant=self.batch_invariant)
+            yield from stream_windows(windows, prepare, begin, pool, lambda: self.encoder)
 
-            def begin(prepared: list[Future[Features | None]]) -> Callable[[], np.ndarray]:
-                features = [future.result() for future in prepared]
-                return self._begin(features, compute, invariant=self.batch_invariant)
-
-            ready: list[Future[Features | None]] | None = None
-            begun: Callable[[], np.ndarray] | None = None
-            for window in windows:
-                if window:
-                    _ = self.encoder  # load it before several threads need it
-                following = begin(ready) if ready is not None else None
-                # Queued behind the batches, so that cores without a batch prepare the next window.
-                ready = [pool.submit(prepare, item) for item in window]
-                if begun:
-                    yield begun()
-                begun = following
-            if begun:
-                last = begin(ready or [])
-                yield begun()
-                yield last()
-            elif ready is not None:
-                yield begin(ready)()
+    @property
+    def arithmetic(self) -> tuple[str, ...]:
+        """What computes the vectors: another precision or device rounds differently."""
+        return "int8" if self.int8 else str(self.precision), self.device.type
 
     @property
     def batch_invariant(self) -> bool:
         """Whether a vector of :meth:`embed_windows` does not depend on the other items of its window."""
         return self.device.type == "cpu"
 
-    def _begin(
-        self, features: Sequence[Features | None], pool: Executor | None, *, invariant: bool = False
-    ) -> Callable[[], np.ndarray]:
+    def _begin(self, features: Sequence[Features | None], pool: Executor | None, *, invariant: bool = False) -> Finish:
         """Start computing, in ``pool`` if given; the returned function waits for the vectors."""
-        present = [(index, feature) for index, feature in enumerate(features) if feature is not None]
-        lengths = [feature["length"] for _, feature in present]
-        if invariant:
-            batches = batches_of_one_shape(lengths, self.kind.batch_positions)
-        else:
-            batches = [(batch, len(batch)) for batch in batches_within(lengths, self._budget)]
-        chosen = [[present[position] for position in batch] for batch, _ in batches]
-        filled = [[*batch, *batch[-1:] * (size - len(batch))] for batch, size in batches]
-        work = [[present[position][1] for position in batch] for batch in filled]
-        results = pool.map(self._vectors, work) if pool else map(self._vectors, work)
 
-        def finish() -> np.ndarray:
-            vectors = np.full((len(features), self.dimension), np.nan, dtype=np.float32)
-            for batch, result in zip(chosen, results, strict=True):
-                vectors[[index for index, _ in batch]] = result[: len(batch)]
-            return vectors
+        def batches(lengths: list[int]) -> list[tuple[list[int], int]]:
+            if invariant:
+                return batches_of_one_shape(lengths, self.kind.batch_positions)
+            return [(batch, len(batch)) for batch in batches_within(lengths, self._budget)]
 
-        return finish
+        return begin_batches(features, self.dimension, batches, self._vectors, pool)
 
     @torch.inference_mode()
     def _vectors(self, features: list[Features]) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,15 +14,18 @@ from mistere.artifacts.onnx_manifest import EncoderGraph
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError
 from mistere.common.modalities import HasModalities, cell_of
+from mistere.common.processes.threads import usable_cores
 from mistere.config.encoder import EncoderConfig
 from mistere.data.kinds import kind_of
 from mistere.data.kinds.audio import RATE, crop_and_pad
 from mistere.data.kinds.kind import UnreadableError
-from mistere.data.utterances import batches_within
+from mistere.data.utterances import batches_of_one_shape, batches_within
 from mistere.model.encoders.inputs.token_window import token_window
 from mistere.model.encoders.preparation import Features
+from mistere.model.encoders.window_stream import Finish, begin_batches, stream_windows
 from mistere.model.onnx.session import GraphSession
 
+T = TypeVar("T")
 OUTPUT = "vectors"
 _BATCH_TOKENS = 512
 """Tokens of a batch at most, including padding."""
@@ -36,16 +40,22 @@ class GraphEmbedder:
         graph: describes the graph.
         settings: the encoder's section, as used for fine-tuning.
         threads: of an operation.
+        digest: identifies the exported model.
 
     Raises:
         ArtifactError: a file is damaged or refused.
     """
 
-    def __init__(self, folder: Path, modality: str, graph: EncoderGraph, settings: EncoderConfig, threads: int) -> None:
+    batch_invariant = True
+
+    def __init__(
+        self, folder: Path, modality: str, graph: EncoderGraph, settings: EncoderConfig, threads: int, digest: str = ""
+    ) -> None:
         self.modality, self.settings, self.kind = modality, settings, kind_of(graph.kind)
         self.dimension = graph.dimension
         self.rate = float(RATE) if graph.kind == "audio" else 1.0
         self._graph, self._folder = graph, folder
+        self.arithmetic = ("onnx", digest)
         self._session = GraphSession(folder / graph.graph, threads, graph.inputs, [OUTPUT])
         if graph.kind == "text":
             _ = self._tokenizer  # damage is found now, not at the first request
@@ -89,16 +99,37 @@ class GraphEmbedder:
 
         Recordings are computed one at a time: they are long enough, and their graph takes no padding.
         """
-        present = [(index, feature) for index, feature in enumerate(features) if feature is not None]
-        vectors = np.full((len(features), self.dimension), np.nan, dtype=np.float32)
         budget = 0.0 if self._graph.kind == "audio" else float(_BATCH_TOKENS)
-        for batch in batches_within([feature["length"] for _, feature in present], budget):
-            chosen = [present[position] for position in batch]
-            (rows,) = self._session.run(self._inputs([feature for _, feature in chosen]))
-            if rows.shape != (len(chosen), self.dimension):
-                raise ArtifactError(f"the graph of {self.modality} made vectors {rows.shape}", "export the model again")
-            vectors[[index for index, _ in chosen]] = rows
-        return vectors
+
+        def batches(lengths: list[int]) -> list[tuple[list[int], int]]:
+            return [(batch, len(batch)) for batch in batches_within(lengths, budget)]
+
+        return begin_batches(features, self.dimension, batches, self._vectors, None)()
+
+    def embed_windows(
+        self, windows: Iterable[Sequence[T]], prepare: Callable[[T], Features | None]
+    ) -> Iterator[np.ndarray]:
+        """Vectors of a long stream, window by window, one batch on each core: open the model with one thread an operation.
+
+        The shape of a batch depends on each of its utterances alone, and so does a vector.
+
+        Args:
+            windows: items to embed, a few hundred each.
+            prepare: makes the features of an item; called in threads.
+        """
+        batches = partial(batches_of_one_shape, positions=self.kind.batch_positions)
+        with ThreadPoolExecutor(usable_cores()) as pool:
+
+            def begin(features: list[Features | None]) -> Finish:
+                return begin_batches(features, self.dimension, batches, self._vectors, pool)
+
+            yield from stream_windows(windows, prepare, begin, pool)
+
+    def _vectors(self, features: list[Features]) -> np.ndarray:
+        (rows,) = self._session.run(self._inputs(features))
+        if rows.shape != (len(features), self.dimension):
+            raise ArtifactError(f"the graph of {self.modality} made vectors {rows.shape}", "export the model again")
+        return rows
 
     def _inputs(self, features: Sequence[Features]) -> dict[str, np.ndarray]:
         if self._graph.text is None:

@@ -76,7 +76,7 @@ def graph_model(folder: Path, manifest: OnnxModel, threads: int) -> EmotionModel
             raise ArtifactError(f"the encoder of {name} in {folder} has an invalid setting", _REMEDY) from error
         if graph.text is not None:
             check_folder((folder / graph.text.tokenizer).parent, name)
-        embedders[name] = GraphEmbedder(folder, name, graph, settings, threads)
+        embedders[name] = GraphEmbedder(folder, name, graph, settings, threads, manifest.digest)
     return EmotionModel(manifest.bundle, GraphMixture(folder, manifest, threads), embedders)
 
 

@@ -16,7 +16,8 @@ from mistere.artifacts.io import artifact_key
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifest import canonical_digest
 from mistere.artifacts.manifests import ModelBundle
-from mistere.artifacts.object_store import open_store
+from mistere.artifacts.object_store import LocalStore, ObjectStore, open_store
+from mistere.artifacts.onnx_manifest import is_exported
 from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.common.counting import counted, plural
 from mistere.common.digests.code import source_digest
@@ -49,6 +50,25 @@ class ChosenModel:
     version: str = ""
 
 
+@dataclass(frozen=True)
+class ScoringModel:
+    """What scores.
+
+    Attributes:
+        location: of the bundle, or the folder of an exported model.
+        digest: of the bundle.
+        store: holds the cache of vectors.
+        version: the bundle's version in the registry; empty if unknown.
+        exported: digest of the exported model; empty for the bundle itself.
+    """
+
+    location: str
+    digest: str
+    store: ObjectStore
+    version: str = ""
+    exported: str = ""
+
+
 def score(
     data: str,
     model: str | None,
@@ -62,7 +82,7 @@ def score(
 
     Args:
         data: a dataset folder, a ``.dvc`` file, a Git revision or a DVC digest.
-        model: a version of the registry, or a bundle's location; None for the champion.
+        model: a version of the registry, a bundle's location, or the folder of an exported model; None for the champion.
         settings: of :class:`ScoringConfig`.
         output: the output directory of ``mistere run``.
         to: folder of the results; None for one below ``output``, by data, model and settings.
@@ -74,23 +94,23 @@ def score(
         DataError: the dataset is empty or damaged.
     """
     config = _config(settings)
-    chosen = choose_model(model, output, store, tracking)
+    chosen = _scoring_model(model, config, output, store, tracking)
     archive = open_data(data)
-    digest = split_bundle_location(chosen.location)[1]
     columns = ArchiveColumns(tuple(config.by), config.time)
     plan = ScoringPlan(
         dataset=archive.info.name,
         dataset_digest=archive.digest,
-        bundle_digest=digest,
+        bundle_digest=chosen.digest,
         model_version=chosen.version,
         by=config.by,
         time=config.time,
         undecodable=config.undecodable,
         int8=config.int8,
+        exported=chosen.exported,
         code=source_digest(SCORING_CODE),
         shards=archive.shards,
     )
-    folder = to or output / "scores" / folder_name(archive, digest, config)
+    folder = to or output / "scores" / folder_name(archive, chosen.exported or chosen.digest, config)
     check_folder(folder.resolve(), "the folder of results")
     created = missing_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +120,7 @@ def score(
         began = clock.monotonic()
         before = results.finished()
         if before is None:
-            summary = _Scoring(config, archive, columns, chosen.location, plan, results).run()
+            summary = _Scoring(config, archive, columns, chosen, plan, results).run()
         else:  # the size of the smallest group may be another one
             write_page(results, plan, before.shards, before.labels, config.min_calls)
             summary = results.finish(plan, before.shards, before.labels)
@@ -115,12 +135,12 @@ class _Scoring:
         config: ScoringConfig,
         archive: Archive,
         columns: ArchiveColumns,
-        location: str,
+        model: ScoringModel,
         plan: ScoringPlan,
         results: ResultFolder,
     ) -> None:
         self._config, self._archive, self._columns = config, archive, columns
-        self._location, self._plan, self._results = location, plan, results
+        self._model, self._plan, self._results = model, plan, results
         self._console = OutputConsole(highlight=False, stderr=True)
 
     def run(self) -> ScoresSummary:
@@ -138,8 +158,8 @@ class _Scoring:
             check_roles(self._archive)
             check_rows(self._archive, self._archive.shards, self._columns, lambda done: advance("rows", done, total))
         present = frozenset[str]().union(*(fact.modalities for fact in facts.values()))
-        with task_progress(f"loading {self._location}"):
-            model = load_model(self._location, self._config.int8)
+        with task_progress(f"loading {self._model.location}"):
+            model = load_model(self._model.location, self._config.int8)
         form = self._form(model)
         summaries = self._shards(model, form, present, {shard: fact.rows for shard, fact in facts.items()})
         parts = [self._results.calls_part(one.shard) for one in summaries]
@@ -161,7 +181,6 @@ class _Scoring:
 
         if missing := check_modalities(model, self._archive.info.kinds, present):
             self._note(f"the dataset has no {' and no '.join(missing)}: its turns are scored without.")
-        store = open_store(split_bundle_location(self._location)[0])
         summaries: dict[str, ShardSummary] = {}
         for shard in self._archive.shards:
             if (done := self._results.summary_of(shard)) is not None:
@@ -170,7 +189,7 @@ class _Scoring:
             self._note(
                 f"{counted(len(summaries), 'shard')} of {len(rows)} {plural(len(summaries), 'was', 'were')} scored before."
             )
-        scorer = Scorer(model, store, self._config.cache, self._config.undecodable)
+        scorer = Scorer(model, self._model.store, self._config.cache, self._config.undecodable)
         total = sum(rows.values())
         with task_progress(f"scoring {counted(total, 'turn')}") as advance:
             finished = sum(rows[shard] for shard in summaries)
@@ -208,6 +227,28 @@ def write_page(
     partial = results.page.with_name(f".{results.page.name}.partial")
     partial.write_text(page, encoding="utf-8")
     partial.replace(results.page)
+
+
+def _scoring_model(
+    model: str | None, config: ScoringConfig, output: Path, store: str | None, tracking: str | None
+) -> ScoringModel:
+    """The bundle, or the exported model, that ``--model`` names."""
+    if model is None or not is_exported(model):
+        chosen = choose_model(model, output, store, tracking)
+        root, digest = split_bundle_location(chosen.location)
+        return ScoringModel(chosen.location, digest, open_store(root), chosen.version)
+    if config.int8:
+        raise UsageError(
+            f"--int8 is for bundles, and {model} is an exported model: leave it out, or name one that was exported with `mistere export --int8`."
+        )
+    from mistere.model.onnx.loading import verify_onnx
+
+    exported = verify_onnx(Path(model)).manifest
+    try:
+        place = store_location(output, store)
+    except UsageError:  # an exported model needs no run, and no store
+        place = LocalStore(output.resolve() / "scores")
+    return ScoringModel(model, exported.bundle_digest, place, exported=exported.digest)
 
 
 def choose_model(model: str | None, output: Path, store: str | None, tracking: str | None) -> ChosenModel:
