@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mistere.common.counting import plural
 from mistere.common.errors import MistereError
 from mistere.common.parsing.documents import read_json
+from mistere.config.deployment import DeploymentConfig
 from mistere.config.loader import Config
+from mistere.config.predictor_options import is_option
 from mistere.serving.kserve.bundle_needs import BundleNeeds, amounts_for, check_room, stores_half
 
 
@@ -32,6 +35,21 @@ def check_planned_room(config: Config) -> str:
     )
     later = f"; that of {', '.join(unknown)} is known when it is deployed" if unknown else ""
     return f"{known}{later}."
+
+
+def hidden_options(config: DeploymentConfig) -> str:
+    """Which options of the predictor a service has that are not known here, as a sentence; empty for none.
+
+    A variable of ``deployment.env`` that refers to a secret or ConfigMap has its value in the pod alone.
+    """
+    names = [] if config.mode == "local" else sorted(name for name in config.env if is_option(name))
+    if not names:
+        return ""
+    return (
+        f"deployment.env takes {', '.join(names)} from a secret or ConfigMap, so only the pod knows {plural(len(names), 'it', 'them')}: "
+        "memory, probes and whatever else follows from options are those without; write a value that matters to them as text, or below "
+        "deployment.predictor."
+    )
 
 
 def planned_amounts(config: Config) -> dict[str, Any]:

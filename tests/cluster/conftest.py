@@ -57,8 +57,8 @@ class Cluster:
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
         return path
 
-    def bundle(self, name: str, answers: list[list[float]] | None = None) -> ArtifactHandle[ModelBundle]:
-        """A bundle with an example dialogue; its pods return the expected predictions, or ``answers``."""
+    def bundle(self, name: str, answers: list[list[float]] | None = None, **fields: Any) -> ArtifactHandle[ModelBundle]:
+        """A bundle with an example dialogue, and other ``fields``; its pods return the expected predictions, or ``answers``."""
         work = self.folder / f"bundle-{name}"
         work.mkdir()
         dialogue = [
@@ -69,11 +69,11 @@ class Cluster:
             name=name,
             labels=["anger", "joy"],
             experts=["text"],
-            encoders={},
             temperature=1.0,
             test_digest="0" * 64,
             metrics={},
             dvc_digest="0" * 32,
+            **{"encoders": {}, **fields},
         )
         store = LocalStore(self.folder / "store")
         published = publish(store, manifest, work)

@@ -20,7 +20,7 @@ from mistere.serving.deployment import Deployment
 from mistere.serving.kserve.bundle_needs import BundleNeeds, amounts_for, bundle_needs, check_room
 from mistere.serving.kserve.cluster_release import on_cluster
 from mistere.serving.kserve.inference_service import inference_service
-from pipelines.bundle_estimate import check_planned_room, planned_sizes
+from pipelines.bundle_estimate import check_planned_room, hidden_options, planned_sizes
 from pipelines.cli.commands.doctor import doctor
 from pipelines.cli.commands.submit import submit
 from pipelines.cli.doctor.groups import encoders
@@ -217,3 +217,22 @@ def test_sizes_that_are_not_known_here_are_left_to_the_deployment(folder: Path) 
         check_planned_room(config) == "the models of text (27.9 GiB) fit; that of speech is known when it is deployed."
     )
     assert round(LARGE / GIB, 1) == 27.9
+
+
+def test_options_that_only_the_pod_knows_are_named() -> None:
+    cluster = "deployment.mode=standard"
+    known = ["deployment.env={MISTERE_PREDICTOR_DTYPE: bfloat16, LEVEL: {secret: s, key: k}}", cluster]
+    assert hidden_options(load_profile("tiny", known).deployment) == ""
+    one = "deployment.env.MISTERE_PREDICTOR_DTYPE={config_map: options, key: dtype}"
+    assert hidden_options(load_profile("tiny", [one, "deployment.mode=local"]).deployment) == ""
+    sentence = hidden_options(load_profile("tiny", [one, cluster]).deployment)
+    assert sentence.startswith(
+        "deployment.env takes MISTERE_PREDICTOR_DTYPE from a secret or ConfigMap, so only the pod knows it: "
+    )
+    two = "deployment.env.MISTERE_PREDICTOR_MAX_UTTERANCES={secret: options, key: batch}"
+    many = hidden_options(load_profile("tiny", [one, two, cluster]).deployment)
+    assert "MISTERE_PREDICTOR_DTYPE, MISTERE_PREDICTOR_MAX_UTTERANCES from" in many and "knows them" in many
+
+    plan = make_plan("tiny", [one, cluster], None, "s3://models/store", None)
+    (room,) = [check.run() for check in encoders.group(plan).checks if check.name == "room"]
+    assert room.status == "note" and room.sentence.endswith(sentence)

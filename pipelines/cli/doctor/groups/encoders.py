@@ -8,7 +8,7 @@ from functools import partial
 from components.transcribe.run import check_model
 from mistere.common.errors import MistereError, UsageError
 from mistere.model.encoders.lookup.source_check import check_encoder, is_folder
-from pipelines.bundle_estimate import check_planned_room
+from pipelines.bundle_estimate import check_planned_room, hidden_options
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, note, ok, refused
 from pipelines.train_image import check_train_image
@@ -39,9 +39,11 @@ def _packages(plan: Plan) -> CheckResult:
 def _room(plan: Plan) -> CheckResult:
     """Whether the pods of the deployment can hold the models."""
     try:
-        return ok(check_planned_room(plan.config))
+        room = check_planned_room(plan.config)
     except UsageError as error:
         return refused(str(error))
+    hidden = hidden_options(plan.config.deployment)
+    return note(f"{room} {hidden}") if hidden else ok(room)
 
 
 def _source(plan: Plan, modality: str) -> CheckResult:
