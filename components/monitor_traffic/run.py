@@ -46,7 +46,7 @@ def monitor(
 
 
 def run(config: MonitoringConfig, step: Step) -> Result:
-    """Delete what was kept of the traffic and whose time is over, also in the stores that the predictors name, and compare.
+    """Name releases that nobody attends to, delete what was kept of the traffic and whose time is over, and compare.
 
     Args:
         config: the ``monitoring`` section.
@@ -58,10 +58,12 @@ def run(config: MonitoringConfig, step: Step) -> Result:
     """
     from mistere.reports.traffic.page import render_traffic
     from mistere.runs.traffic_monitor import monitor_traffic
+    from mistere.runs.unattended import unattended_releases
     from mistere.runs.webhook import try_to_post
     from mistere.serving.traffic.retention import try_to_sweep
 
     try_to_sweep(step.store, time.time(), step.progress.note)
+    unattended_releases(step.store, step.progress.note)
     traffic = monitor_traffic(step.store, config.since)
     key = report_key(step.run.run_id, TRAFFIC_PAGE)
     step.store.write(key, render_traffic(traffic).encode())

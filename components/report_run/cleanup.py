@@ -1,15 +1,16 @@
-"""Clean up after a stopped or killed run on a cluster: an unfinished release, TrainJobs that nobody waits for.
+"""Clean up after a stopped or killed run: an unfinished release and, on a cluster, TrainJobs that nobody waits for.
 
-Kubeflow Pipelines kills a step's process without a grace period, so the exit handler, which always runs, cleans up instead of the
-step. A local run needs no cleanup: the next run rolls back what it finds.
+Kubeflow Pipelines kills a step's process without a grace period, and so does the kernel where memory runs out: the exit handler, which
+always runs, cleans up instead of the step.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mistere.common.errors import MistereError
+from mistere.common.errors import MistereError, why
 from mistere.config.modalities import modalities_of
 from mistere.kubernetes.current_pod import TRAINER_API, current_pod, is_inside
 
@@ -20,21 +21,45 @@ if TYPE_CHECKING:
     from mistere.kubernetes.api import KubernetesApi
 
 
-def clean_up(step: Step, config: Mapping[str, Any]) -> None:
+def interrupted_release(step: Step) -> str:
+    """A sentence on the release that this run has left unfinished; empty if it has left none."""
+    from mistere.registry.release.unfinished import unfinished_releases
+
+    try:
+        releases = unfinished_releases(step.store)
+    except MistereError:  # the cleanup tries again and says why it fails
+        return ""
+    own = [
+        replace(one, alive=False) for one in releases if one.journal.unfinished and one.journal.is_of(step.run.run_id)
+    ]
+    return own[0].sentence() if own else ""
+
+
+def clean_up(step: Step, config: Mapping[str, Any]) -> str:
     """Complete or roll back the release of this run, and delete the TrainJobs of its workflow; failures are only noted.
 
     Args:
         step: this execution of the exit handler.
         config: the run's configuration, by section.
+
+    Returns:
+        What has become of the release, as a sentence; empty if there was nothing to do.
     """
+    release = ""
+    try:
+        release = _release(step)
+    except (MistereError, ValueError) as error:  # the latter: settings of another version of this package
+        release = f"{interrupted_release(step)} This could not be done yet: {why(error)}".strip()
+    if release:
+        step.progress.note(release)
     if not is_inside():
-        return
-    for clean in (_release, _train_jobs) if _uses_trainjobs(config) else (_release,):
-        try:
-            for sentence in clean(step):
-                step.progress.note(sentence)
-        except MistereError as error:
-            step.progress.note(f"the cleanup of the run's cluster resources failed: {error}")
+        return release
+    try:
+        for sentence in _train_jobs() if _uses_trainjobs(config) else ():
+            step.progress.note(sentence)
+    except MistereError as error:
+        step.progress.note(f"the cleanup of the run's cluster resources failed: {error}")
+    return release
 
 
 def _uses_trainjobs(config: Mapping[str, Any]) -> bool:
@@ -44,17 +69,15 @@ def _uses_trainjobs(config: Mapping[str, Any]) -> bool:
     )
 
 
-def _release(step: Step) -> list[str]:
+def _release(step: Step) -> str:
     from mistere.registry.mlflow.model_registry import mirror_champion
     from mistere.registry.release.recovery import open_release, recover_patiently
 
     service = open_release(step.store, step.run.run_id)
-    if not service:
-        return []
-    return [recover_patiently(step.store, partial(mirror_champion, step.run.tracking_uri), service)]
+    return recover_patiently(step.store, partial(mirror_champion, step.run.tracking_uri), service) if service else ""
 
 
-def _train_jobs(_step: Step) -> list[str]:
+def _train_jobs() -> list[str]:
     from mistere.kubernetes.api import KubernetesError, connect
 
     api = connect()

@@ -16,7 +16,7 @@ from mistere.artifacts.sealed_record import seal
 from mistere.common.urls import redact_url
 from mistere.config.registry import RegistryConfig
 from mistere.engine.stage import Result, Stage, Step
-from mistere.runs.outcome import read_outcome, report_key
+from mistere.runs.outcome import RELEASE_VALUE, read_outcome, report_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,13 +35,56 @@ PAGE, DATA = "run_report.html", "run_report.json"
 
 
 def run(config: RegistryConfig, step: Step) -> Result:
-    """Write ``run_report.html`` and ``run_report.json`` under the run's id, and notify the webhook, if one is set.
+    """Write ``run_report.html`` and ``run_report.json`` under the run's id, notify the webhook, if one is set, and clean up.
+
+    If the run has left a release unfinished, the report and the message say so first, and say again what has become of it. The cleanup
+    comes whatever becomes of the report.
 
     Args:
         config: the ``registry`` section.
         step: this execution.
     """
-    from components.report_run.cleanup import clean_up
+    from components.report_run.cleanup import clean_up, interrupted_release
+    from mistere.reports.wording import headline
+
+    try:
+        outcome = _report(config, step, interrupted_release(step))
+    finally:
+        release = clean_up(step, _config_of_run(step))
+    if release:
+        outcome = _report(config, step, release)
+    step.progress(headline(outcome))
+    return Result(
+        values={
+            "verdict": outcome.verdict,
+            "exit_code": str(outcome.exit_code),
+            "report": outcome.report,
+            "mlflow": outcome.mlflow,
+            "experiment": outcome.experiment,
+            RELEASE_VALUE: release,
+        }
+    )
+
+
+def _config_of_run(step: Step) -> Mapping[str, Any]:
+    """The run's configuration, by section; empty if it cannot be read, which the report says."""
+    from mistere.common.errors import MistereError
+    from mistere.runs.outcome import read_run_info
+
+    try:
+        return read_run_info(step.store, step.run.run_id).get("config") or {}
+    except MistereError:
+        return {}
+
+
+def _report(config: RegistryConfig, step: Step, release: str) -> Outcome:
+    """Write the report, log it and send it.
+
+    Args:
+        config: the ``registry`` section.
+        step: this execution.
+        release: a sentence on what the run has left of a release; empty for nothing.
+    """
     from components.report_run.cost_view import RunCosts
     from components.report_run.notification import notify
     from components.report_run.run_artifacts import gather
@@ -51,6 +94,8 @@ def run(config: RegistryConfig, step: Step) -> Result:
     from mistere.reports.wording import headline, next_steps
 
     outcome: Outcome = read_outcome(step.store, step.run.run_id)
+    if release:
+        outcome.reasons.insert(0, release)
     artifacts = gather(step.store, outcome)
     costs = RunCosts(outcome, config.costs)
     logged = _log(config, step, outcome, artifacts, costs.total.metrics("cost.run.")) if config.log_report else None
@@ -71,17 +116,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
             _log_page(step, logged, page)
     _remember(step, outcome)
     notify(outcome, step.run.profile, headline(outcome), step.progress, step.store)
-    clean_up(step, artifacts.info.get("config") or {})
-    step.progress(headline(outcome))
-    return Result(
-        values={
-            "verdict": outcome.verdict,
-            "exit_code": str(outcome.exit_code),
-            "report": outcome.report,
-            "mlflow": outcome.mlflow,
-            "experiment": outcome.experiment,
-        }
-    )
+    return outcome
 
 
 def _remember(step: Step, outcome: Outcome) -> None:

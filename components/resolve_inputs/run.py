@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from pydantic import Field, create_model
@@ -19,8 +20,9 @@ from mistere.engine.finished_run import INPUTS_VALUE, has_finished
 from mistere.engine.run_settings import deployment_namespace, is_complete, run_context
 from mistere.engine.stage import Result, Stage, Step, load_stage
 from mistere.kubernetes.current_pod import is_inside
-from mistere.registry.mlflow.model_registry import resolve_anchor
+from mistere.registry.mlflow.model_registry import mirror_champion, resolve_anchor
 from mistere.registry.release.champion import read_champion
+from mistere.registry.release.unfinished import take_back_abandoned
 from mistere.runs.run_info import RunOrigin, changed_stage_settings, read_origin, write_run_info
 from mistere.serving.kserve.supported_settings import check_cluster_support
 
@@ -104,6 +106,8 @@ def resolve(run: Mapping[str, Any], job: str, compiled: Mapping[str, Any], given
 def run(config: RunParameters, step: Step) -> Result:
     """Check the parameters and what later steps need from outside, and pin the run to a dataset version and to the current champion.
 
+    What an interrupted release has left of a share of the requests is taken back first: this run's own release is hours away.
+
     Args:
         config: the run's parameters.
         step: this execution.
@@ -123,6 +127,8 @@ def run(config: RunParameters, step: Step) -> Result:
     if origin is not None:
         context = step.run.model_copy(update={"data_digest": digest, "data_remote": remote})
         write_run_info(step.store, context, origin)
+    mirror = partial(mirror_champion, step.run.tracking_uri)
+    take_back_abandoned(step.store, mirror, whole.deployment.service, step.progress.note)
     champion = read_champion(step.store).digest
     step.progress(f"data {digest[:12]}, champion {champion[:12]}")
     values = {

@@ -84,6 +84,14 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
+    def age(self, key: str) -> float:
+        """Seconds since the object was written, by the store's own clock: those of two machines may differ by any amount.
+
+        Raises:
+            MissingObjectError: no such object.
+        """
+
+    @abstractmethod
     def exists(self, key: str) -> bool:
         """Whether there is an object under the key."""
 
@@ -201,6 +209,21 @@ class LocalStore(ObjectStore):
 
         self._write_below(key, write_to)
         return _version(data)
+
+    def age(self, key: str) -> float:
+        path = self.local_path(key)
+        partial = self._partial(path)
+        try:
+            written = path.stat().st_mtime
+            with suppress(OSError):  # of a folder that is only read: this machine's clock
+                partial.touch(exist_ok=False)  # a network folder's server sets the times
+                return partial.stat().st_mtime - written
+            return time.time() - written
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise MissingObjectError(f"{self.location(key)} does not exist.") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
 
     def exists(self, key: str) -> bool:
         return self.local_path(key).is_file()

@@ -33,6 +33,10 @@ _TIMEOUT: Final = (10.0, 60.0)
 _PAGE: Final = 200
 _MAX_LENGTH = 400
 
+MODIFIED: Final = "the object has been modified"
+"""In the API server's refusal (409) of an object whose ``resourceVersion`` is not the present one (kubernetes/apiserver
+``pkg/registry/generic/registry/store.go``, ``OptimisticLockErrorMsg``). An object without that field replaces any version."""
+
 
 class KubernetesError(MistereError):
     """The Kubernetes API rejected a call, or does not answer.
@@ -282,6 +286,8 @@ class KubernetesApi:
         elif code == 404:
             text = f"{reason or path}: create it, or correct the deployment section."
             return _MissingObjectError(text, code, reason)
+        elif code == 409 and MODIFIED in reason:
+            text = f"something else changes the object at the same time ({reason}): try again."
         elif code == 409:
             text = f"other field managers own fields to be changed ({reason}): make them release the fields, or delete the object."
         elif code in {400, 403, 422}:

@@ -33,6 +33,8 @@ M = TypeVar("M", bound=Manifest)
 _OPTIONAL: Final = frozenset(name for name, stage in stages().items() if stage.optional)
 _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
+RELEASE_VALUE: Final = "release"
+"""The value of the exit handler that says what has become of a release that the run had left unfinished."""
 FINISHED: Final = frozenset({"done", "reused"})
 Verdict = Literal["deployed", "waiting", "held", "rejected", "data rejected", "failed", "scored", "monitored"]
 SAME_MODEL: Final = "This model is the champion itself: the same data, code and settings made it again, so there is nothing new to release."
@@ -232,6 +234,8 @@ def read_outcome(store: ObjectStore, run_id: str) -> Outcome:
     handler = outcome.record(EXIT_HANDLER)
     if handler is not None and handler.status == "failed":
         outcome.reasons.append(f"The run report could not be written: {handler.message}")
+    if handler is not None and handler.status in FINISHED and handler.values.get(RELEASE_VALUE):
+        outcome.reasons.insert(0, handler.values[RELEASE_VALUE])
     return outcome
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mistere.serving.kserve.canary.route import gateway_path
+from mistere.serving.kserve.canary.route import gateway_path, http_route, route_path
 from tests.cluster.doctor_checks import (  # noqa: F401 - fixtures
     cluster_results,
     ignore_this_machine,
@@ -91,3 +91,18 @@ def test_what_is_missing_in_the_cluster_is_named(kubernetes_api: KubernetesApi) 
     kubernetes_api.denied_verbs.clear()
     kubernetes_api.forbidden.append("/gateways/public$")
     assert cluster_results(*SETTINGS)[CHECK].status == "skipped"
+
+
+def test_a_route_that_gives_a_candidate_requests_is_named(kubernetes_api: KubernetesApi) -> None:
+    install(kubernetes_api)
+    config = plan("sample", *SETTINGS).config.deployment
+    kubernetes_api.objects[route_path(config)] = http_route(config, None)
+    assert cluster_results(*SETTINGS)[CHECK].status == "ok"
+    kubernetes_api.objects[route_path(config)] = http_route(config, 10)
+    result = cluster_results(*SETTINGS)[CHECK]
+    assert (
+        result.status == "note"
+        and "the route mistere-route gives the candidate 10 % of the requests" in result.sentence
+    )
+    kubernetes_api.forbidden.append("/httproutes/mistere-route$")
+    assert cluster_results(*SETTINGS)[CHECK].status == "ok", "whoever runs it may not read the route"

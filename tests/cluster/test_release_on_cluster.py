@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from typing import Any
@@ -127,13 +128,14 @@ def test_the_next_process_rolls_a_killed_release_back(cluster: Cluster, store: L
         state="pending",
         host="a pod that is gone",
         process=1,
-        since=time.time() - 1e6,
+        since=time.time(),
         deployment_before=store.read("deployments/mistere/deployment.json")[0].decode() if before else "",
         deployment=cluster.deployment(second, CONFIG),
         champion=champion(second),
     )
     cluster.to(second, CONFIG).roll_out(second, lambda: None)
     store.write(JOURNAL, left.sealed())
+    os.utime(store.local_path(JOURNAL), (1e9, 1e9))
     assert "rolled back" in recover(store, mirror, "mistere")
     assert cluster.served() == (first.manifest.digest if before else "")
     assert journal(store).state == "done"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +31,6 @@ from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingSt
 from mistere.model.vector_cache import VectorCache
 from mistere.registry.lineage import Lineage, lineage_key, read_lineage, write_lineage
 from mistere.registry.release.champion import CHAMPION_KEY, Champion, read_champion
-from mistere.registry.release.journal import LEASE_SECONDS, Journal
 from mistere.runs.listing import REPORT_DATA, read_report
 from mistere.runs.outcome import read_outcome, read_run_info, report_key, run_info_key
 from mistere.runs.run_info import RunOrigin, read_origin, write_origin, write_run_info
@@ -284,17 +282,6 @@ def test_swapped_artifacts_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     shutil.copyfile(first / MANIFEST, second / MANIFEST)
     with pytest.raises(ArtifactError, match="is damaged: "):
         open_artifact(store, GateVerdict, digests[1])
-
-
-@pytest.mark.parametrize(
-    ("age", "alive"), [(0, True), (LEASE_SECONDS + 1, False), (-LEASE_SECONDS - 1, False), (-1e9, False)]
-)
-def test_lease_from_the_future_has_expired(age: float, alive: bool) -> None:
-    """The clock of a host was ahead, or was set back: the lease must not hold until the clock has caught up."""
-    value = Deployment(service="s", bundle_location="l", bundle_digest="b", model_version="1")
-    fields = {"state": "pending", "host": "elsewhere", "process": 1, "deployment_before": "", "champion": CHAMPION}
-    journal = Journal.model_validate({**fields, "deployment": value, "since": time.time() - age})
-    assert journal.alive is alive
 
 
 def test_record_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ class DyingStore(ObjectStore):
     def write(self, key: str, data: bytes, expected: str | None = None) -> str:
         return str(self.change(self._store.write, key, data, expected=expected))
 
+    def age(self, key: str) -> float:
+        return float(self._alive(self._store.age)(key))
+
     def exists(self, key: str) -> bool:
         return bool(self._alive(self._store.exists)(key))
 

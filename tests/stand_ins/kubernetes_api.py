@@ -57,6 +57,9 @@ class RefusalError(Exception):
         }
 
 
+MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
+
+
 class KubernetesApi:
     """One cluster."""
 
@@ -247,6 +250,12 @@ class KubernetesApi:
             except ConflictsError as clash:
                 details = {"name": name, "group": KINDS[kind][2], "kind": kind, "causes": clash.causes}
                 raise RefusalError(409, "Conflict", clash.message, details) from None
+            wanted = manifest["metadata"].get("resourceVersion")
+            if live and wanted and wanted != live["metadata"]["resourceVersion"]:
+                # As for an update: kubernetes/apiserver pkg/registry/generic/registry/store.go, OptimisticLockErrorMsg.
+                details = {"name": name, "group": KINDS[kind][2], "kind": kind}
+                message = f'Operation cannot be fulfilled on {_qualified(kind)} "{name}": {MODIFIED}'
+                raise RefusalError(409, "Conflict", message, details)
             if query.get("dryRun"):
                 return (200 if live else 201), result
             self._store((kind, namespace, name), result)

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -272,6 +273,15 @@ class S3Store(ObjectStore):
                 yield from body.iter_chunks(1 << 20)
         except client_errors() as error:
             raise self._failure(error, key) from error
+
+    def age(self, key: str) -> float:
+        answer = self._call(key, "head_object", Key=self._key(key))
+        written = answer["LastModified"].timestamp()
+        try:
+            now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+        except (KeyError, ValueError, TypeError):  # a proxy has removed it
+            now = time.time()
+        return now - written
 
     def exists(self, key: str) -> bool:
         try:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mistere.artifacts.object_store import ObjectStore
-from mistere.common.errors import ArtifactError, MistereError, why
+from mistere.common.errors import MistereError, why
 from mistere.registry.release.champion import Champion, read_champion
 from mistere.registry.release.deployment_pointer import previous_deployment
-from mistere.registry.release.journal import HeldJournal, Journal, LeaseLostError, read_journal, services, this_process
+from mistere.registry.release.journal import HeldJournal, Journal, LeaseLostError, read_journal, this_process
 from mistere.registry.release.promotion_log import PromotionEvent, add, complete, now
 from mistere.registry.release.recovery import Mirror, acquire
 from mistere.serving.deployment import Deployment, RollbackError
@@ -25,16 +25,6 @@ def standing_canary(store: ObjectStore, service: str) -> Journal | None:
     """The journal of a service whose canary stands; None if none does."""
     record = read_journal(store, service)
     return record[0] if record is not None and record[0].state == "canary" else None
-
-
-def standing_canaries(store: ObjectStore) -> list[Journal]:
-    """The journals of all services whose canary stands; a damaged journal is left out."""
-    found = []
-    for service in services(store):
-        with suppress(ArtifactError):
-            journal = standing_canary(store, service)
-            found += [journal] if journal is not None else []
-    return found
 
 
 def hold_canary(

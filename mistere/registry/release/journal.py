@@ -1,7 +1,8 @@
 """The journal of a service: the release in progress, or the last one. Whoever writes it by a conditional put holds it.
 
 A holder renews its lease before each part of a release. A process that finds the lease of another one expired takes the
-journal over; the earlier holder notices that when it next renews.
+journal over; the earlier holder notices that when it next renews. How old a lease is, the store's clock says: by those of two
+machines, which may differ, a release in progress would look abandoned.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Journal(SealedRecord):
             person has given the bundle a share of the requests, and decides later.
         host: of the process that holds the journal.
         process: its process id.
-        since: when it acquired the journal or renewed the lease, in seconds since 1970.
+        machine: identifies the machine, since its start, and the namespace in which the process id holds; empty if unknown.
+        since: when it acquired the journal or renewed the lease, in seconds since 1970 by its clock; 0 if it has given the release up.
         deployment_before: the previous deployment pointer as JSON; empty if there was none.
         deployment: the new deployment pointer.
         champion: the new champion.
@@ -49,6 +51,7 @@ class Journal(SealedRecord):
     state: Literal["pending", "deployed", "done", "canary"]
     host: str
     process: int
+    machine: str = ""
     since: float
     deployment_before: str
     deployment: Deployment
@@ -62,14 +65,9 @@ class Journal(SealedRecord):
         """Whether a process has to finish the release, or roll it back."""
         return self.state in {"pending", "deployed"}
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process that holds the journal may still be running."""
-        if (
-            abs(time.time() - self.since) > LEASE_SECONDS
-        ):  # also where a clock was set back, and the lease is from the future
-            return False
-        return self.host != socket.gethostname() or Path(f"/proc/{self.process}").exists()
+    def is_of(self, run_id: str) -> bool:
+        """Whether this is the release by a run, and not by a person who releases the run's version."""
+        return self.champion.run_id == run_id and (self.event is None or self.event.action == "deploy")
 
     def moved(self, pointer: ChampionPointer) -> bool:
         """Whether this release has moved the champion there."""
@@ -129,10 +127,42 @@ class HeldJournal:
     def renew_lease(self, share: int | None = None) -> None:
         """Renew the lease if it is older than half a minute, or record the candidate's share before it gets it."""
         self.touched |= share is not None
-        if share is not None and share != self.journal.share:
+        if share is not None and (
+            share or self.journal.share
+        ):  # the same one, too: who gives it must still hold the journal
             self.update(share=share)
         elif abs(time.time() - self.journal.since) > RENEW_SECONDS:
             self.update()
+
+
+def is_alive(store: ObjectStore, journal: Journal) -> bool:
+    """Whether the process that holds a journal may still be running.
+
+    Args:
+        store: the object store, whose clock says how old the lease is.
+        journal: as it was read.
+    """
+    if not journal.since:
+        return False
+    try:
+        age = store.age(journal_key(journal.deployment.service))
+    except MissingObjectError:  # it was moved away meanwhile
+        return False
+    if abs(age) > LEASE_SECONDS:  # also where a clock was set back, and the lease is from the future
+        return False
+    return not journal.machine or journal.machine != _this_machine() or Path(f"/proc/{journal.process}").exists()
+
+
+def _this_machine() -> str:
+    """Identifies this machine, since its start, and its process ids; empty if the system does not tell.
+
+    Host names do not: those of two laptops may be equal, and a container may have that of its host, but process ids of its own.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except (OSError, ValueError):
+        return ""
 
 
 def this_process() -> dict[str, Any]:
@@ -140,6 +170,7 @@ def this_process() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "process": os.getpid(),
+        "machine": _this_machine(),
         "since": time.time(),
         "holder": secrets.token_hex(8),
     }

@@ -20,6 +20,8 @@ from mistere.registry.release.journal import (
     RENEW_SECONDS,
     HeldJournal,
     Journal,
+    LeaseLostError,
+    is_alive,
     read_journal,
     services,
     this_process,
@@ -87,12 +89,25 @@ def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
     if record is None or not record[0].unfinished:
         return ""
     journal, version = record
-    if journal.alive:
+    if is_alive(store, journal):
         raise _in_progress(journal)
     held = HeldJournal(store, journal, version)
     held.update(
         **this_process()
     )  # before the champion is read, so that the earlier holder sees that it lost the journal
+    try:
+        return _settle(held, mirror)
+    except LeaseLostError:
+        raise
+    except BaseException:  # whoever comes next need not wait for the end of the lease
+        with suppress(MistereError):
+            held.update(since=0.0)
+        raise
+
+
+def _settle(held: HeldJournal, mirror: Mirror) -> str:
+    """Complete or roll back the release of a journal that this process has taken over; returns a sentence on it."""
+    store, journal = held.store, held.journal
     pointer = settled_champion(store, journal.moved)
     finished = journal.state == "deployed" and journal.moved(pointer)
     if finished and pointer.champion is not None:
@@ -105,11 +120,13 @@ def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
 
             before = previous_deployment(store, journal) if journal.deployment_before else None
             undo_interrupted(journal.deployment, before, held.renew_lease)
-            held.update()
+            held.update(share=0)
         restore_pointer(held)
         if pointer.champion is not None:
             mirror(pointer.champion)
         summary = "A release that was interrupted before it had moved the champion was rolled back."
+        if journal.share:
+            summary += f" Its version had up to {journal.share} % of the requests, which the deployed one has again."
     event = journal.event or PromotionEvent(
         at=now(),
         action="recover",
@@ -131,15 +148,15 @@ def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
 
 
 def open_release(store: ObjectStore, run_id: str) -> str:
-    """The service whose release by a run is unfinished; empty if there is none.
+    """The service whose release by a run is unfinished; empty if there is none. A damaged journal is left out.
 
-    Raises:
-        ArtifactError: a journal is damaged.
+    The release of the run's version by a person is none of the run.
     """
     for service in services(store):
-        record = read_journal(store, service)
-        if record is not None and record[0].unfinished and record[0].champion.run_id == run_id:
-            return service
+        with suppress(ArtifactError):
+            record = read_journal(store, service)
+            if record is not None and record[0].unfinished and record[0].is_of(run_id):
+                return service
     return ""
 
 
@@ -155,7 +172,8 @@ def is_released(store: ObjectStore, deployment: Deployment) -> bool:
 
 def _in_progress(journal: Journal) -> ConflictError:
     return ConflictError(
-        f"another release of {journal.deployment.service} is in progress (on {journal.host}): wait for it and run again."
+        f"another release of {journal.deployment.service} is in progress (on {journal.host}): wait for it and run again; if its process was "
+        f"killed, its lease ends within {LEASE_SECONDS / 60:g} minutes."
     )
 
 

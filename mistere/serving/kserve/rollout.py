@@ -90,7 +90,7 @@ class ClusterDeployment:
         )
 
     def serves(self) -> str:
-        """The address of the service if it serves exactly this revision; empty otherwise."""
+        """The address of the service if it serves exactly this revision, and all requests; empty otherwise."""
         live = self.api.get(service_path(self.config, self.config.service))
         current = live is not None and not is_terminating(live) and revision_of(live) == revision_of(self.manifest())
         if (
@@ -98,6 +98,8 @@ class ClusterDeployment:
         ):  # it says Ready even while the new pod crash-loops beside the old one
             workload = self.api.get(workload_path(self.config, self.config.service))
             current = workload is not None and is_rolled_out(workload, revision_of(self.manifest()))
+            if current and self.route.configured:  # a route that was edited by hand: the release sets it right
+                current = not self.route.candidate_may_receive()
         return address(live) if live is not None and current and says_ready(live) else ""
 
     def roll_out(self, bundle: ArtifactHandle[ModelBundle], renew_lease: RenewLease) -> RolledOut:
@@ -121,6 +123,8 @@ class ClusterDeployment:
         self.api.apply(path, self.manifest(), dry_run=True)
         replaces = before is not None and revision_of(before) != revision_of(self.manifest())
         if self.route.configured:
+            if not replaces:  # no candidate: a share that the route gives one was edited by hand
+                self.route.restore(renew_lease)
             self.route.check()
         measured, shares = "", False
         if before is not None and replaces and self.route.configured:

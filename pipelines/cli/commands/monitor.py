@@ -12,6 +12,7 @@ from mistere.common.errors import ExitCode
 from mistere.config.predictor_options import VARIABLE_PREFIX
 from mistere.reports.traffic.page import render_traffic, shown_chance
 from mistere.runs.traffic_monitor import MonitoredTraffic, monitor_traffic
+from mistere.runs.unattended import unattended_releases
 from mistere.runs.webhook import try_to_post
 from mistere.serving.traffic.retention import STORE_OPTIONS, try_to_sweep
 from pipelines.cli.output.console import OutputConsole
@@ -20,6 +21,8 @@ from pipelines.cli.output.tables import Column, output_console, print_table
 
 def monitor(store: ObjectStore, since: str, page: Path, *, as_json: bool = False, now: float | None = None) -> int:
     """Delete what was kept of the traffic and whose time is over, compare, print the outcome, and write the page.
+
+    Releases that nobody attends to are named first.
 
     Args:
         store: the object store with the champion and its traffic.
@@ -38,6 +41,7 @@ def monitor(store: ObjectStore, since: str, page: Path, *, as_json: bool = False
 
     named = [os.environ.get(f"{VARIABLE_PREFIX}{option.upper()}", "") for option in STORE_OPTIONS]
     try_to_sweep(store, time.time() if now is None else now, note, named)
+    unattended_releases(store, note)
     traffic = monitor_traffic(store, since, now)
     page.parent.mkdir(parents=True, exist_ok=True)
     partial = page.with_name(f".{page.name}.partial")

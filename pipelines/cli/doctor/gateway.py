@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistere.serving.kserve.canary.route import GROUP, ROUTES, VERSION, gateway_path, route_name
+from mistere.serving.kserve.canary.route import (
+    GROUP,
+    ROUTES,
+    VERSION,
+    gateway_path,
+    may_receive,
+    route_name,
+    route_path,
+    share_of_candidate,
+)
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
-from pipelines.cli.doctor.result import CheckResult, failed, ok
+from pipelines.cli.doctor.result import CheckResult, SkippedError, failed, note, ok
 
 
 def shares(cluster: Cluster) -> CheckResult:
@@ -45,6 +54,17 @@ def shares(cluster: Cluster) -> CheckResult:
         return failed(f"there is no Gateway {gateway.name} in namespace {namespace}: correct deployment.gateway.")
     if found := _gateway_problem(live, gateway.listener, same_namespace=namespace == config.namespace):
         return failed(f"the Gateway {gateway.name} {found}.")
+    try:
+        route = cluster.get(route_path(config), f"read the route {route_name(config.service)}")
+    except (AbsentError, SkippedError):
+        route = {}
+    if may_receive(route, config.service):
+        share = share_of_candidate(route, config.service) or 0
+        return note(
+            f"the route {route_name(config.service)} gives the candidate {share} % of the requests, which a release or a canary by hand does: "
+            "see the releases above. If there is none, somebody has edited the route, and `mistere promote` with the champion's version "
+            "sets it right."
+        )
     steps = ", ".join(f"{share} %" for share in config.canary.steps)
     return ok(f"by the Gateway {gateway.name}: {steps or 'by hand only (deployment.canary.steps is empty)'}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.config.canary import GatewayConfig
 from mistere.registry.release.canary import (
     end_canary,
-    standing_canaries,
     standing_canary,
 )
 from mistere.registry.release.candidates import reject_candidate
@@ -19,6 +19,7 @@ from mistere.registry.release.champion import read_champion
 from mistere.registry.release.journal import HeldJournal
 from mistere.registry.release.promotion_log import read_log
 from mistere.registry.release.recovery import recover
+from mistere.registry.release.unfinished import unfinished_releases
 from mistere.serving.kserve.canary.route import Route
 from pipelines.cli.commands.registry import promote as command
 from pipelines.cli.registry_location import RegistryLocation
@@ -191,7 +192,13 @@ def test_the_commands_share_release_and_take_back(
     command.release_version(location, lineage, "promote", "why", canary=10)
     assert "Version 2 of mistere gets 10 % of the requests, the champion the rest." in printed()
     assert gateway.weights == {SERVICE: 90, CANDIDATE: 10}
-    assert [(one.deployment.model_version, one.share) for one in standing_canaries(store)] == [("2", 10)]
+    (stands,) = unfinished_releases(store)
+    assert stands.by_hand and not stands.stands_long
+    assert re.fullmatch(
+        r"Version 2 has had 10 % of the requests of mistere for \d+ seconds?, as a canary by hand \(by .*\): `mistere promote mistere/2` "
+        "releases it, `mistere rollback` takes it back.",
+        stands.sentence(),
+    )
     command.rollback(location, "")
     assert "Version 2 was a canary and gets no requests any more; the champion stays, version 1." in printed()
     all_is_back(cluster, gateway, first)

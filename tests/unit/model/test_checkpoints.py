@@ -152,6 +152,9 @@ class RemoteStore(ObjectStore):
         self.change()
         return self._objects.write(key, data, expected)
 
+    def age(self, key: str) -> float:
+        return self._objects.age(key)
+
     def exists(self, key: str) -> bool:
         return self._objects.exists(key)
 

@@ -16,6 +16,8 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
+from mistere.registry.release.champion import read_champion
+from mistere.registry.release.journal import Journal
 from mistere.reports.traffic.page import render_traffic, shown_chance
 from mistere.runs.traffic_monitor import (
     DriftRecord,
@@ -26,6 +28,7 @@ from mistere.runs.traffic_monitor import (
     hours_of,
     monitor_traffic,
 )
+from mistere.serving.deployment import Deployment, journal_key
 from mistere.serving.traffic.comparison import BOUNDS, Measure, compare_traffic, day_alpha, holm, measured
 from mistere.serving.traffic.figures import Counts
 from mistere.serving.traffic.files import bundle_prefix
@@ -141,6 +144,28 @@ def test_a_bundle_without_reference_says_what_is_not_compared(
     traffic = monitor_traffic(store, "7d", NOW)
     assert len(traffic.notes) == 2 and not traffic.comparison.looks[0].measures
     assert "are not compared" in render_traffic(traffic)
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_release_that_nobody_attends_to_is_named_whatever_the_traffic(
+    store: LocalStore, worlds: dict[str, list[Counts]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = make_champion(store, tmp_path / "bundle", worlds["reference"][0])
+    write_days(store, digest, [worlds["steady 0"]])
+    champion = read_champion(store).champion
+    assert champion is not None
+    journal = Journal(
+        state="pending",
+        host="laptop",
+        process=1,
+        since=0.0,
+        deployment_before="",
+        deployment=Deployment(service="mistere", bundle_location="b", bundle_digest="b" * 64, model_version="2"),
+        champion=champion.model_copy(update={"model_version": "2", "moved_at": 5.0}),
+    )
+    store.write(journal_key("mistere"), journal.sealed())
+    assert monitor(store, "7d", tmp_path / "page.html", now=NOW) == 0
+    assert "The release of version 2 to mistere was interrupted" in " ".join(capsys.readouterr().err.split())
 
 
 def test_errors_say_what_to_do(store: LocalStore, worlds: dict[str, list[Counts]], tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from mistere.common.errors import MistereError
 from mistere.config.deployment import DeploymentConfig
-from mistere.kubernetes.api import KubernetesApi, KubernetesError
+from mistere.kubernetes.api import MODIFIED, KubernetesApi, KubernetesError
 from mistere.serving.kserve.inference_service import POD_LABELS, candidate_name
 from mistere.serving.kserve.lease import RenewLease
+from mistere.serving.kserve.live_service import is_terminating, service_path
 from mistere.serving.kserve.revision import WATCH_SECONDS
 
 GROUP: Final = "gateway.networking.k8s.io"
@@ -31,6 +32,10 @@ _RECEIVES: Final = "mistere/candidate-receives"
 """Annotation of a route from which a Gateway may have learnt a share of the candidate, until it has confirmed that there is none."""
 SETTLING_SECONDS: Final = 5.0
 """Time in which the proxies of a Gateway apply a route that its controller has accepted; the status does not tell."""
+
+
+_ATTEMPTS: Final = 5
+"""How often a share is written where something else changes the route at the same time."""
 
 
 def route_name(service: str) -> str:
@@ -132,6 +137,13 @@ def problem(route: dict[str, Any], gateway: str) -> str:
     return found
 
 
+def _over(live: dict[str, Any] | None, route: dict[str, Any]) -> dict[str, Any]:
+    """A route that replaces only this state of it."""
+    if live is None:
+        return route
+    return {**route, "metadata": {**route["metadata"], "resourceVersion": live["metadata"]["resourceVersion"]}}
+
+
 class NoGatewayApiError(KubernetesError):
     """The cluster does not serve the Gateway API."""
 
@@ -191,20 +203,47 @@ class Route:
 
         Args:
             share: a percentage; None to take the candidate out of the route.
-            renew_lease: called during the wait.
+            renew_lease: records the share before the route has it, and is called during the wait.
             force: take over fields that other managers own.
 
         Raises:
             MistereError: the Gateway does not take the route.
         """
-        path, received = route_path(self.config), self.candidate_may_receive()
-        self.api.apply(path, http_route(self.config, share, receives=received), force=force)
+        path = route_path(self.config)
+        received = self._change(path, share, renew_lease) if share is not None else self.candidate_may_receive()
+        if share is None:
+            self.api.apply(path, http_route(self.config, None, receives=received), force=force)
         self._wait_until_taken(path, renew_lease)
         if received or share:
             renew_lease()
             time.sleep(SETTLING_SECONDS)
         if received and not share:  # only now is it known, to whoever goes on after this process, too
             self.api.apply(path, http_route(self.config, share), force=force)
+
+    def _change(self, path: str, share: int, renew_lease: RenewLease) -> bool:
+        """Give the candidate a share, unless another process takes the release over.
+
+        A process that is suspended after it has recorded the share would otherwise give it when it wakes, although another one has taken
+        the release back. So the route must still be the one that was read before the lease was renewed: whoever takes a release back
+        changes it.
+
+        Returns:
+            Whether the candidate may have received requests before.
+        """
+        for attempt in range(_ATTEMPTS, 0, -1):
+            live = self._live()
+            received = may_receive(live, self.config.service)
+            renew_lease(share)
+            try:
+                self.api.apply(path, _over(live, http_route(self.config, share, receives=received)))
+            except KubernetesError as error:
+                if (
+                    attempt == 1 or MODIFIED not in error.reason
+                ):  # the Gateway's controller writes the status at any time
+                    raise
+            else:
+                return received
+        raise AssertionError("unreachable")
 
     def _wait_until_taken(self, path: str, renew_lease: RenewLease) -> None:
         collection, _, name = path.rpartition("/")
@@ -221,7 +260,7 @@ class Route:
             self.api.wait_for_change(collection, version, min(WATCH_SECONDS, left), fields=f"metadata.name={name}")
 
     def restore(self, renew_lease: RenewLease) -> None:
-        """Give the deployed version all requests again, if there is a route.
+        """Give the deployed version all requests again, if there is a route, or if somebody has deleted that of a service.
 
         A candidate that may still get requests must not be deleted before the Gateway has confirmed that it gets none, also if an earlier
         attempt has changed the route already. One that never had a share may, so that a Gateway that takes no route blocks nothing.
@@ -233,7 +272,11 @@ class Route:
             live = self._live()
         except NoGatewayApiError:
             return
-        if may_receive(live, self.config.service):
+        if live is None:
+            service = self.api.get(service_path(self.config, self.config.service))
+            if service is not None and not is_terminating(service):
+                self.api.apply(route_path(self.config), http_route(self.config, None), force=True)
+        elif may_receive(live, self.config.service):
             self.split(None, renew_lease, force=True)
         elif share_of_candidate(live, self.config.service) is not None:
             self.api.apply(route_path(self.config), http_route(self.config, None), force=True)

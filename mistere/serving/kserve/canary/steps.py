@@ -72,7 +72,6 @@ class Canary:
             MistereError: they do not become ready, or the Gateway does not take the route.
         """
         self._wait_for_pods(renew_lease)
-        renew_lease(share)
         self.on_status(f"{share} % of the requests go to the new version")
         self.route.split(share, renew_lease)
 

@@ -12,10 +12,10 @@ from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.registry.lineage import TeacherVersion
 from mistere.registry.mlflow.model_registry import RegisteredVersion, registered_versions
-from mistere.registry.release.canary import standing_canaries
 from mistere.registry.release.candidates import Candidate, Standing, standings
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.promotion_log import PromotionEvent, PromotionLog, read_log
+from mistere.registry.release.unfinished import unfinished_releases
 from pipelines.cli.commands.registry.history import print_history
 from pipelines.cli.output.tables import Column, output_console, print_table
 from pipelines.cli.output.times import minute_text
@@ -84,13 +84,8 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, history: b
     for entry in versions:
         if found[entry.bundle_digest].state == "waiting":
             _print_waiting(console, entry, found[entry.bundle_digest])
-    for canary in standing_canaries(location.store):
-        console.print(
-            f"Version {canary.deployment.model_version} gets {canary.share} % of the requests of {canary.deployment.service} as a canary: "
-            "`mistere promote` releases it, `mistere rollback` takes it back.",
-            style="dim",
-            markup=False,
-        )
+    for release in unfinished_releases(location.store):
+        console.print(release.sentence(), style="dim" if release.alive else "yellow", markup=False)
     served = next((entry for entry in versions if entry.bundle_digest == champion), None)
     if served is not None and "champion" not in served.aliases:
         console.print(

@@ -16,6 +16,7 @@ from mistere.registry.lineage import read_lineage
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.journal import read_journal
 from mistere.registry.release.promotion_log import read_log
+from mistere.registry.release.unfinished import unfinished_releases
 from mistere.runs.listing import run_ids, summarize_run
 from mistere.runs.outcome import REPAIR, read_outcome
 from mistere.serving.deployment import find_deployment
@@ -40,6 +41,19 @@ def check_records(store: ObjectStore) -> CheckResult:
         names = f"{', '.join(damaged[:3])}{', …' if len(damaged) > 3 else ''}"
         others.append(f"{counted(len(damaged), 'record')} of runs or releases cannot be read ({names}); {REPAIR}.")
     return note(" ".join(others)) if others else ok("those of releases and of the latest runs are intact.")
+
+
+def check_releases(store: ObjectStore) -> CheckResult:
+    """Name the releases that are not finished: with the share of the requests, since when, and what to run.
+
+    One that nobody attends to fails if a version that is not released may have live requests.
+    """
+    releases = unfinished_releases(store)
+    if not releases:
+        return ok("none is unfinished.")
+    sentences = " ".join(release.sentence() for release in releases)
+    unattended = any(release.abandoned and release.may_have_requests for release in releases)
+    return failed(sentences) if unattended else note(sentences)
 
 
 def damaged_runs(store: ObjectStore) -> list[str]:

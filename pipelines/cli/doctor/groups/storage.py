@@ -9,7 +9,7 @@ from mistere.artifacts.object_store import ABSENT, ConflictError, ObjectStore, o
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.environment import STORE_VARIABLE
 from mistere.common.urls import redact_url
-from pipelines.cli.doctor.groups.records import check_records
+from pipelines.cli.doctor.groups.records import check_records, check_releases
 from pipelines.cli.doctor.http_probe import probe
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, ok
@@ -87,6 +87,10 @@ class Storage:
         """Read what runs and releases have written."""
         return check_records(self._opened)
 
+    def releases(self) -> CheckResult:
+        """Look for releases that are not finished."""
+        return check_releases(self._opened)
+
     def delete(self) -> CheckResult:
         """Delete the objects."""
         self._opened.delete(self._folder)
@@ -111,6 +115,7 @@ def group(plan: Plan) -> CheckGroup:
             Check("conditional put", storage.conditional),
             Check("delete", storage.delete),
             Check("records", storage.records),
+            Check("releases", storage.releases),
         ],
         first_required=True,
     )
