@@ -672,7 +672,7 @@ def troubled(s3_store: Any, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -
 def test_checking_a_healthy_store_leaves_it_unchanged(troubled: tuple[TroubledS3, str]) -> None:
     server, uri = troubled
     results = results_of(storage.group(plan(store=uri)))
-    assert troubles(results) == {} and len(results) == 7
+    assert troubles(results) == {} and len(results) == 8
     assert "doctor/" in " ".join(server.received)
     import boto3
 

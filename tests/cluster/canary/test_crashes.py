@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from components.report_run import cleanup
 from components.report_run.run import run as report_run
@@ -163,3 +165,39 @@ def test_a_share_that_the_exit_handler_cannot_take_back_is_reported_and_taken_ba
     all_is_back(cluster, gateway, first)
     assert cleanup.interrupted_release(own.step()) == ""
     assert read_outcome(store, "run").verdict == "failed"
+
+
+def rules_of_the_manifests() -> list[dict[str, Any]]:
+    """The rules of the Role ``mistere-deployer`` with the component ``gateway``, which the pods of every step have."""
+    manifests = Path(__file__).parents[3] / "manifests"
+    roles = [one for one in yaml.safe_load_all((manifests / "base/deployer.yaml").read_text()) if one["kind"] == "Role"]
+    component = yaml.safe_load((manifests / "components/gateway/kustomization.yaml").read_text())
+    added = [change["value"] for patch in component["patches"] for change in yaml.safe_load(patch["patch"])]
+    return [*next(role["rules"] for role in roles if role["metadata"]["name"] == "mistere-deployer"), *added]
+
+
+def test_the_rights_of_a_steps_pod_suffice_to_take_a_share_back(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, kill_at_10: Kill, monkeypatch: Any
+) -> None:
+    """The exit handler and the start of a run: no other verb, and no object that the Role does not name."""
+    first, _ = kill_at_10()
+    rules = rules_of_the_manifests()
+    cluster.api.tokens["step"] = frozenset(
+        (verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]
+    )
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("step")))
+    before, notes = len(cluster.server.calls), []
+    take_back_abandoned(store, released.mirror, "mistere", notes.append)
+    all_is_back(cluster, gateway, first)
+    assert len(notes) == 1 and "rolled back" in notes[0]
+    named = {
+        (resource, name) for rule in rules for resource in rule["resources"] for name in rule.get("resourceNames", [])
+    }
+    objects = [urlsplit(path).path.split("/")[-2:] for _, path in cluster.server.calls[before:]]
+    touched = {(kind, name) for kind, name in objects if kind in {"inferenceservices", "httproutes"}}
+    assert touched == {
+        ("inferenceservices", "mistere"),
+        ("inferenceservices", "mistere-candidate"),
+        ("httproutes", "mistere-route"),
+    }
+    assert touched <= named
