@@ -94,7 +94,7 @@ def _report(config: RegistryConfig, step: Step, release: str) -> Outcome:
     from mistere.reports.wording import headline, next_steps
 
     outcome: Outcome = read_outcome(step.store, step.run.run_id)
-    if release:
+    if release and release not in outcome.reasons:  # the record of a handler that Argo repeats has it already
         outcome.reasons.insert(0, release)
     artifacts = gather(step.store, outcome)
     costs = RunCosts(outcome, config.costs)

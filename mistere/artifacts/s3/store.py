@@ -276,6 +276,8 @@ class S3Store(ObjectStore):
 
     def age(self, key: str) -> float:
         answer = self._call(key, "head_object", Key=self._key(key))
+        if not answer.get("LastModified"):
+            raise self._not_s3(key, "200 without Last-Modified")
         written = answer["LastModified"].timestamp()
         try:
             now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()

@@ -27,6 +27,7 @@ SERVICE_ACCOUNT: Final = "mistere-predictor"
 POD_LABELS: Final = {"app.kubernetes.io/name": "mistere-predictor", "app.kubernetes.io/part-of": "mistere"}
 """Labels of the service and of its pods."""
 BUNDLE_LABEL: Final = "mistere/bundle"
+_BUNDLE_ANNOTATION: Final = "mistere/bundle-digest"
 REVISION_LABEL: Final = "mistere/revision"
 """A label on every pod with a digest of the pod's specification, which selects the pods of one revision."""
 
@@ -71,7 +72,7 @@ def inference_service(
         "minReplicas": config.min_replicas,
         "maxReplicas": config.max_replicas,
         "timeout": 60,
-        "annotations": {"mistere/bundle-digest": digest},
+        "annotations": {_BUNDLE_ANNOTATION: digest},
         "labels": {**labels, BUNDLE_LABEL: digest[:12]},
         "serviceAccountName": SERVICE_ACCOUNT,
         "containers": [_container(bundle_location, config, image, mounts)],
@@ -180,6 +181,12 @@ def revision_of(service: dict[str, Any]) -> str:
     """The revision of a manifest or live InferenceService; empty if this project did not write it."""
     predictor = service.get("spec", {}).get("predictor", {})
     return str(predictor.get("labels", {}).get(REVISION_LABEL, ""))
+
+
+def bundle_of(service: dict[str, Any]) -> str:
+    """The digest of the bundle that a manifest or live InferenceService names; empty if this project did not write it."""
+    predictor = service.get("spec", {}).get("predictor", {})
+    return str((predictor.get("annotations") or {}).get(_BUNDLE_ANNOTATION, ""))
 
 
 def _revision(predictor: dict[str, Any]) -> str:

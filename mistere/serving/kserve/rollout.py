@@ -19,7 +19,7 @@ from typing import Any, Final
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ConflictError
-from mistere.common.errors import MistereError, why
+from mistere.common.errors import MistereError, UsageError, why
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import FIELD_MANAGER, KubernetesApi, KubernetesError
 from mistere.kubernetes.managed_fields import applied_by
@@ -28,7 +28,13 @@ from mistere.serving.example_check import ExampleCheck
 from mistere.serving.kserve.canary.held_pods import HeldPods
 from mistere.serving.kserve.canary.route import NoGatewayApiError, Route
 from mistere.serving.kserve.canary.steps import Canary
-from mistere.serving.kserve.inference_service import candidate_name, candidate_of, inference_service, revision_of
+from mistere.serving.kserve.inference_service import (
+    bundle_of,
+    candidate_name,
+    candidate_of,
+    inference_service,
+    revision_of,
+)
 from mistere.serving.kserve.lease import RenewLease, no_lease
 from mistere.serving.kserve.live_service import (
     address,
@@ -221,11 +227,16 @@ class ClusterDeployment:
         Args:
             before: the previous deployment; None if there was none on this cluster.
             renew_lease: called every few seconds during a wait.
+
+        Raises:
+            UsageError: the kubeconfig names another cluster than that of the roll-out.
         """
         config = self.config
         path = service_path(config, config.service)
         live, earlier = self.api.get(path), self._earlier(before)
         updated = live is not None and revision_of(live) == revision_of(self.manifest())
+        if before is not None and earlier is not None and not self.api.inside:
+            self._require_cluster_of(live, before)
         if self.route.configured:
             if updated and earlier is not None:
                 self._give_back(path, earlier.manifest(), renew_lease)
@@ -238,6 +249,19 @@ class ClusterDeployment:
             self._remove(path)
         else:
             self.api.apply(path, earlier.manifest(_share_after_canary(live)), force=True)
+
+    def _require_cluster_of(self, live: dict[str, Any] | None, before: Deployment) -> None:
+        """Check that the service is the one that the roll-out has changed: the journal would close, and a candidate on the cluster that was
+        meant would keep its requests unseen.
+        """
+        served = bundle_of(live) if live is not None else ""
+        if served not in {before.bundle_digest, self.deployment.bundle_digest}:
+            raise UsageError(
+                f"the cluster of the kubeconfig ({self.api.host}) is not the one of the interrupted release: its InferenceService "
+                f"{self.config.service} in namespace {self.config.namespace} serves {f'bundle {served[:12]}' if served else 'nothing'}, neither "
+                f"{before.bundle_digest[:12]} nor {self.deployment.bundle_digest[:12]}. Choose the cluster (`kubectl config use-context`) and run "
+                "again, or leave it to the next run there."
+            )
 
     def _earlier(self, before: Deployment | None) -> ClusterDeployment | None:
         """The previous deployment, if it was to the same service."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mistere.artifacts.object_store import ConflictError, LocalStore, UnreachableError
-from mistere.common.errors import ArtifactError, MistereError
+from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.kubernetes.api import KubernetesApi
 from mistere.registry.mlflow.model_registry import RegisteredVersion
 from mistere.registry.release import journal as journal_module
@@ -234,4 +234,33 @@ def test_a_damaged_journal_of_a_canary_is_named_and_the_champion_can_be_released
     assert gateway.weights == shares(10)[0]
     journal.unlink()
     command.promote(location, "2", "", "")
+    all_is_back(cluster, gateway, first)
+
+
+def test_a_rollback_against_another_cluster_is_refused_and_closes_no_journal(
+    cluster: Cluster,
+    make_cluster: Callable[..., Cluster],
+    gateway: Gateway,
+    store: LocalStore,
+    release: Release,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kubeconfig's context is that of staging, whose service has the same name."""
+    first, second, third = (cluster.bundle(name) for name in "abc")
+    release(first)
+    hold(cluster, store, second, 10)
+    left = released.journal(store).model_copy(update={"state": "pending", "since": 0.0})
+    store.write(released.JOURNAL, left.sealed())
+    staging = make_cluster()
+    staging.controller.stop()
+    for serves in ("nothing", third.manifest.digest[:12]):
+        with pytest.raises(
+            UsageError, match=rf"not the one of the interrupted release.* serves .*{serves}.*use-context"
+        ):
+            recover(store, released.mirror, "mistere")
+        assert (released.journal(store).state, released.journal(store).share) == ("pending", 10)
+        staging.api.write("inferenceservices", staging.to(third, CONFIG).manifest())
+    assert staging.server.changes() == [] and gateway.weights == shares(10)[0]
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig()))
+    assert "rolled back" in recover(store, released.mirror, "mistere")
     all_is_back(cluster, gateway, first)
