@@ -15,7 +15,7 @@ from mistere.runs.traffic_monitor import MonitoredTraffic, monitor_traffic
 from mistere.runs.unattended import unattended_releases
 from mistere.runs.webhook import try_to_post
 from mistere.serving.traffic.retention import STORE_OPTIONS, try_to_sweep
-from pipelines.cli.output.console import OutputConsole
+from pipelines.cli.output.console import OutputConsole, harmless_json
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 
@@ -51,7 +51,7 @@ def monitor(store: ObjectStore, since: str, page: Path, *, as_json: bool = False
     if verdict != "steady":
         try_to_post(traffic.message(str(page.resolve())), note)
     if as_json:
-        print(json.dumps(traffic.summary(), indent=1, ensure_ascii=False))
+        print(harmless_json(json.dumps(traffic.summary(), indent=1, ensure_ascii=False)))
     else:
         _show(traffic, page)
     return int(ExitCode.DIFFERENT if verdict == "drifted" else ExitCode.DEPLOYED)

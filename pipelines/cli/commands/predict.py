@@ -17,6 +17,7 @@ from mistere.serving.example_dialogue import DIALOGUE, local_example
 from mistere.serving.explanation import Explanation
 from mistere.serving.protocol import BUNDLE_DIGEST, ENCODER_DIGEST, MODEL_VERSION, WEIGHTS_MEANING
 from mistere.serving.vectors import VectorDialogue
+from pipelines.cli.output.console import harmless_json
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 
@@ -55,7 +56,7 @@ def predict(
     answer = DialogueClient(url, model_name=model).predict_rest(content, detail, transcribe, dialogue_id, consent)
     turns = [DialogueTurn()] * len(content) if isinstance(content, VectorDialogue) else content
     if as_json:
-        print(json.dumps(answer_document(turns, answer), indent=2, ensure_ascii=False))
+        print(harmless_json(json.dumps(answer_document(turns, answer), indent=2, ensure_ascii=False)))
     else:
         _print(turns, answer)
         if answer.explanation is not None:

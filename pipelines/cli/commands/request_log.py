@@ -17,7 +17,7 @@ from mistere.serving.request_log.files import HASHING_KEY, read_log
 from mistere.serving.request_log.line import LoggedRequest, logged_hash, logged_id
 from mistere.serving.sample.places import hashing_key
 from mistere.serving.traffic.files import HOUR_SECONDS
-from pipelines.cli.output.console import OutputConsole
+from pipelines.cli.output.console import OutputConsole, harmless_json
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 
@@ -73,7 +73,7 @@ def show_log(store: ObjectStore, choice: Choice, *, as_json: bool = False, now: 
     errors = OutputConsole(stderr=True, highlight=False)
     lines = list(_chosen(store, choice, since, until, lambda text: errors.print(text, markup=False, soft_wrap=True)))
     if as_json:
-        sys.stdout.writelines(f"{line.model_dump_json(exclude_defaults=True)}\n" for line in lines)
+        sys.stdout.writelines(f"{harmless_json(line.model_dump_json(exclude_defaults=True))}\n" for line in lines)
     else:
         _print(lines)
 

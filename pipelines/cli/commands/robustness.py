@@ -17,7 +17,7 @@ from mistere.common.suggestions import did_you_mean
 from mistere.data.calls.catalogue import effects_named
 from mistere.scoring.archive import Archive
 from pipelines.cli.commands.score import ChosenModel, choose_model, open_data
-from pipelines.cli.output.console import OutputConsole
+from pipelines.cli.output.console import OutputConsole, harmless_json
 from pipelines.cli.output.task_progress import task_progress
 from pipelines.cli.split_dialogues import SplitDialogues
 
@@ -155,7 +155,7 @@ def robustness(
     _write(folder / PAGE_FILE, page)
     _write(folder / JSON_FILE, text)  # last: its presence means that both are complete
     if as_json:
-        print(text, end="")
+        print(harmless_json(text), end="")
     else:
         _show(report, folder)
     return _verdict(report, request.max_loss)

@@ -12,6 +12,7 @@ from mistere.common.counting import counted
 from mistere.common.errors import UsageError
 from mistere.common.suggestions import one_of
 from mistere.config.description import SettingInfo, full_names, models_in, settings_of, summary_of
+from pipelines.cli.output.console import harmless_json
 from pipelines.cli.output.tables import output_console
 from pipelines.profiles import PIPELINE_CONFIG, load_profile
 
@@ -39,7 +40,9 @@ def settings(names: str | None, profile: str | None, *, as_json: bool) -> None:
         known = [*sections, *(setting.name for infos in sections.values() for setting in infos)]
         raise UsageError(f"there is no section or setting {names!r}{_suggestion(str(names), known, sections)}")
     if as_json:
-        print(json.dumps([_as_json(setting, values) for setting in chosen], indent=1, ensure_ascii=False))
+        print(
+            harmless_json(json.dumps([_as_json(setting, values) for setting in chosen], indent=1, ensure_ascii=False))
+        )
         return
     console = output_console()
     lines = _entries(chosen, values, min(console.width, _WIDEST)) if names else _overview(sections, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +26,16 @@ class OutputConsole(Console):
 def print_text(text: str) -> None:
     """Print a text at once, with ``?`` for control characters; a line break in it remains one."""
     print(_safe_lines(text), flush=True)
+
+
+def harmless_json(text: str) -> str:
+    """The same JSON with escapes for characters of its strings that would control a terminal."""
+    lines = text.split("\n")
+    return "\n".join(line if line.isprintable() else "".join(map(_escaped, line)) for line in lines)
+
+
+def _escaped(letter: str) -> str:
+    return letter if terminal_text(letter) == letter else json.dumps(letter)[1:-1]
 
 
 def _safe_lines(text: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 
 import pytest
 from rich.text import Text
 
+from mistere.common.names import terminal_text
 from mistere.common.paths import PROJECT_ROOT
-from pipelines.cli.output.console import OutputConsole, print_text
+from pipelines.cli.output.console import OutputConsole, harmless_json, print_text
 
 HOSTILE = "joy\x1b[2J\x9b31m\u202e"
 HARMLESS = "joy?[2J?31m?"
@@ -23,6 +25,13 @@ def test_control_characters_are_not_printed(capsys: pytest.CaptureFixture[str]) 
     print_text(f"label {HOSTILE}\nnext")
     expected = f"label {HARMLESS}\nnext\n"
     assert file.getvalue() == f"{expected}label {HARMLESS}\n" and capsys.readouterr().out == expected
+
+
+def test_json_is_the_same_without_control_characters() -> None:
+    content = {"label": HOSTILE, "Où?": ["zu Hause\n", "😀 \u2028 \ud800"], HOSTILE: 1}
+    text = harmless_json(json.dumps(content, ensure_ascii=False, indent=1))
+    assert json.loads(text) == content and "Où?" in text and "😀" in text
+    assert all(terminal_text(line) == line for line in text.split("\n"))
 
 
 def test_styles_stay() -> None:

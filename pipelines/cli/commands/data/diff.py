@@ -10,7 +10,7 @@ from mistere.common.paths import cache_directory
 from mistere.data.diff import DataDiff, Pair, Rows, diff_datasets
 from mistere.data.local_copies import use_local_copies
 from mistere.data.versions import pin
-from pipelines.cli.output.console import print_text
+from pipelines.cli.output.console import harmless_json, print_text
 from pipelines.cli.output.task_progress import task_progress
 
 _KINDS = {
@@ -42,7 +42,7 @@ def diff(before: str, after: str, as_json: bool) -> None:
     with task_progress("comparing"):
         differences = diff_datasets(*versions)
     if as_json:
-        print(differences.model_dump_json(indent=1))
+        print(harmless_json(differences.model_dump_json(indent=1)))
     else:
         print_text("\n".join(_lines(differences)))
 

@@ -11,6 +11,7 @@ from mistere.artifacts.object_store import LocalStore, MissingObjectError, Objec
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.runs.listing import REPORT_PAGE, UNFINISHED, find_run, read_report, summarize_run
 from mistere.runs.outcome import REPAIR, read_outcome, report_key
+from pipelines.cli.output.console import harmless_json
 from pipelines.cli.output.run_display import summary
 from pipelines.cli.registry_location import store_location
 
@@ -38,7 +39,7 @@ def report(reference: str | None, output: Path, store: str | None, *, open_page:
     run = summarize_run(location, run_id)
     damaged: list[str] = []
     if as_json:
-        print(json.dumps(_report(location, run_id), indent=1, ensure_ascii=False))
+        print(harmless_json(json.dumps(_report(location, run_id), indent=1, ensure_ascii=False)))
     elif run.outcome == UNFINISHED and not run.damaged:
         print(f"run {run_id} is still running, or was interrupted: the same `mistere run` command continues it.")
     else:
