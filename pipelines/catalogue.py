@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mistere.artifacts.signing import check_signer
-from mistere.common.errors import UsageError
+from mistere.common.errors import MistereError, UsageError
 from mistere.common.names import shown
 from mistere.common.suggestions import did_you_mean
 from mistere.config.loader import Config
@@ -28,12 +30,16 @@ class Pipeline(ABC):
         reports: whether a run ends with the exit handler, which writes a report and notifies the webhook.
         reads_data: whether its result follows from a version of a dataset. Otherwise it reads what changes by itself, so a run is
             never a repetition of an earlier one.
+        names_data: whether a run without ``--data`` reads that of the profile. Otherwise its first step finds the data.
+        reads_champion: whether its result follows from the champion too, so that a run with another one is no repetition.
     """
 
     name: ClassVar[PipelineName]
     description: ClassVar[str]
     reports: ClassVar[bool] = True
     reads_data: ClassVar[bool] = True
+    names_data: ClassVar[bool] = True
+    reads_champion: ClassVar[bool] = False
 
     @property
     def server_name(self) -> str:
@@ -116,6 +122,7 @@ class Scoring(Pipeline):
 
     name = "scoring"
     description = "Scores a whole archive of conversations with the released model."
+    reads_champion = True
 
     def parameters(self, config: Config) -> dict[str, dict[str, Any]]:
         return {"scoring": config.section("scoring")}
@@ -153,8 +160,47 @@ class Monitoring(Pipeline):
         return monitoring()
 
 
-RETRAINING, SCORING, MONITORING = Retraining(), Scoring(), Monitoring()
-PIPELINES: dict[PipelineName, Pipeline] = {one.name: one for one in (RETRAINING, SCORING, MONITORING)}
+class Distillation(Pipeline):
+    """The pipeline that makes a small student of a released model."""
+
+    name = "distillation"
+    description = "Makes a small student of a released model, which waits for a person."
+    names_data = False
+    reads_champion = True
+
+    def parameters(self, config: Config) -> dict[str, dict[str, Any]]:
+        return {name: config.section(name) for name in ("distillation", "validation", "evaluation", "gate", "registry")}
+
+    def check_signatures(self, config: Config) -> None:
+        check_signer(
+            config.deployment.bundle_key,
+            config.cluster.signing_secret,
+            "cluster.signing_secret to the secret with the private key",
+        )
+
+    def define(self, config: Config, profile: str) -> GraphComponent:
+        from pipelines.distillation import distillation
+
+        return distillation(config.modalities, config.cluster, profile, self.parameters(config))
+
+    def define_local(self, arguments: dict[str, Any]) -> GraphComponent:
+        from mistere.artifacts.io import read_manifest
+        from mistere.artifacts.manifests import ModelBundle
+        from mistere.artifacts.object_store import open_store
+        from mistere.config.modalities import DEFAULT_MODALITIES
+        from mistere.registry.release.champion import chosen_bundle
+        from pipelines.distillation import distillation
+
+        store, named = open_store(arguments["run"]["store"]), arguments["distillation"].get("teacher", "")
+        modalities: Sequence[str] = DEFAULT_MODALITIES
+        with suppress(MistereError):  # the first step says what is wrong with the teacher
+            digest, _ = chosen_bundle(store, named, "distillation.teacher")
+            modalities = tuple(read_manifest(store, ModelBundle, digest).encoders) or DEFAULT_MODALITIES
+        return distillation(modalities)
+
+
+RETRAINING, SCORING, MONITORING, DISTILLATION = Retraining(), Scoring(), Monitoring(), Distillation()
+PIPELINES: dict[PipelineName, Pipeline] = {one.name: one for one in (RETRAINING, SCORING, MONITORING, DISTILLATION)}
 
 
 def find_pipeline(name: str) -> Pipeline:

@@ -20,7 +20,7 @@ def embed_utterances(
 
     Args:
         run: the run's context.
-        config: the modality's section.
+        config: the modality's section; empty for the settings of the encoder itself.
         modality: the modality.
         utterances: the dataset.
         encoder: the fine-tuned encoder.

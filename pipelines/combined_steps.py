@@ -15,8 +15,8 @@ from components.deploy_model.run import STAGE as DEPLOY
 from components.embed_shard.run import STAGE as EMBED
 from components.extract_embeddings.run import STAGE as EXTRACT
 from components.register_model.run import STAGE as REGISTER
-from mistere.artifacts.io import read_manifest
-from mistere.artifacts.manifests import MoEModel
+from mistere.artifacts.io import MANIFEST, read_manifest
+from mistere.artifacts.manifests import EncoderCheckpoint, MoEModel
 from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.engine.execution import Paths, execute, write_reference
 from mistere.engine.stage import TaskShard
@@ -43,12 +43,15 @@ def embed(
 
     Args:
         run: the run's context.
-        config: the modality's section.
+        config: the modality's section; empty for the settings of the encoder itself, which a distillation has no section for.
         modality: the modality.
         utterances: folder with the dataset's manifest.
         encoder: folder with the encoder's manifest.
         embeddings: folder for the manifest of the embeddings.
     """
+    if not config:
+        made = EncoderCheckpoint.model_validate_json((Path(encoder) / MANIFEST).read_text(encoding="utf-8"))
+        config = {"undecodable": made.encoder.settings.get("undecodable", "fail")}
     with tempfile.TemporaryDirectory() as vectors:
         execute(
             EMBED,

@@ -17,6 +17,7 @@ def gate_model(
     validation: Input[ValidationReportArtifact],
     report: Input[EvaluationReportArtifact],
     verdict: Output[GateVerdictArtifact],
+    student_margin: str = "",
 ) -> str:
     """Decide whether the candidate is released.
 
@@ -30,6 +31,7 @@ def gate_model(
         validation: the dataset's validation.
         report: the candidate's evaluation.
         verdict: the verdict with its reasons.
+        student_margin: for a student, whose teacher is in the champion's place: by how much weighted F1 may be below the teacher's.
 
     Returns:
         ``promote``, ``hold`` or ``reject``.
@@ -47,6 +49,7 @@ def gate_model(
             "champion_digest": champion_digest,
             "anchor_digest": anchor_digest,
             "code_state": code_state,
+            **({"student_margin": student_margin} if student_margin else {}),
         },
     )
     return values["verdict"]

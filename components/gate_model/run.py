@@ -32,8 +32,9 @@ def run(
     champion_digest: str,
     anchor_digest: str,
     code_state: str,
+    student_margin: str = "",
 ) -> Result:
-    """Evaluate every rule.
+    """Evaluate every rule, or those for a student.
 
     Args:
         config: the thresholds of all rules.
@@ -44,10 +45,18 @@ def run(
         champion_digest: the champion's bundle, or ``none``.
         anchor_digest: the anchor's bundle, or ``none``.
         code_state: whether a commit contains the code that made the candidate, and the files with uncommitted changes.
+        student_margin: for a student, whose teacher is in the champion's place: by how much weighted F1 may be below the teacher's; empty
+            for other models.
     """
-    decided = decide(
-        config, report.manifest, validation.manifest, champion_digest, code_state, anchor_digest=anchor_digest
-    )
+    if student_margin:
+        from components.gate_model.student import decide_student
+
+        margin = float(student_margin)
+        decided = decide_student(config, report.manifest, validation.manifest, champion_digest, margin, code_state)
+    else:
+        decided = decide(
+            config, report.manifest, validation.manifest, champion_digest, code_state, anchor_digest=anchor_digest
+        )
     results = [result.model_dump() for result in decided.rules]
     (verdict / "verdict.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     return Result(manifests={"verdict": decided}, values={"verdict": decided.verdict})

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from mistere.artifacts.io import artifact_key
-from mistere.artifacts.manifests import ModelBundle
-from mistere.artifacts.object_store import ObjectStore
-from mistere.common.errors import UsageError
 from mistere.config.scoring import ScoringConfig
 from mistere.data.latest import latest_data
 from mistere.engine.execution import execute
 from mistere.engine.run_settings import run_context
 from mistere.engine.stage import Result, Stage, Step
-from mistere.registry.release.champion import read_champion
+from mistere.registry.release.champion import chosen_bundle
 from mistere.runs.run_info import read_origin, write_run_info
 from mistere.scoring.archive import open_archive
 from mistere.scoring.archive_check import check_files, check_roles, check_rows
@@ -76,7 +72,7 @@ def run(config: ScoringConfig, step: Step) -> Result:
     digest, remote = step.run.data_digest, step.run.data_remote
     if not digest:
         digest, remote = latest_data(step.store)
-    bundle, version = _model(config.model, step.store)
+    bundle, version = chosen_bundle(step.store, config.model, "scoring.model")
     archive = open_archive(remote, digest)
     first = archive.shards[0]
     check_files(archive)
@@ -96,18 +92,3 @@ def run(config: ScoringConfig, step: Step) -> Result:
             "tasks": str(tasks),
         }
     )
-
-
-def _model(named: str, store: ObjectStore) -> tuple[str, str]:
-    """Digest and version of the model."""
-    champion = read_champion(store).champion
-    if named and not (champion and champion.bundle_digest == named):
-        key = f"{artifact_key(ModelBundle.__name__, named)}/manifest.json"
-        if not store.exists(key):
-            raise UsageError(
-                f"scoring.model: there is no bundle {named[:12]} in {store.uri}: `mistere models` lists them."
-            )
-        return named, ""
-    if champion is None:
-        raise UsageError(f"no model has been released in {store.uri}: run the retraining first, or set scoring.model.")
-    return champion.bundle_digest, champion.model_version

@@ -29,6 +29,8 @@ def register_model(
     report: Input[EvaluationReportArtifact],
     verdict: Input[GateVerdictArtifact],
     bundle: Output[ModelBundleArtifact],
+    distillation: dict = {},  # noqa: B006  (KFP reads the signature)
+    teacher_digest: str = "",
 ) -> NamedTuple("Outputs", [("Output", str), ("model_version", str)]):  # type: ignore[valid-type]
     """Publish the bundle and register a model version in MLflow.
 
@@ -42,12 +44,14 @@ def register_model(
         report: the evaluation.
         verdict: the gate's verdict.
         bundle: everything the predictor needs.
+        distillation: the ``distillation`` section, for a student.
+        teacher_digest: the bundle that a student learnt from; empty for other models.
 
     Returns:
         Output: ``release``, or ``wait`` if a person decides.
         model_version: the version in the registry.
     """
-    from components.register_model.run import STAGE
+    from components.register_model.run import STAGE, teacher_of
     from mistere.engine.execution import execute
 
     encoders = {
@@ -61,5 +65,6 @@ def register_model(
         "report": report.path,
         "verdict": verdict.path,
     }
-    values = execute(STAGE, run, registry, inputs=inputs, outputs={"bundle": bundle.path})
+    external = {"teacher": teacher_of(distillation, teacher_digest)} if teacher_digest else {}
+    values = execute(STAGE, run, registry, inputs=inputs, outputs={"bundle": bundle.path}, external_inputs=external)
     return values["next"], values["model_version"]

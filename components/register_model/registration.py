@@ -92,6 +92,12 @@ def register_bundle(
     }
 
 
+def student_tags(verdict: GateVerdict) -> dict[str, str]:
+    """What MLflow shows of a student's comparison with its teacher."""
+    rule = next(rule for rule in verdict.rules if rule.rule == TEACHER_COMPARISON)
+    return {"comparison": rule.sentence, "margin": str(-(rule.bound or 0.0))}
+
+
 def _waits_for(store: ObjectStore, candidate: Candidate, found: Standing) -> str:
     """Why a candidate is not released by the run that registers it, as a sentence; empty if it is."""
     named = f"version {candidate.model_version} of {candidate.model_name}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mistere.artifacts.identities import EncoderDescription
+from mistere.artifacts.identities import EncoderDescription, Teacher
 from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact
 from mistere.artifacts.manifest import Manifest, canonical_digest
 from mistere.artifacts.manifests import (
@@ -20,6 +20,7 @@ from mistere.artifacts.manifests import (
     Provenance,
     UtteranceSet,
 )
+from mistere.config.distillation import DistillationConfig
 from mistere.config.registry import RegistryConfig
 from mistere.engine.stage import Result, Stage, Step
 
@@ -51,6 +52,7 @@ def run(
     report: ArtifactHandle[EvaluationReport],
     verdict: ArtifactHandle[GateVerdict],
     bundle: Path,
+    teacher: str = "",
 ) -> Result:
     """Assemble and register the bundle.
 
@@ -64,15 +66,20 @@ def run(
         report: the evaluation.
         verdict: the gate's verdict: a model that it holds is registered too, and waits for a person.
         bundle: folder of the output artifact.
+        teacher: for a student, what it learnt from (:func:`teacher_of`); it waits for a person whatever the section says.
     """
-    from components.register_model.registration import register_bundle
+    from components.register_model.registration import register_bundle, student_tags
     from mistere.data.scripts import trained_scripts
     from mistere.kubernetes.images import image
     from mistere.registry.lineage import Lineage, lock_digest, this_environment
+    from mistere.registry.mlflow.model_registry import find_teacher
     from mistere.registry.mlflow.run_logging import RunRecord, start_facts
     from mistere.runs.outcome import read_run_info
     from mistere.serving.traffic.reference import write_reference
 
+    lesson = Teacher.model_validate_json(teacher) if teacher else None
+    if lesson is not None:
+        config = config.model_copy(update={"release": "approval"})
     made: list[Manifest] = [one.manifest for one in encoders.values() if not one.manifest.absent]
     provenance = Provenance(
         run=step.run.identity,
@@ -86,6 +93,7 @@ def run(
     manifest = assemble(config, utterances.manifest, list(encoders.values()), model, report, bundle)
     if "text" in manifest.encoders:
         manifest = manifest.model_copy(update={"scripts": trained_scripts(profile.manifest.scripts)})
+    manifest = manifest.model_copy(update={"teacher": lesson})
     for name in profile.manifest.files:
         shutil.copyfile(profile.file(name), bundle / name)
     scripts = profile.manifest.scripts if "text" in manifest.encoders else {}
@@ -110,6 +118,7 @@ def run(
             dataset=utterances.manifest.name,
             dvc_digest=utterances.manifest.dvc_digest,
             data_remote=utterances.manifest.remote,
+            teacher=find_teacher(step.run.tracking_uri, config.model_name, lesson.bundle_digest) if lesson else None,
             data_endpoint=str((info.get("data") or {}).get("endpoint", "")),
             image=provenance.image,
             config=info.get("config") or {},
@@ -125,18 +134,33 @@ def run(
             run_id=step.run.run_id,
             metrics={**report.manifest.metrics, **report.manifest.runtime, **training_costs(provenance, config)},
             histories={
-                "train_moe": model.manifest.history,
-                **{f"finetune_encoder.{modality}": e.manifest.history for modality, e in encoders.items()},
+                "distill_mixture" if lesson else "train_moe": model.manifest.history,
+                **{
+                    f"{'distill' if lesson else 'finetune'}_encoder.{modality}": e.manifest.history
+                    for modality, e in encoders.items()
+                },
             },
             dataset=utterances.manifest.dataset,
             **start_facts({**step.run.identity.model_dump(), **info}),
         )
         judged = report.manifest, verdict.manifest
+        tags = student_tags(verdict.manifest) if lesson else {}
         return register_bundle(
-            step.store, step.run.tracking_uri, config, opened, lineage, record, *judged, step.progress.note
+            step.store, step.run.tracking_uri, config, opened, lineage, record, *judged, step.progress.note, tags
         )
 
     return Result(manifests={"bundle": manifest}, on_published=enter)
+
+
+def teacher_of(distillation: Mapping[str, Any], digest: str) -> str:
+    """What a student learnt from, as JSON.
+
+    Args:
+        distillation: the section; Kubeflow Pipelines has made floats of its integers.
+        digest: the teacher's bundle.
+    """
+    settings = DistillationConfig.model_validate(dict(distillation)).keyed()
+    return Teacher(bundle_digest=digest, settings=settings).model_dump_json()
 
 
 def assemble(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from pydantic import Field, create_model
+from pydantic import Field
 
 from components.resolve_inputs.preflight import preflight
 from components.resolve_inputs.rerun import inputs_digest, remaining_work
@@ -17,8 +17,8 @@ from mistere.config.loader import Config, complete_config
 from mistere.data.latest import latest_data
 from mistere.engine.execution import execute
 from mistere.engine.finished_run import INPUTS_VALUE, has_finished
-from mistere.engine.run_settings import deployment_namespace, is_complete, run_context
-from mistere.engine.stage import Result, Stage, Step, load_stage
+from mistere.engine.run_settings import declared_config, deployment_namespace, is_complete, run_context
+from mistere.engine.stage import Result, Stage, Step
 from mistere.kubernetes.current_pod import is_inside
 from mistere.registry.mlflow.model_registry import mirror_champion, resolve_anchor
 from mistere.registry.release.champion import read_champion
@@ -48,7 +48,7 @@ class RunParameters(Section):
         Raises:
             UsageError: an unknown setting, or an invalid value.
         """
-        config = complete_config(self.compiled, self.given, _schema())
+        config = complete_config(self.compiled, self.given, declared_config())
         for modality, settings in config.encoders().items():
             shards = settings.extraction.shards
             if shards > 1 == self.compiled.get(modality, {}).get("extraction", {}).get("shards"):
@@ -143,17 +143,6 @@ def run(config: RunParameters, step: Step) -> Result:
         for sentence in preflight(whole, step.run.tracking_uri, remote, digest):
             step.progress.note(sentence)
     return Result(values={**values, INPUTS_VALUE: inputs})
-
-
-def _schema() -> type[Config]:
-    """The configuration with the settings that gate rules and expectations declare.
-
-    Stages do not import each other, so their declarations are loaded by name.
-    """
-    stages = {"validation": "validate_data", "gate": "gate_model"}
-    declared = {section: load_stage(stage).config for section, stage in stages.items()}
-    fields: dict[str, Any] = {section: (config, config()) for section, config in declared.items()}
-    return create_model("RunConfig", __base__=Config, **fields)
 
 
 def _origin(config: RunParameters, step: Step, whole: Config) -> RunOrigin | None:

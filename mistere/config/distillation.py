@@ -10,12 +10,13 @@ from mistere.config.base import SeededSection
 
 
 class DistillationConfig(SeededSection):
-    """Settings of ``mistere distill``.
+    """Settings of ``mistere distill`` and of the distillation pipeline.
 
     The losses of the encoders and of the mixture each have two parts: ``teacher_share`` of them is the divergence from the teacher's
     softened probabilities (Hinton et al., arXiv 1503.02531), the rest is the loss on the labels.
 
     Attributes:
+        teacher: digest of the bundle to make a student of, for the pipeline; empty for the champion.
         layers: layers of the teacher's encoder that the student keeps, evenly spread from the first on.
         pooled: positions of speech (20 ms each) that are averaged into one before the kept layers.
         audio_encoder: ``shortened`` keeps layers of the teacher's if its family can be shortened (Whisper);
@@ -36,8 +37,9 @@ class DistillationConfig(SeededSection):
         timed_dialogues: dialogues of the test split whose prediction is timed.
     """
 
-    outside_key: ClassVar[frozenset[str]] = frozenset({"margin", "max_mb", "min_speedup", "timed_dialogues"})
+    outside_key: ClassVar[frozenset[str]] = frozenset({"teacher", "margin", "max_mb", "min_speedup", "timed_dialogues"})
 
+    teacher: str = Field(default="", pattern=r"^$|^[0-9a-f]{64}$")
     layers: int = Field(default=1, gt=0)
     pooled: int = Field(default=8, gt=0, le=32)
     audio_encoder: Literal["shortened", "convolutional"] = "shortened"

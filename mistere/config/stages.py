@@ -24,10 +24,11 @@ from mistere.config.modalities import DEFAULT_MODALITIES, name_problem
 AFFECTS_RESULTS = False
 
 _DECLARATION: Final = "stage.yaml"
-PipelineName = Literal["retraining", "scoring", "monitoring"]
+PipelineName = Literal["retraining", "scoring", "monitoring", "distillation"]
 RETRAINING: Final = "retraining"
 SCORING: Final = "scoring"
 MONITORING: Final = "monitoring"
+DISTILLATION: Final = "distillation"
 
 
 class StageInfo(Section):
@@ -37,6 +38,7 @@ class StageInfo(Section):
         doing: what the stage does, as a report continues "The run failed while …"; ``{modality}`` is replaced.
         after: the stage that it follows in lists of stages; empty for the first.
         pipeline: the pipeline that it is a part of; ``none`` for a stage that only a command runs.
+        also: further pipelines that it is a part of.
         per_modality: whether the pipeline runs it once for each modality, as task ``STAGE-MODALITY``.
         optional: whether it is part of a run only where a setting asks for it; lists of tasks name it once it has a record.
         exit_handler: whether it runs at the end of every run, whatever happened.
@@ -49,6 +51,7 @@ class StageInfo(Section):
     doing: str = Field(min_length=1)
     after: str = ""
     pipeline: PipelineName | Literal["none"] = "retraining"
+    also: tuple[PipelineName, ...] = ()
     per_modality: bool = False
     optional: bool = False
     exit_handler: bool = False
@@ -76,7 +79,11 @@ def stages(
     Raises:
         UsageError: as :func:`every_stage`.
     """
-    return {name: info for name, info in every_stage(components).items() if info.pipeline == pipeline}
+    return {
+        name: info
+        for name, info in every_stage(components).items()
+        if info.pipeline == pipeline or pipeline in info.also
+    }
 
 
 @cache

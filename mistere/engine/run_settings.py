@@ -12,14 +12,15 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.errors import UsageError
 from mistere.common.names import problem
 from mistere.common.suggestions import did_you_mean
 from mistere.common.urls import has_credentials
-from mistere.engine.stage import RunContext
+from mistere.config.loader import Config
+from mistere.engine.stage import RunContext, load_stage
 from mistere.kubernetes.current_pod import is_inside
 from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, NAMESPACE, SETTINGS_MAP
 
@@ -80,6 +81,17 @@ def run_context(run: Mapping[str, Any], job: str, profile: str = "") -> RunConte
     if context.schedule:
         return context.model_copy(update={"run_id": f"{context.run_id}-{_checked(job)}"})
     return context
+
+
+def declared_config() -> type[Config]:
+    """The configuration with the settings that gate rules and expectations declare.
+
+    Stages do not import each other, so their declarations are loaded by name.
+    """
+    stages = {"validation": "validate_data", "gate": "gate_model"}
+    declared = {section: load_stage(stage).config for section, stage in stages.items()}
+    fields: dict[str, Any] = {section: (config, config()) for section, config in declared.items()}
+    return create_model("RunConfig", __base__=Config, **fields)
 
 
 def deployment_namespace() -> str:

@@ -24,7 +24,17 @@ from mistere.artifacts.object_store import LocalStore, MissingObjectError, Objec
 from mistere.artifacts.sealed_record import unseal
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.config.modalities import modalities_of
-from mistere.config.stages import MONITORING, RETRAINING, SCORING, PipelineName, split_task, stages, task_titles
+from mistere.config.stages import (
+    DISTILLATION,
+    MONITORING,
+    RETRAINING,
+    SCORING,
+    PipelineName,
+    every_stage,
+    split_task,
+    stages,
+    task_titles,
+)
 from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.lineage import read_lineage
 from mistere.registry.release.champion import NO_CHAMPION
@@ -63,8 +73,9 @@ def base_task(task: str) -> str:
 
 def pipeline_of(names: Iterable[str]) -> PipelineName:
     """The pipeline of a run by the names of tasks that have a record."""
-    found = {split_task(base_task(name))[0] for name in names}
-    return next((name for name in (SCORING, MONITORING) if found & stages(pipeline=name).keys()), RETRAINING)
+    stages_of = (split_task(base_task(name))[0] for name in names)
+    found = {every_stage()[stage].pipeline for stage in stages_of if stage}
+    return next((name for name in (SCORING, MONITORING, DISTILLATION) if name in found), RETRAINING)
 
 
 def ordered_tasks(names: Iterable[str], modalities: Iterable[str] = ()) -> list[str]:

@@ -58,7 +58,9 @@ def run(
 @pipeline_app.command("compile")
 def compile_(
     profile: Profile = "sample",
-    pipeline: Annotated[str | None, typer.Option(help="retraining, scoring or monitoring; by default all.")] = None,
+    pipeline: Annotated[
+        str | None, typer.Option(help="retraining, scoring, monitoring or distillation; by default all.")
+    ] = None,
     settings: Settings = None,
     output: Annotated[
         Path | None,
@@ -104,7 +106,7 @@ def submit(
         bool,
         typer.Option("--if-changed", help="Exit with 0 if the same was submitted before and did not fail."),
     ] = False,
-    pipeline: Annotated[str, typer.Option(help="retraining, scoring or monitoring.")] = "retraining",
+    pipeline: Annotated[str, typer.Option(help="retraining, scoring, monitoring or distillation.")] = "retraining",
     resubmit: Annotated[
         int,
         typer.Option(

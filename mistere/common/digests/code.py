@@ -25,7 +25,9 @@ AFFECTS_RESULTS = False
 """How keys are computed changes no result; another way of computing them gives other keys by itself."""
 
 LAYERS = ("mistere", "components", "pipelines")
-NOT_IN_IMAGES = frozenset({"images.lock.yaml", "retraining.yaml", "scoring.yaml", "monitoring.yaml", "schedules.yaml"})
+NOT_IN_IMAGES = frozenset(
+    {"images.lock.yaml", "retraining.yaml", "scoring.yaml", "monitoring.yaml", "distillation.yaml", "schedules.yaml"}
+)
 """Files in the folders of the layers that no image holds: what ``mistere compile`` writes, and the schedules."""
 BUILD_FILES = (
     "docker/Dockerfile", "docker/install.sh", "docker/index.sh", "docker/debian_packages.py", "docker/*.lock",

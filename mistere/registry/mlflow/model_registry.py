@@ -17,7 +17,7 @@ from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
 from mistere.config.gate import RuleThresholds
 from mistere.config.registry import RegistryConfig
-from mistere.registry.lineage import Lineage
+from mistere.registry.lineage import Lineage, TeacherVersion
 from mistere.registry.mlflow.connection import connected
 from mistere.registry.mlflow.logged_model import link_version, log_model
 from mistere.registry.mlflow.run_logging import TAG_PREFIX, LoggedRun, RunRecord, artifact_root, record_run, run_tags
@@ -266,6 +266,17 @@ def find_version(tracking_uri: str, reference: str, default_name: str) -> Regist
             f"there is no {reference!r} among the versions of {name} ({_listed(versions)}): `mistere models` lists them."
         )
     return matches[0]
+
+
+def find_teacher(tracking_uri: str, model_name: str, bundle_digest: str) -> TeacherVersion:
+    """A student's teacher, with its version in the registry if it has one there.
+
+    Raises:
+        MistereError: the tracking server cannot be reached or refuses.
+    """
+    versions = registered_versions(tracking_uri, model_name)
+    version = next((one.version for one in versions if one.bundle_digest == bundle_digest), "")
+    return TeacherVersion(bundle_digest=bundle_digest, model_version=version)
 
 
 def resolve_anchor(gate: RuleThresholds, tracking_uri: str, default_name: str) -> str:

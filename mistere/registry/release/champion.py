@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from mistere.artifacts.io import artifact_key
+from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import ConflictError, ObjectStore
 from mistere.artifacts.pointer import Pointer
 from mistere.artifacts.sealed_record import SealedRecord
+from mistere.common.errors import UsageError
 from mistere.common.names import Segment
 
 CHAMPION_KEY = "champion.json"
@@ -93,6 +96,27 @@ def read_champion(store: ObjectStore) -> ChampionPointer:
     reading = _POINTER.read(store)
     champion = reading.value if reading.value is not None and reading.value.bundle_digest else None
     return ChampionPointer(champion, reading.version)
+
+
+def chosen_bundle(store: ObjectStore, named: str, setting: str) -> tuple[str, str]:
+    """Digest and version of the bundle that a setting names, or of the champion; the version is empty if it is unknown.
+
+    Args:
+        store: the object store.
+        named: digest of a bundle; empty for the champion.
+        setting: the name of the setting, for messages.
+
+    Raises:
+        UsageError: there is no such bundle, or no champion.
+    """
+    champion = read_champion(store).champion
+    if named and not (champion and champion.bundle_digest == named):
+        if not store.exists(f"{artifact_key(ModelBundle.__name__, named)}/manifest.json"):
+            raise UsageError(f"{setting}: there is no bundle {named[:12]} in {store.uri}: `mistere models` lists them.")
+        return named, ""
+    if champion is None:
+        raise UsageError(f"no model has been released in {store.uri}: run the retraining first, or set {setting}.")
+    return champion.bundle_digest, champion.model_version
 
 
 def fence_champion(store: ObjectStore, pointer: ChampionPointer) -> None:

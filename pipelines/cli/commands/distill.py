@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from components.open_teacher.checks import check_data, check_test_split
 from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact
 from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import DataProfile, ModelBundle, UtteranceSet, ValidationReport
@@ -70,12 +71,14 @@ def distill(
         DataError: the dataset is rejected by its validation, has other labels than the teacher, another test split, or none of its
             modalities.
     """
-    from pipelines.cli.distillation.registration import check_gate_settings, find_teacher
+    from pipelines.cli.distillation.registration import check_gate_settings, teacher_in
     from pipelines.cli.registry_location import registry_of
     from pipelines.profiles import load_profile
 
     config = load_profile(profile, settings, sections=SECTIONS)
     check_gate_settings(settings)
+    if config.distillation.teacher:
+        raise UsageError("distillation.teacher is for the pipeline: name the bundle as the first argument.")
     _, location = service_and_bundle(output, bundle)
     root, digest = split_bundle_location(location, ", or leave it out to distil the deployed one")
     store = open_store(root)
@@ -95,7 +98,7 @@ def distill(
             f"the bundle {location} has a model for transcription, which no student has: name another bundle."
         )
     registry = registry_of(store, tracking) if register else None
-    version = find_teacher(registry, teacher.manifest) if registry else None
+    version = teacher_in(registry, teacher.manifest) if registry else None
     folder = output.resolve() / "distill" / digest[:12]
     check_folder(folder, "--output")
     folder.mkdir(parents=True, exist_ok=True)
@@ -264,15 +267,15 @@ class _Distillation:
                 raise UsageError(
                     f"the store {self._store.uri} does not say what data {self._location} was made with: name it with --data."
                 )
-            self._check(taught.manifest)
-            self._check_test_split(taught.manifest, None)
+            check_data(taught.manifest, self._teacher.manifest)
+            check_test_split(taught.manifest, self._teacher.manifest, None)
             return taught
         limits = None if taught is None else taught.manifest
         pulled = steps.pull(None if limits is None else limits.max_dialogues)
-        self._check(pulled.manifest)
+        check_data(pulled.manifest, self._teacher.manifest)
         quarantine = self._config.validation.quarantine or (limits is not None and bool(limits.quarantined))
         if not quarantine:  # nothing will be set aside of test, and validating takes longer
-            self._check_test_split(pulled.manifest, limits)
+            check_test_split(pulled.manifest, self._teacher.manifest, limits)
         report, self._profile, accepted = steps.validated(pulled, quarantine=quarantine)
         self._validation = report.manifest
         if report.manifest.verdict == "reject":
@@ -282,7 +285,7 @@ class _Distillation:
                 f"{accepted.manifest.name} is rejected, as a run would reject it: {first.rstrip('.')}{more}; the report is "
                 f"{report.file(_PAGE)}."
             )
-        self._check_test_split(accepted.manifest, limits)
+        check_test_split(accepted.manifest, self._teacher.manifest, limits)
         return accepted
 
     def _teachers_data(self) -> ArtifactHandle[UtteranceSet] | None:
@@ -292,46 +295,6 @@ class _Distillation:
             return open_artifact(self._store, UtteranceSet, digest) if digest else None
         except (ArtifactError, MissingObjectError):
             return None
-
-    def _check(self, data: UtteranceSet) -> None:
-        """Check that the data suits the teacher.
-
-        Raises:
-            DataError: it has other labels, or lacks a modality.
-        """
-        teacher = self._teacher.manifest
-        if data.labels != teacher.labels:
-            raise DataError(
-                f"{data.name} has the labels {', '.join(data.labels)}, the teacher {', '.join(teacher.labels)}: name the data that "
-                "it was trained on, or data with the same labels, with --data."
-            )
-        if missing := [name for name in teacher.encoders if name not in data.modalities]:
-            raise DataError(f"{data.name} has no {missing[0]}, which the teacher reads: name other data with --data.")
-
-    def _check_test_split(self, data: UtteranceSet, limits: UtteranceSet | None) -> None:
-        """Check that the data has the teacher's test split.
-
-        Another split may hold utterances that the teacher was trained on: both models would look better than they are.
-
-        Args:
-            data: the data.
-            limits: the teacher's data, as far as the same limits apply to other data; None for none.
-
-        Raises:
-            DataError: it has another one.
-        """
-        known = {made.identity.test_digest for made in self._teacher.manifest.encoders.values()} - {""}
-        if not known - {data.test_digest}:
-            return
-        why = ""
-        if limits is not None and limits.max_dialogues is not None:
-            why = f" (of the teacher's, {limits.max_dialogues} dialogues were drawn by their names, and other data give other ones)"
-        elif limits is not None and limits.quarantined.get("test"):
-            why = " (dialogues of the teacher's were set aside: `--set validation.…` names the thresholds of its run)"
-        raise DataError(
-            f"{data.name} has another test split than the data that the teacher was trained on{why}, so what the teacher was trained on "
-            "may be in it: name the teacher's data with --data, or leave --data out."
-        )
 
     def _figures(
         self,

@@ -109,9 +109,9 @@ def submit(
         raise UsageError("name the archive to score with --data.")
     if not chosen.reads_data and data is not None:
         raise UsageError(f"the pipeline {chosen.name} reads no dataset: leave out --data.")
-    source = (data if data is not None else config.data.source) if chosen.reads_data else ""
+    source = data if data is not None else config.data.source if chosen.reads_data and chosen.names_data else ""
     pinned = PinnedData("", "")
-    if chosen.reads_data:
+    if source:
         with task_progress(f"uploading what {target.store.uri} lacks of {source}"):
             pinned = pin_for_cluster(source, target.store)
     version = compiled_version(profile, tuple(settings), tree, chosen.name)
@@ -121,7 +121,7 @@ def submit(
         ui=chosen_ui(config.cluster.ui),
         kubeflow_namespace=config.cluster.kubeflow_namespace,
     )
-    champion = read_champion(target.store).digest if chosen is SCORING else ""
+    champion = read_champion(target.store).digest if chosen.reads_champion else ""
     digest = _digest(config, profile, pinned, version, champion)
     claim = read_claim(target.store, digest)
 

@@ -33,7 +33,7 @@ def check_gate_settings(settings: Sequence[str]) -> None:
             )
 
 
-def find_teacher(location: RegistryLocation, teacher: ModelBundle) -> TeacherVersion:
+def teacher_in(location: RegistryLocation, teacher: ModelBundle) -> TeacherVersion:
     """The teacher's version in the registry, if it has one.
 
     Raises:
@@ -41,13 +41,11 @@ def find_teacher(location: RegistryLocation, teacher: ModelBundle) -> TeacherVer
         ArtifactError: it is not the store's.
     """
     from mistere.registry.mlflow.connection import check_tracking
-    from mistere.registry.mlflow.model_registry import registered_versions
+    from mistere.registry.mlflow.model_registry import find_teacher, registered_versions
 
     check_tracking(location.tracking_uri)
-    versions = registered_versions(location.tracking_uri, teacher.name)
-    location.require_registered(versions)
-    version = next((one.version for one in versions if one.bundle_digest == teacher.digest), "")
-    return TeacherVersion(bundle_digest=teacher.digest, model_version=version)
+    location.require_registered(registered_versions(location.tracking_uri, teacher.name))
+    return find_teacher(location.tracking_uri, teacher.name, teacher.digest)
 
 
 def register_student(
@@ -83,7 +81,7 @@ def register_student(
     Returns:
         As :func:`components.register_model.registration.register_bundle`.
     """
-    from components.register_model.registration import register_bundle
+    from components.register_model.registration import register_bundle, student_tags
     from mistere.registry.lineage import Lineage, this_environment
     from mistere.registry.mlflow.run_logging import RunRecord, start_facts
 
@@ -132,7 +130,7 @@ def register_student(
         report,
         verdict,
         note,
-        {"comparison": verdict.rules[0].sentence, "margin": str(settings.margin), **_tags(figures)},
+        {**student_tags(verdict), **_tags(figures)},
     )
 
 

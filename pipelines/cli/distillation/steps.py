@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components.open_teacher.parts import mixture_of, publish_encoder
 from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
 from mistere.artifacts.manifest import Manifest
 from mistere.artifacts.manifests import (
@@ -85,29 +85,14 @@ class StudentSteps:
 
     def teacher_encoder(self, modality: str) -> ArtifactHandle[EncoderCheckpoint]:
         """The teacher's encoder of a modality, as a step takes it."""
-        made = self._teacher.manifest
-        files = self._new(f"teacher-{modality}-files")
-        shutil.copyfile(self._teacher.file(f"encoders/{modality}.safetensors"), files / "tuned.safetensors")
-        manifest = EncoderCheckpoint(modality=modality, labels=made.labels, encoder=made.encoders[modality])
-        return self._published(manifest, files)
+        made = publish_encoder(self._store, self._teacher, modality, self._new(f"teacher-{modality}"))
+        return open_artifact(self._store, EncoderCheckpoint, made.digest)
 
     def teacher_mixture(self) -> ArtifactHandle[MoEModel]:
         """The teacher's mixture, as a step takes it."""
-        from mistere.model.mixture.prediction import load_mixture
-
-        made, files = self._teacher.manifest, self._new("teacher-mixture-files")
-        for name in ("mixture.json", "mixture.safetensors"):
-            shutil.copyfile(self._teacher.file(name), files / name)
-        mixture = load_mixture(files)
-        manifest = MoEModel(
-            labels=made.labels,
-            dimensions=dict(mixture.dimensions),
-            experts=mixture.experts,
-            parameters=mixture.size,
-            temperature=made.temperature,
-            encoders={name: made.encoders[name].identity for name in mixture.dimensions},
-        )
-        return self._published(manifest, files)
+        files = self._new("teacher-mixture-files")
+        published = publish(self._store, mixture_of(self._teacher, files), files)
+        return open_artifact(self._store, MoEModel, published.digest)
 
     def vectors(
         self, utterances: ArtifactHandle[UtteranceSet], encoder: ArtifactHandle[EncoderCheckpoint], whose: str
@@ -234,10 +219,6 @@ class StudentSteps:
 
     def _open(self, path: Path, kind: type[M]) -> ArtifactHandle[M]:
         return open_artifact(self._store, kind, read_reference(path, kind))
-
-    def _published(self, manifest: M, files: Path) -> ArtifactHandle[M]:
-        published = publish(self._store, manifest, files)
-        return open_artifact(self._store, type(manifest), published.digest)
 
     def _reference(self, artifact: ArtifactHandle[Any]) -> str:
         path = self._new("reference")

@@ -41,7 +41,7 @@ class Schedule(Section):
     Attributes:
         name: unique in the file and, with it, in the namespace.
         cron: six fields, seconds first, in UTC.
-        pipeline: ``retraining``, ``scoring`` or ``monitoring``.
+        pipeline: ``retraining``, ``scoring``, ``monitoring`` or ``distillation``.
         profile: the base settings; empty for the file's profile.
         settings: as for ``--set``, applied after the file's.
         data: the data of the runs.

@@ -1,0 +1,1 @@
+"""Take a released model apart: its encoders and its mixture as artifacts that steps read."""

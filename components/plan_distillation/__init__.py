@@ -1,0 +1,1 @@
+"""Pin a distillation to a teacher, its data and complete settings."""
