@@ -15,6 +15,7 @@ import pytest
 
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import MistereError, UsageError
+from mistere.registry.release.champion import Champion, move_champion, read_champion
 from pipelines.cli.commands import submit as submit_module
 from pipelines.cli.commands.submit import submit
 from pipelines.kubeflow.connection.client import Pipelines
@@ -328,3 +329,21 @@ def test_a_look_at_the_traffic_needs_no_data_and_repeats_none(
     assert first.runtime_config["parameters"]["run"]["data_digest"] == ""
     with pytest.raises(UsageError, match="the pipeline monitoring reads no dataset: leave out --data"):
         mounted.submit(pipeline="monitoring")
+
+
+def test_a_distillation_needs_no_data_and_is_repeated_for_another_champion(
+    mounted: MountedCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mounted.submit("distillation.layers=2", pipeline="distillation", data=None) == 0
+    run = only_run(mounted.api)
+    parameters = run.runtime_config.parameters
+    assert set(parameters) == {"run", "distillation", "validation", "evaluation", "gate", "registry"}
+    assert parameters["distillation"]["layers"] == 2 and not parameters["run"]["data_digest"]
+    assert mounted.submit("distillation.layers=2", pipeline="distillation", data=None) == 0
+    assert only_run(mounted.api) is run and "nothing changed" in capsys.readouterr().out
+    champion = Champion(
+        bundle_digest="a" * 64, evaluation_digest="e" * 64, model_name="mistere", model_version="1", run_id="r", moved_at=0.0
+    )  # fmt: skip
+    move_champion(mounted.store, read_champion(mounted.store), champion)
+    assert mounted.submit("distillation.layers=2", pipeline="distillation", data=None) == 0
+    assert len(mounted.api.runs) == 2

@@ -12,10 +12,12 @@ from mistere.common.errors import UsageError
 from mistere.config.stages import PipelineName, stages
 from mistere.kubernetes.images import IMAGES_LOCK
 from mistere.runs.outcome import EXIT_HANDLER
-from pipelines.catalogue import find_pipeline
+from pipelines.catalogue import DISTILLATION, find_pipeline
 from pipelines.combined_steps import ENCODER, RELEASED
 from pipelines.compile import compile_pipeline
 from pipelines.images import lock_text
+from pipelines.profiles import load_profile
+from tests.compile.steps import stages_of, step_of
 from tests.yaml_documents import documents
 
 GOLDEN = Path(__file__).resolve().parents[2] / "pipelines" / "retraining.yaml"
@@ -56,6 +58,21 @@ def test_committed_further_pipelines_are_up_to_date_and_run_locked_images(name: 
     assert {executor["container"]["image"] for executor in executors.values()} <= images
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     assert set(parameters) == {"run", name} and all("defaultValue" in one for one in parameters.values())
+
+
+def test_committed_distillation_is_up_to_date_and_runs_locked_images(tmp_path: Path) -> None:
+    compile_pipeline("sample", [], tmp_path / "distillation.yaml", "distillation")
+    golden = GOLDEN.with_name("distillation.yaml")
+    assert (tmp_path / "distillation.yaml").read_text() == golden.read_text(), "run `make compile`"
+    spec = documents(golden.read_text())[0]
+    executors = spec["deploymentSpec"]["executors"]
+    compiled = {stage for executor in executors for stage in stages_of(step_of(executor))}
+    assert compiled == set(stages(pipeline="distillation")) | {EXIT_HANDLER}
+    images = set(yaml.safe_load(IMAGES_LOCK.read_text())["images"].values())
+    assert {executor["container"]["image"] for executor in executors.values()} <= images
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    assert set(parameters) == {"run", *DISTILLATION.parameters(load_profile("sample"))}
+    assert all("defaultValue" in one for one in parameters.values())
 
 
 @pytest.mark.long

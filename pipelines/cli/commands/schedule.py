@@ -131,8 +131,9 @@ def _desired_schedule(
     schedule: Schedule, profile: str, config: Config, version: Version, target: ClusterTarget, tree: Tree
 ) -> DesiredSchedule:
     latest = schedule.data.policy == "latest"
-    source = "latest" if latest else schedule.data.source or config.data.source
-    pinned = None if latest else pin_for_cluster(source, target.store)
+    named = config.data.source if PIPELINES[schedule.pipeline].names_data else ""
+    source = "latest" if latest else schedule.data.source or named
+    pinned = None if latest or not source else pin_for_cluster(source, target.store)
     context = RunContext(
         run_id=schedule.name,
         store=target.store.uri,
