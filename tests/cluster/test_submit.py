@@ -336,7 +336,7 @@ def test_a_distillation_needs_no_data_and_is_repeated_for_another_champion(
 ) -> None:
     assert mounted.submit("distillation.layers=2", pipeline="distillation", data=None) == 0
     run = only_run(mounted.api)
-    parameters = run.runtime_config.parameters
+    parameters = run.runtime_config["parameters"]
     assert set(parameters) == {"run", "distillation", "validation", "evaluation", "gate", "registry"}
     assert parameters["distillation"]["layers"] == 2 and not parameters["run"]["data_digest"]
     assert mounted.submit("distillation.layers=2", pipeline="distillation", data=None) == 0
