@@ -27,6 +27,7 @@ MODELS = {
     "embed_shard",
     "evaluate_model",
     "finetune_encoder",
+    "open_teacher",
     "score_shard",
     "train_moe",
     "transcribe",
