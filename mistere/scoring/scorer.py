@@ -147,7 +147,7 @@ class Scorer:
         self, shards: Iterable[Iterable[ArchiveTurn]]
     ) -> Generator[tuple[_ReadWindow, dict[str, np.ndarray]], None, None]:
         """Windows of turns with their vectors ``[n, d]`` by modality."""
-        windows, *copies = itertools.tee(self._read(shards), len(self._windows) + 1)
+        windows, *copies = _copies(self._read(shards), len(self._windows) + 1)
         streams = [
             embedder.embed(self._items(name, copy))
             for (name, embedder), copy in zip(self._windows.items(), copies, strict=True)
@@ -249,6 +249,27 @@ def check_modalities(model: EmotionModel, kinds: Mapping[str, str], present: Col
             "another model with --model, or another dataset."
         )
     return missing
+
+
+def _copies(windows: Iterable[_ReadWindow], count: int) -> list[Iterator[_ReadWindow]]:
+    """Iterators over the same windows, each of which is let go once all have passed it.
+
+    ``itertools.tee`` keeps items in blocks of 57, until all iterators have left a block: 57 windows with their recordings.
+    """
+    source, waiting = iter(windows), [deque[_ReadWindow]() for _ in range(count)]
+
+    def copy(queue: deque[_ReadWindow]) -> Iterator[_ReadWindow]:
+        while True:
+            if not queue:
+                window = next(source, None)
+                if window is None:
+                    return
+                for one in waiting:
+                    one.append(window)
+                del window
+            yield queue.popleft()
+
+    return [copy(queue) for queue in waiting]
 
 
 def _without_content(turn: ArchiveTurn) -> ArchiveTurn:
