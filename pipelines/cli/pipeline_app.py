@@ -193,7 +193,9 @@ def doctor(
         str | None,
         typer.Option(metavar="URI", help="MLflow; MLFLOW_TRACKING_URI, or cluster.tracking_uri, by default."),
     ] = None,
-    pipeline: Annotated[str, typer.Option(help="The pipeline to run: retraining or scoring.")] = "retraining",
+    pipeline: Annotated[
+        str, typer.Option(help="The pipeline to run: retraining, scoring, monitoring or distillation.")
+    ] = "retraining",
 ) -> None:
     """Check everything that a run needs, here and on the cluster, and say how to fix what fails.
 
