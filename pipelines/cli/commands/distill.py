@@ -17,7 +17,7 @@ from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.artifacts.signing import verify_bundle
 from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.errors import ArtifactError, DataError, ExitCode, MistereError, UsageError
-from mistere.common.paths import check_folder
+from mistere.common.paths import check_folder, missing_folders, removed_if_refused
 from mistere.common.processes.command_line import command_line
 from mistere.common.progress import EVENTS_VARIABLE
 from mistere.engine.stage import RunContext, new_run_id
@@ -101,8 +101,9 @@ def distill(
     version = teacher_in(registry, teacher.manifest) if registry else None
     folder = output.resolve() / "distill" / digest[:12]
     check_folder(folder, "--output")
+    created, events = missing_folders(folder), folder / "events.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(store), scratch_folder(store) as scratch, _events(folder / "events.jsonl"):
+    with removed_if_refused(created, {events.name}), locked(store), scratch_folder(store) as scratch, _events(events):
         return _Distillation(config, store, location, teacher, data, folder, scratch, registry, version).run()
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ExitCode
 from mistere.common.paths import missing_folders, removed_if_refused
 from tests.local.workshop import mistere_in_process
+from tests.unit.traffic.monitored_store import make_champion
 
 
 def content(folder: Path) -> list[str]:
@@ -43,6 +45,16 @@ def test_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comman
     result = mistere_in_process(*command.format(tmp_path).split())
     assert result.returncode == ExitCode.USAGE, result.stderr
     assert content(tmp_path) == ["empty"]
+
+
+def test_a_distillation_without_its_data_leaves_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    bundle = store.location(f"artifacts/ModelBundle/{make_champion(store, tmp_path / 'bundle', None)}")
+    result = mistere_in_process(
+        "distill", bundle, "--no-register", "--data", f"{tmp_path}/nosuch", "--output", f"{tmp_path}/a"
+    )
+    assert result.returncode == ExitCode.USAGE and "there is no data at" in result.stderr, result.stderr
+    assert not (tmp_path / "a").exists()
 
 
 def test_an_output_folder_that_was_there_stays(tmp_path: Path) -> None:
