@@ -242,7 +242,20 @@ def encode_exactly(wave: np.ndarray, rate: int) -> bytes:
         soundfile.write(buffer, (scaled * 256).astype(np.int32), rate, format="FLAC", subtype="PCM_24")
     else:
         soundfile.write(buffer, wave, rate, format="WAV", subtype="FLOAT")
-    return buffer.getvalue()
+    return without_time(buffer.getvalue())
+
+
+def without_time(data: bytes) -> bytes:
+    """A file that libsndfile has just written, without the time of writing, so that the same samples are the same bytes.
+
+    It is in the chunk ``PEAK`` of a WAV file of floats: name, size, version, time (libsndfile, ``wavlike_write_peak_chunk``).
+    """
+    if not data.startswith(b"RIFF"):
+        return data
+    header = data[: data.index(b"data", 12)]
+    if (start := header.find(b"PEAK")) < 0:
+        return data
+    return data[: start + 12] + bytes(4) + data[start + 16 :]
 
 
 def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistere.common.errors import DataError
 from mistere.corpora.media import is_media
+from mistere.data.audio import without_time
 from mistere.data.recordings.formats import names
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _encoded(samples: Any, cell: Mapping[str, Any], field: str, where: str) -> b
         soundfile.write(buffer, exact, rate, format=form, subtype=subtype)
     except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
         raise DataError(f"{where}: the samples of audio cannot be encoded at {rate} Hz ({error}).") from error
-    return buffer.getvalue()
+    return without_time(buffer.getvalue())
 
 
 def _rate(cell: Mapping[str, Any], field: str, where: str) -> int:

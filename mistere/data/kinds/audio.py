@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mistere.common.modalities import SPEECH
-from mistere.data.audio import AudioError, decode, encode_flac, extent, resample
+from mistere.data.audio import AudioError, decode, encode_flac, extent, resample, without_time
 from mistere.data.kinds.kind import TOKENS_PER_SECOND, Degradation, Kind
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def encoded(wave: np.ndarray, rate: int, subtype: str) -> bytes:
         wave = np.clip(np.nan_to_num(wave), -1.0, 1.0)
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, rate, format="WAV", subtype=subtype)
-    return buffer.getvalue()
+    return without_time(buffer.getvalue())
 
 
 def _degradation(words: str, change: Callable[[np.ndarray, int, np.random.Generator], bytes]) -> Degradation:

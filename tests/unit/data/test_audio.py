@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import time
 
 import numpy as np
 import pytest
 import soundfile
 
 from mistere.common.errors import MistereError
-from mistere.data.audio import AudioError, EmptyAudioError, clipped_share, decode, resample, rms_dbfs
+from mistere.corpora.tables import audio as tables
+from mistere.data.audio import AudioError, EmptyAudioError, clipped_share, decode, encode_exactly, resample, rms_dbfs
+from mistere.data.kinds import audio as kinds
 
 
 def encoded(wave: np.ndarray, rate: int, form: str = "WAV", subtype: str | None = None) -> bytes:
@@ -94,3 +97,18 @@ def test_levels_match_known_signals() -> None:
     assert rms_dbfs(np.zeros(100, np.float32)) == -120.0
     assert clipped_share(np.array([0.0, 1.0, -1.0, 0.5], np.float32)) == 0.5
     assert clipped_share(tone(1.0, 16000)) == 0.0
+
+
+def test_the_same_samples_are_the_same_bytes_at_any_time() -> None:
+    """libsndfile writes the second of writing into WAV files of floats; DVC digests and cached vectors are by bytes."""
+    wave = tone(0.1, 8000) * np.float32(1 / 3)
+
+    def files() -> list[bytes]:
+        table = tables._encoded(wave.tolist(), {"sampling_rate": 8000}, "audio", "row 1")
+        return [encode_exactly(wave, 8000), kinds.encoded(wave, 8000, "FLOAT"), table]
+
+    before, plain = files(), encoded(wave, 8000, subtype="FLOAT")
+    time.sleep(1.1)
+    assert files() == before and all(each.startswith(b"RIFF") for each in before)
+    assert encoded(wave, 8000, subtype="FLOAT") != plain, "nothing is left to do"
+    np.testing.assert_array_equal(decode(before[0])[0], wave)
