@@ -164,7 +164,7 @@ def _histories(artifacts: RunArtifacts) -> list[tuple[str, Markup]]:
 def _automatic(artifacts: RunArtifacts) -> str:
     """The values of the mixture's settings that were chosen by the size of train, in one line."""
     values = artifacts.mixture.automatic if artifacts.mixture else {}
-    return ", ".join(f"{name} {json.dumps(value)}" for name, value in values.items())
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in values.items() if value != {})
 
 
 def _title(task: str, record: StageRecord | None) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mistere.data.profile import Profile
 
 _COLOURS = {"train": "#4c8bd6", "dev": "#d9903d", "test": "#3fa37a"}
+_DASHES = {"train": "-", "dev": (0, (5, 1.5)), "test": (0, (1.5, 1))}
 _GRID = "#8a93a0"
 
 
@@ -172,7 +173,7 @@ def _histogram(rows: pd.DataFrame, column: str, axis: str, label: str) -> Markup
         own = rows.loc[rows["split"] == split, column].clip(low, high)
         if len(own):
             share = 100 * np.histogram(own, edges)[0] / len(own)
-            axes.stairs(share, edges, color=_COLOURS[split], label=split, linewidth=1.6)
+            axes.stairs(share, edges, color=_COLOURS[split], ls=_DASHES[split], label=split, linewidth=1.6)
     axes.set_xlabel(axis)
     axes.set_ylabel("% of utterances")
     axes.set_ylim(bottom=0)
@@ -223,9 +224,12 @@ def _paired_histograms(now: Profile, before: Profile, column: str, axis: str, na
     figure = new_figure(5.2, 2.7)
     axes = figure.add_subplot()
     used = [0.0]
-    for profile, colour, label in ((now, _NOW, "this dataset"), (before, _BEFORE, "the champion's")):
+    for profile, colour, dashes, label in (
+        (now, _NOW, "-", "this dataset"),
+        (before, _BEFORE, (0, (5, 1.5)), "the champion's"),
+    ):
         counts = np.asarray(profile.histograms[column], float).reshape(-1, group).sum(1)
-        axes.stairs(100 * counts / counts.sum(), edges, color=colour, label=label, linewidth=1.6)
+        axes.stairs(100 * counts / counts.sum(), edges, color=colour, ls=dashes, label=label, linewidth=1.6)
         used += [edge for edge, count in zip(edges[1:], counts, strict=True) if count]
     first = min(edges[:-1][np.asarray(now.histograms[column]).reshape(-1, group).sum(1) > 0], default=low)
     axes.set_xlim(min(first, low if low >= 0 else first), max(used) if max(used) > first else high)

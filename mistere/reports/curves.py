@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _SEED_COLORS = ("#4a80d6", "#c06a14", "#22876a", "#a663c7", "#c75b7a", "#7a8b1f", "#8a94a3")
+_MARKERS = ("o", "s", "^", "D")
 _STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
@@ -35,7 +36,7 @@ def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]], *, legend:
             axes.plot(
                 shares,
                 [point.weighted_f1.value for point in selected],
-                "o",
+                marker=_MARKERS[position % len(_MARKERS)],
                 ls=style,
                 color=color,
                 ms=3.5,
@@ -76,7 +77,7 @@ def reliability_plot(models: Mapping[str, Reliability]) -> Markup:
         face = ACCENT if style == "-" else "#ffffff"
         sizes = 14 + 90 * counts / max(1, counts.max(initial=1))
         axes.scatter(confidence, accuracy, s=sizes, color=face, edgecolors=ACCENT, linewidths=1.2, zorder=3)
-    axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence", ylabel="share of correct answers")
+    axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.03), xlabel="confidence", ylabel="share of correct answers")
     return figure_svg(figure, "Share of correct answers over the confidence of the prediction")
 
 
@@ -91,7 +92,16 @@ def seeds_plot(histories: Mapping[int, Sequence[Mapping[str, float]]]) -> Markup
         for number, (seed, history) in enumerate(histories.items()):
             color = _SEED_COLORS[number % len(_SEED_COLORS)]
             epochs, values = [entry["epoch"] for entry in history], [entry[key] for entry in history]
-            axes.plot(epochs, values, color=color, lw=1.4, marker="o" if len(epochs) < 4 else "", label=f"seed {seed}")
+            style = _STYLES[number % len(_STYLES)]
+            axes.plot(
+                epochs,
+                values,
+                color=color,
+                ls=style,
+                lw=1.4,
+                marker="o" if len(epochs) < 4 else "",
+                label=f"seed {seed}",
+            )  # type: ignore[arg-type]
             if key == "dev_weighted_f1":
                 best = max(range(len(values)), key=values.__getitem__)
                 axes.plot(epochs[best], values[best], "o", color=color, ms=6)

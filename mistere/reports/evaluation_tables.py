@@ -24,7 +24,7 @@ _KINDS = {
 _COSTS = (
     ("runtime.dialogue_ms.p50", "per dialogue, median", "{:,.0f} ms"),
     ("runtime.dialogue_ms.p95", "per dialogue, 95th percentile", "{:,.0f} ms"),
-    ("runtime.unloaded_ms.p95", "the same without other processes", "{:,.0f} ms"),
+    ("runtime.unloaded_ms.p95", "per dialogue, 95th percentile, without the time other processes took", "{:,.0f} ms"),
     ("runtime.utterance_ms", "per utterance, mean", "{:,.0f} ms"),
     ("runtime.memory_mb", "memory of the loaded model", "{:,.0f} MiB"),
     ("runtime.size_mb", "size of the bundle", "{:,.1f} MiB"),

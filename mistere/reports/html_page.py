@@ -35,7 +35,12 @@ def render_page(template: Path, *shared: Path, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template.name).render(**values)
+    return unbroken(environment.get_template(template.name).render(**values))
+
+
+def unbroken(html: str) -> str:
+    """The text with no-break spaces between a number and its per cent sign, so that no line begins with the sign."""
+    return re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", html)
 
 
 def new_figure(width: float = 6.4, height: float = 3.2) -> Figure:

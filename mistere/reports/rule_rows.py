@@ -20,6 +20,7 @@ _TITLES = {
     "committed_code": "committed code",
     "data_verdict": "validation of the dataset",
     "expert_collapse": "no collapsed expert",
+    "language_floor": "F1 in each language",
     "latency": "latency",
     "minimum_contribution": "contribution of each expert",
     "minimum_weighted_f1": "minimum weighted F1",
@@ -34,14 +35,28 @@ _MEASURED_AS = {
     "anchor_comparison": _LOW,
     "call_loss": _HIGH,
     "champion_comparison": _LOW,
+    "data_verdict": "warnings of the validation",
     "minimum_weighted_f1": _LOW,
     "missing_modality": _LOW,
-    "mixture_gain": "of the intervals' ends that decide, the lesser one",
+    "mixture_gain": "the deciding interval end closest to the bound",
     "robustness": _HIGH,
     "slice_loss": _HIGH,
 }
 """What a rule compares with its bound, if it is not the figure itself."""
-_FORMS = {"bundle_size": "{:.1f} MiB", "latency": "{:.0f} ms", "data_verdict": "{:.0f}"}
+_FORMS = {"bundle_size": "{:.1f} MiB", "latency": "{:,.0f} ms", "data_verdict": "{:.0f}"}
+_AT_MOST = frozenset(
+    {
+        "bundle_size",
+        "calibration",
+        "call_loss",
+        "data_verdict",
+        "expert_collapse",
+        "latency",
+        "robustness",
+        "slice_loss",
+    }
+)
+"""Rules whose bound is a maximum; that of every other one here is a minimum."""
 _SIGNED = frozenset(
     {"anchor_comparison", "call_loss", "champion_comparison", "minimum_contribution", "mixture_gain", "slice_loss"}
 )
@@ -66,7 +81,7 @@ class RuleRow:
         tone: CSS class of the answer.
         measured: what it compares with the bound; empty if it has no number.
         measured_as: which end of an interval ``measured`` is; empty if it is the figure itself.
-        bound: its threshold.
+        bound: its threshold, with its direction.
         sentence: why.
         enabled: whether it counts.
         settings: names of its settings, with their section.
@@ -95,13 +110,21 @@ def rule_rows(rules: Sequence[RuleResult]) -> list[RuleRow]:
             tone=_OUTCOMES[rule.outcome][1],
             measured=_number(rule.rule, rule.measured),
             measured_as="" if rule.measured is None else _MEASURED_AS.get(rule.rule, ""),
-            bound=_number(rule.rule, rule.bound),
+            bound=_bound(rule),
             sentence=rule.sentence,
             enabled=rule.outcome != "off",
             settings=[f"gate.{name}" for name in rule.settings],
         )
         for rule in ordered
     ]
+
+
+def _bound(rule: RuleResult) -> str:
+    """The threshold and its direction; a rule that is not known here may have either."""
+    number = _number(rule.rule, rule.bound)
+    if not number or rule.rule not in _TITLES:
+        return number
+    return f"{'≤' if rule.rule in _AT_MOST else '≥'} {number}"
 
 
 def _number(rule: str, value: float | None) -> str:

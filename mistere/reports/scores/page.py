@@ -125,6 +125,7 @@ def render_scores(
         span=_span(grouped),
         halves=grouped.halves(),
         unit="week" if grouped.by_week else "day",
+        period_count=len(periods),
         left_out=len(periods) - len(shown),
         trends=[trend_plot(shown, int(index), labels[index], grouped.by_week) for index in order]
         if len(shown) > 1

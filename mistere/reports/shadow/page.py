@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _TEMPLATE: Final = Path(__file__).with_name("page.html")
 _MOST_LABELS: Final = 12
+_LINES: Final = (("black", "-"), (ACCENT, (0, (4, 1.5))))
+"""Colour and dashes of the deployed version and of the shadow."""
 _STYLES: Final = {"alike": "good", "undecided": "wait", "different": "bad"}
 _MEANINGS: Final = {
     "compared": "answered and compared",
@@ -55,7 +57,10 @@ def render_shadow(comparison: ShadowComparison) -> str:
         rows=[(spoken(label), f"{share.of:,}", shown_share(share)) for label, share in summary.by_label.items()],
         agreement=_agreement_plot(summary),
         pairs=_pairs(summary),
-        sides=[(name, confidence[side], times[side]) for name, side in (("deployed", "front"), ("shadow", "shadow"))],
+        sides=[
+            (name, _shown(confidence[side], "{:.3f}"), [_shown(time, "{:,.0f} ms") for time in times[side].values()])
+            for name, side in (("deployed", "front"), ("shadow", "shadow"))
+        ],
         latency=_latency_plot(counts.seconds) if counts.seconds.any() else None,
         confidence=_unit_plot(counts.confidence, ("deployed", "shadow"), "probability of the predicted label"),
         distance=_unit_plot(counts.distance[None], ("turns",), "total variation distance of the probabilities"),
@@ -69,12 +74,16 @@ def _percent(share: Share) -> str:
     return f"{100 * share.value:.1f} %" if share.of else "none"
 
 
+def _shown(value: float | None, form: str) -> str:
+    return "none" if value is None else form.format(value)
+
+
 def _agreement_plot(summary: Summary) -> Markup | None:
     rows = [IntervalRow("all", [_estimate(summary.agreement)], "black", strong=True)]
     rows += [IntervalRow(spoken(label), [_estimate(share)], ACCENT) for label, share in summary.by_label.items()]
     if not summary.agreement.of:
         return None
-    line = (summary.min_agreement, f"least agreement {summary.min_agreement:.0%}")
+    line = (summary.min_agreement, f"least agreement {summary.min_agreement:.2f}")
     return interval_plot(rows, "share of turns with the same label", "Agreement by label", line)
 
 
@@ -95,15 +104,21 @@ def _pairs(summary: Summary) -> dict[str, Any] | None:
 
 
 def _latency_plot(seconds: np.ndarray) -> Markup:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     figure = new_figure(WIDTH, 2.3)
     axes = figure.add_subplot()
     quiet(axes, "y")
     filled = np.flatnonzero(seconds.sum(0))
     first, last = filled[0], filled[-1] + 1
-    for row, name, color in zip(seconds, ("deployed", "shadow"), ("black", ACCENT), strict=True):
+    for row, name, (color, style) in zip(seconds, ("deployed", "shadow"), _LINES, strict=True):
         shares = 100 * row[first:last] / max(1, row.sum())
-        axes.stairs(shares, 1000 * SECONDS_EDGES[first : last + 1], color=color, lw=1.4, label=name)
+        axes.stairs(shares, 1000 * SECONDS_EDGES[first : last + 1], color=color, ls=style, lw=1.4, label=name)
     axes.set_xscale("log")
+    # The formatter of a logarithmic axis writes formulas, which new_figure shows as they are.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("share, %")
     axes.legend(frameon=False, fontsize=8)
@@ -117,8 +132,8 @@ def _unit_plot(rows: np.ndarray, names: tuple[str, ...], axis: str) -> Markup | 
     axes = figure.add_subplot()
     quiet(axes, "y")
     edges = np.linspace(0, 1, UNIT_BINS + 1)
-    for row, name, color in zip(rows, names, ("black", ACCENT), strict=False):
-        axes.stairs(100 * row / max(1, row.sum()), edges, color=color, lw=1.4, label=name)
+    for row, name, (color, style) in zip(rows, names, _LINES, strict=False):
+        axes.stairs(100 * row / max(1, row.sum()), edges, color=color, ls=style, lw=1.4, label=name)
     axes.set_xlabel(axis)
     axes.set_ylabel("share, %")
     if len(names) > 1:

@@ -57,6 +57,7 @@ _WEIGHTS: Final[Mapping[str, float]] = {"label": 3.0}
 """The parts of a look's budget, relative to 1: what the model answers matters most, and is hardest to tell from chance."""
 _SHARES: Final = ("label", "script")
 _KEYED: Final = ("weight",)
+_UNITS: Final[Mapping[str, str]] = {"seconds": " s", "text_length": " characters", "rms_dbfs": " dBFS"}
 _HISTOGRAMS: Final = ("confidence", "seconds", "text_length", "rms_dbfs")
 
 
@@ -92,6 +93,8 @@ class Measure:
     @property
     def name(self) -> str:
         """The figure in words."""
+        if (self.figure, self.key) == ("modality", "none"):
+            return "share of the turns without any modality"
         return f"{WORDS[self.figure]} {self.key.replace('_', '-')}" if self.key else WORDS[self.figure]
 
 
@@ -262,7 +265,7 @@ def _share_measure(
         return []
     probability = _share_probability(now, before, n / effect, m / before_effect)
     moved = key or max(now, key=lambda name: abs(now[name] / n - before[name] / m))
-    detail = f"{moved}: {before[moved] / m:.1%} before, {now[moved] / n:.1%} now"
+    detail = f"{moved}: {100 * before[moved] / m:.1f} % before, {100 * now[moved] / n:.1f} % now"
     return [Measure(figure, key, distance, BOUNDS[figure], probability, detail=detail)]
 
 
@@ -305,7 +308,10 @@ def _histogram_measure(
     probability = kolmogorov(distance, n / effect, m / before_effect)
     edges = counts.figures.by_name[figure].edges
     middles = (edges[1:] + edges[:-1]) / 2
-    detail = f"mean {float(np.dot(before, middles)) / m:.2f} before, {float(np.dot(now, middles)) / n:.2f} now"
+    means = [
+        f"{float(np.dot(row, middles)) / size:.2f}{_UNITS.get(figure, '')}" for row, size in ((before, m), (now, n))
+    ]
+    detail = f"mean {means[0]} before, {means[1]} now"
     return [Measure(figure, key, distance, BOUNDS[figure], probability, detail=detail)]
 
 

@@ -221,7 +221,8 @@ def _figures(shown: Sequence[Evaluated], pairing: Pairing | None) -> list[Figure
         estimates = [model.estimate(key) for model in shown]
         if any(estimates):
             difference = _difference(key, figure, pairing)
-            rows.append(_row(name, estimates, difference, key in _LESS_IS_BETTER))
+            row = _row(name, estimates, difference, key in _LESS_IS_BETTER)
+            rows.append(replace(row, difference="not measured") if pairing and difference is None else row)
     return rows
 
 

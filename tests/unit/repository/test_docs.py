@@ -244,12 +244,28 @@ def test_prohibited_uses_are_named_in_each_document() -> None:
 
 def reference() -> ModuleType:
     """The generator of the reference pages."""
-    spec = importlib.util.spec_from_file_location("docs_reference", ROOT / "docs" / "hooks" / "reference.py")
+    return hook("reference")
+
+
+def hook(name: str) -> ModuleType:
+    """A module of ``docs/hooks``."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / "hooks" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def test_tables_of_many_columns_name_their_cells_and_break_where_parts_end() -> None:
+    head = "<thead><tr><th>what</th><th>file</th><th>date</th><th>share</th></tr></thead>"
+    row = "<tr><td>a</td><td><code>mistere/reports/page.html --to x</code></td><td>2026-11-29</td><td>5 %</td></tr>"
+    table = hook("tables").readable(f"<table>{head}<tbody>{row}</tbody></table>")
+    assert table.startswith("<table data-list>") and '<td>a</td><td data-name="file">' in table
+    assert 'mistere/<wbr>reports/<wbr>page.<wbr>html <span class="whole">--to</span> x' in table
+    assert '<span class="whole">2026-11-29</span>' in table and "5\N{NO-BREAK SPACE}%" in table
+    narrow = "<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>b</td></tr></tbody></table>"
+    assert hook("tables").readable(narrow) == narrow
 
 
 def test_reference_lists_each_command_setting_and_variable() -> None:
