@@ -15,6 +15,7 @@ from mistere.artifacts.io import ArtifactHandle, open_artifact, publish, read_ma
 from mistere.artifacts.manifests import EncoderCheckpoint, ModelBundle, MoEModel, UtteranceSet
 from mistere.artifacts.object_store import MissingObjectError, open_store
 from mistere.common.errors import ArtifactError
+from mistere.common.parsing.documents import load_json
 from mistere.config.distillation import DistillationConfig
 from mistere.engine.execution import write_reference
 from mistere.engine.stage import Result, Stage, Step
@@ -72,7 +73,7 @@ def write_encoders(run: Mapping[str, Any], encoders: str, paths: Mapping[str, st
         encoders: JSON with the digest of each encoder, by modality.
         paths: a folder for each modality of the pipeline; a modality that the teacher lacks gets an absent encoder.
     """
-    store, digests = open_store(str(run["store"])), json.loads(encoders)
+    store, digests = open_store(str(run["store"])), load_json(encoders)
     for modality, path in paths.items():
         if modality in digests:
             manifest = read_manifest(store, EncoderCheckpoint, digests[modality])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mistere.model.dialogue_model import EmotionModel
 
 
-def load_model(location: str, int8: bool = False) -> EmotionModel:
+def load_model(location: str, int8: bool = False, exported: str = "") -> EmotionModel:
     """Load the model to score with: a bundle, or the folder of an exported model, whose graphs get a core each.
 
     It is loaded here so that the digest of this module's code, by which a resumed scoring recognises its results, covers the code that
@@ -25,6 +25,7 @@ def load_model(location: str, int8: bool = False) -> EmotionModel:
     Args:
         location: of the bundle, or the folder.
         int8: compute the encoders of a bundle in 8-bit integers if there is no GPU.
+        exported: digest that the exported model must have; empty for no check.
 
     Raises:
         ArtifactError: it is missing, incomplete or damaged; the message names the file.
@@ -34,7 +35,7 @@ def load_model(location: str, int8: bool = False) -> EmotionModel:
     if is_exported(location):
         from mistere.model.onnx.loading import load_onnx
 
-        return load_onnx(Path(location), threads=1)
+        return load_onnx(Path(location), threads=1, digest=exported)
     from mistere.model.inference import load_bundle
 
     return load_bundle(location, int8=int8)

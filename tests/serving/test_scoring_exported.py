@@ -13,10 +13,11 @@ from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.artifacts.onnx_manifest import OnnxModel
-from mistere.common.errors import UsageError
+from mistere.common.errors import ArtifactError, UsageError
 from mistere.data.kinds.audio import Audio
 from mistere.model.inference import load_bundle
 from mistere.model.onnx.export import export_model
+from mistere.scoring.scoring import load_model
 from pipelines.cli.commands.export import examples
 from pipelines.cli.commands.score import score
 from tests.serving.conftest import LABELS
@@ -25,13 +26,17 @@ from tests.serving.test_scoring import archive_rows, run_score, turns_of, write_
 NUMBERS = [f"probability_{label}" for label in LABELS]
 
 
-@pytest.fixture(scope="module")
-def exported(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, OnnxModel]:
-    target = tmp_path_factory.mktemp("onnx") / "model"
+def export(bundle: str, target: Path, *, int8: bool = False) -> tuple[str, OnnxModel]:
     root, digest = split_bundle_location(bundle)
     opened = open_artifact(open_store(root), ModelBundle, digest)
     model = load_bundle(bundle, device="cpu")
-    return str(target), export_model(model, opened, target, examples(opened.path, model)).manifest
+    made = export_model(model, opened, target, examples(opened.path, model), int8=int8)
+    return str(target), made.manifest
+
+
+@pytest.fixture(scope="module")
+def exported(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, OnnxModel]:
+    return export(bundle, tmp_path_factory.mktemp("onnx") / "model")
 
 
 def numbers(rows: list[dict[str, Any]]) -> np.ndarray:
@@ -79,6 +84,18 @@ def test_results_and_vectors_of_bundle_and_export_are_never_mixed(
         run_score(data, exported[0], tmp_path / "integers", int8=True)
 
 
+def test_integers_do_not_mix_what_is_computed_together(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The activations of a batch in 8-bit integers have one scale: a dialogue alone, and among others, has the same bytes."""
+    folder, _ = export(bundle, tmp_path / "model", int8=True)
+    rows = archive_rows(4, audio=True)
+    alone = [row for row in rows if row["dialogue_id"] == "call-0002"]
+    together = turns_of(run_score(write_archive(tmp_path / "data", rows), folder, tmp_path / "all"))
+    single = turns_of(run_score(write_archive(tmp_path / "one", alone), folder, tmp_path / "alone"))
+    assert single == [row for row in together if row["dialogue_id"] == "call-0002"]
+
+
 def test_an_export_needs_no_store(exported: tuple[str, OnnxModel], tmp_path: Path) -> None:
     """An output directory without a run; the vectors are kept beside the scores, and the default folder is named by the export."""
     data = write_archive(tmp_path / "data", archive_rows(2, audio=True))
@@ -87,3 +104,7 @@ def test_an_export_needs_no_store(exported: tuple[str, OnnxModel], tmp_path: Pat
     assert exported[1].digest[:8] in folder.name and turns_of(folder)
     assert list((tmp_path / "output" / "scores" / "vectors").rglob("*.safetensors"))
     assert not (tmp_path / "output" / "store").exists()
+    with pytest.raises(UsageError, match="gs://elsewhere"):
+        score(str(data), exported[0], {"min_calls": 2}, tmp_path / "output", store="gs://elsewhere/a")
+    with pytest.raises(ArtifactError, match="was exported again meanwhile; give the same command again"):
+        load_model(exported[0], exported="0" * 64)

@@ -41,6 +41,7 @@ class GraphEmbedder:
         settings: the encoder's section, as used for fine-tuning.
         threads: of an operation.
         digest: identifies the exported model.
+        int8: whether it computes in 8-bit integers.
 
     Raises:
         ArtifactError: a file is damaged or refused.
@@ -49,13 +50,24 @@ class GraphEmbedder:
     batch_invariant = True
 
     def __init__(
-        self, folder: Path, modality: str, graph: EncoderGraph, settings: EncoderConfig, threads: int, digest: str = ""
+        self,
+        folder: Path,
+        modality: str,
+        graph: EncoderGraph,
+        settings: EncoderConfig,
+        threads: int,
+        digest: str = "",
+        *,
+        int8: bool = False,
     ) -> None:
         self.modality, self.settings, self.kind = modality, settings, kind_of(graph.kind)
         self.dimension = graph.dimension
         self.rate = float(RATE) if graph.kind == "audio" else 1.0
         self._graph, self._folder = graph, folder
         self.arithmetic = ("onnx", digest)
+        # In 8-bit integers, the activations of a batch have one scale, so an utterance has a batch of its own.
+        self._positions = 1 if int8 else self.kind.batch_positions
+        self._budget = 0.0 if int8 or graph.kind == "audio" else float(_BATCH_TOKENS)
         self._session = GraphSession(folder / graph.graph, threads, graph.inputs, [OUTPUT])
         if graph.kind == "text":
             _ = self._tokenizer  # damage is found now, not at the first request
@@ -99,10 +111,9 @@ class GraphEmbedder:
 
         Recordings are computed one at a time: they are long enough, and their graph takes no padding.
         """
-        budget = 0.0 if self._graph.kind == "audio" else float(_BATCH_TOKENS)
 
         def batches(lengths: list[int]) -> list[tuple[list[int], int]]:
-            return [(batch, len(batch)) for batch in batches_within(lengths, budget)]
+            return [(batch, len(batch)) for batch in batches_within(lengths, self._budget)]
 
         return begin_batches(features, self.dimension, batches, self._vectors, None)()
 
@@ -117,7 +128,7 @@ class GraphEmbedder:
             windows: items to embed, a few hundred each.
             prepare: makes the features of an item; called in threads.
         """
-        batches = partial(batches_of_one_shape, positions=self.kind.batch_positions)
+        batches = partial(batches_of_one_shape, positions=self._positions)
         with ThreadPoolExecutor(usable_cores()) as pool:
 
             def begin(features: list[Features | None]) -> Finish:

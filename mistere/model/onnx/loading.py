@@ -39,12 +39,13 @@ def verify_onnx(folder: Path) -> ArtifactHandle[OnnxModel]:
     return verify_directory(folder, OnnxModel)
 
 
-def load_onnx(folder: Path, threads: int = 0) -> EmotionModel:
+def load_onnx(folder: Path, threads: int = 0, digest: str = "") -> EmotionModel:
     """Open and verify an exported model.
 
     Args:
         folder: as `mistere export` wrote it.
         threads: of an operation; 0 for the cores that this process may use.
+        digest: that it must have; empty for no check.
 
     Raises:
         UsageError: there is no exported model.
@@ -52,6 +53,8 @@ def load_onnx(folder: Path, threads: int = 0) -> EmotionModel:
         MissingPackageError: ONNX Runtime is not installed.
     """
     manifest = verify_onnx(folder).manifest
+    if digest and manifest.digest != digest:
+        raise ArtifactError(f"the model in {folder} was exported again meanwhile", "give the same command again")
     if reason := _disagreement(manifest):
         raise ArtifactError(f"the manifest in {folder} is of no usable model: {reason}", _REMEDY)
     return graph_model(folder, manifest, threads or usable_cores())
@@ -76,7 +79,9 @@ def graph_model(folder: Path, manifest: OnnxModel, threads: int) -> EmotionModel
             raise ArtifactError(f"the encoder of {name} in {folder} has an invalid setting", _REMEDY) from error
         if graph.text is not None:
             check_folder((folder / graph.text.tokenizer).parent, name)
-        embedders[name] = GraphEmbedder(folder, name, graph, settings, threads, manifest.digest)
+        embedders[name] = GraphEmbedder(
+            folder, name, graph, settings, threads, manifest.digest, int8=manifest.precision == "int8"
+        )
     return EmotionModel(manifest.bundle, GraphMixture(folder, manifest, threads), embedders)
 
 

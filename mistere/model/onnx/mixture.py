@@ -45,6 +45,8 @@ class GraphMixture:
 
     def __init__(self, folder: Path, model: OnnxModel, threads: int) -> None:
         self.dimensions, self.size, self.context_mode = dict(model.dimensions), model.weights, model.context_mode
+        # In 8-bit integers, the activations of a batch have one scale, so a dialogue has a batch of its own.
+        self._utterances = 0 if model.precision == "int8" else _BATCH_UTTERANCES
         self._experts, self._classes = len(model.experts), len(model.labels)
         self._session = GraphSession(folder / MIXTURE_GRAPH, threads, input_names(list(self.dimensions)), OUTPUTS)
 
@@ -52,7 +54,7 @@ class GraphMixture:
         """Predict dialogues in batches of similar length; padding is masked, so the result for one depends on no other."""
         lengths = [dialogue_length(dialogue) for dialogue in dialogues]
         answers: dict[int, DialoguePrediction] = {}
-        for chosen in batches_of_dialogues(lengths, _BATCH_UTTERANCES):
+        for chosen in batches_of_dialogues(lengths, self._utterances):
             answers |= zip(chosen, self._batch([dialogues[index] for index in chosen]), strict=True)
         return [answers[index] for index in range(len(dialogues))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time as clock
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from mistere.artifacts.onnx_manifest import is_exported
 from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.common.counting import counted, plural
 from mistere.common.digests.code import source_digest
+from mistere.common.environment import STORE_VARIABLE
 from mistere.common.errors import Interrupted, UsageError
 from mistere.common.paths import check_folder, missing_folders, removed_if_refused, require_cache
 from mistere.config.scoring import ScoringConfig
@@ -159,7 +161,7 @@ class _Scoring:
             check_rows(self._archive, self._archive.shards, self._columns, lambda done: advance("rows", done, total))
         present = frozenset[str]().union(*(fact.modalities for fact in facts.values()))
         with task_progress(f"loading {self._model.location}"):
-            model = load_model(self._model.location, self._config.int8)
+            model = load_model(self._model.location, self._config.int8, self._model.exported)
         form = self._form(model)
         summaries = self._shards(model, form, present, {shard: fact.rows for shard, fact in facts.items()})
         parts = [self._results.calls_part(one.shard) for one in summaries]
@@ -244,9 +246,9 @@ def _scoring_model(
     from mistere.model.onnx.loading import verify_onnx
 
     exported = verify_onnx(Path(model)).manifest
-    try:
+    if store or os.environ.get(STORE_VARIABLE) or (output / "store").is_dir():
         place = store_location(output, store)
-    except UsageError:  # an exported model needs no run, and no store
+    else:  # an exported model needs no run, and no store
         place = LocalStore(output.resolve() / "scores")
     return ScoringModel(model, exported.bundle_digest, place, exported=exported.digest)
 
