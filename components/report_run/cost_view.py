@@ -8,7 +8,8 @@ from typing import Any, Final
 from components.report_run.timing import duration
 from mistere.config.costs import CostSettings
 from mistere.runs.costs import Costs, costs_of, total_costs
-from mistere.runs.outcome import EXIT_HANDLER, Outcome, ordered_tasks
+from mistere.runs.outcome import EXIT_HANDLER, Outcome
+from mistere.runs.tasks import ordered_tasks
 
 _SPACE: Final = "\N{NO-BREAK SPACE}"
 

@@ -92,9 +92,16 @@ def _figures(outcome: Outcome) -> list[tuple[str, str]]:
         return []
     figures = [(f"Weighted F1 ({COVERAGE} interval)", estimate_text(outcome.weighted_f1))]
     if outcome.champion_difference is not None:
-        figures.append(("Difference to the champion, paired", estimate_text(outcome.champion_difference, signed=True)))
-    elif outcome.champion_before:
-        figures.append(("Difference to the champion", "not comparable: it was evaluated on another test split"))
+        figures.append(
+            (
+                f"Difference to the {outcome.compared_with}, paired",
+                estimate_text(outcome.champion_difference, signed=True),
+            )
+        )
+    elif outcome.champion_before or outcome.teacher:
+        figures.append(
+            (f"Difference to the {outcome.compared_with}", "not comparable: it was evaluated on another test split")
+        )
     else:
         figures.append(("Difference to the champion", "there was no champion before"))
     return figures

@@ -66,6 +66,7 @@ def summary(
         "runtime": dict(artifacts.evaluation.runtime) if artifacts.evaluation else {},
         "gate": [rule.model_dump() for rule in artifacts.gate.rules] if artifacts.gate else [],
         "champion_before": outcome.champion_before,
+        "teacher": outcome.teacher,
         "bundle": {"digest": outcome.bundle_digest, "location": outcome.bundle},
         "next": [step.as_dict() for step in steps],
         "unreadable": artifacts.unreadable,

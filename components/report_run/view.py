@@ -24,7 +24,8 @@ from mistere.reports.evaluation_view import MACROS, drawn, evaluation_view
 from mistere.reports.html_page import render_page
 from mistere.reports.rule_rows import rule_rows, shown_reasons
 from mistere.reports.wording import NextStep, consequence, headline, is_scoring, pill, status_word
-from mistere.runs.outcome import Estimate, Outcome, base_task, ordered_tasks
+from mistere.runs.outcome import Estimate, Outcome
+from mistere.runs.tasks import base_task, ordered_tasks
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -88,7 +89,7 @@ def _evaluated(outcome: Outcome, artifacts: RunArtifacts) -> dict[str, Any] | No
     model = Evaluated(evaluation, artifacts.predictions, artifacts.timelines)
     champion = outcome.champion_weighted_f1
     return {
-        "view": evaluation_view([model], artifacts.unreadable.append, champion),
+        "view": evaluation_view([model], artifacts.unreadable.append, champion, _compared(outcome)),
         "tiles": _tiles(outcome, model, champion),
         "best_expert": _best_expert(outcome),
     }
@@ -112,20 +113,26 @@ def _tiles(outcome: Outcome, model: Evaluated, champion: Estimate | None) -> lis
     return [*tiles, (f"{evaluation.utterances:,}", [split, *context])]
 
 
+def _compared(outcome: Outcome) -> str:
+    return "teacher" if outcome.teacher else "previous champion"
+
+
 def _champion_tile(outcome: Outcome, model: Evaluated, champion: Estimate | None) -> tuple[str, list[str]]:
     against = model.evaluation.champion
+    other = _compared(outcome)
     if champion is None:
-        if not outcome.champion_before and against is None:
+        if not outcome.teacher and not outcome.champion_before and against is None:
             return "none", ["no champion before this run"]
         if against is not None and against.incomparable:
-            return "not comparable", [f"previous champion: {against.incomparable}"]
-        return "not comparable", ["previous champion: evaluated on another test split"]
-    lines = ["previous champion on the same test split", *_interval(champion)]
+            return "not comparable", [f"{other}: {against.incomparable}"]
+        return "not comparable", [f"{other}: evaluated on another test split"]
+    lines = [f"{other} on the same test split", *_interval(champion)]
     difference = model.estimate("champion.difference.weighted_f1")
     if difference is not None:
         bounds = bounds_text(difference, signed=True)
         lines.append(
-            f"difference of the new model: {difference.value:+z.3f}" + (f" ({bounds}, paired)" if bounds else "")
+            f"difference of the {'student' if outcome.teacher else 'new model'}: {difference.value:+z.3f}"
+            + (f" ({bounds}, paired)" if bounds else "")
         )
     return f"{champion.value:.3f}", lines
 

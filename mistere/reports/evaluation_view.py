@@ -103,7 +103,10 @@ class EvaluationView:
 
 
 def evaluation_view(
-    models: Sequence[Evaluated], on_problem: OnProblem, champion: Estimate | None = None
+    models: Sequence[Evaluated],
+    on_problem: OnProblem,
+    champion: Estimate | None = None,
+    champion_name: str = "previous champion",
 ) -> EvaluationView:
     """Draw and describe one evaluation, or two side by side.
 
@@ -111,20 +114,21 @@ def evaluation_view(
         models: one or two.
         on_problem: called for each plot that could not be drawn; the page is rendered without it.
         champion: the champion's weighted F1 on the same test split, shown beside a single model's experts.
+        champion_name: what it is called there.
     """
     draw = partial(drawn, on_problem)
     first = models[0].evaluation
     experts = list(dict.fromkeys(name for model in models for name in model.evaluation.experts))
     return EvaluationView(
         models=[_model_view(model, models, on_problem) for model in models],
-        experts=draw(lambda: _experts(models, experts, champion)),
+        experts=draw(lambda: _experts(models, experts, champion, champion_name)),
         classes=draw(lambda: _classes(models)),
         reliability=draw(lambda: _reliability(models)),
         contributions=draw(lambda: _contributions(models, experts)),
         missing=draw(lambda: _missing(models)),
         robustness=draw(lambda: _robustness(models)),
         robustness_note=_robustness_note(models),
-        calls=draw(lambda: call_view(models)),
+        calls=draw(lambda: call_view(models, champion_name)),
         slices=slice_tables(models),
         slices_note=unshared_parts(models),
         costs=cost_rows(models),
@@ -165,12 +169,14 @@ def _model_view(model: Evaluated, models: Sequence[Evaluated], on_problem: OnPro
     )
 
 
-def _experts(models: Sequence[Evaluated], experts: Sequence[str], champion: Estimate | None) -> Markup | None:
+def _experts(
+    models: Sequence[Evaluated], experts: Sequence[str], champion: Estimate | None, champion_name: str
+) -> Markup | None:
     mixture = [model.estimate("test.weighted_f1") for model in models]
     alone = {name: [model.estimate(f"test.expert.{name}.weighted_f1") for model in models] for name in experts}
     alone = {name: values for name, values in alone.items() if any(values)}
     majority = models[0].evaluation.metrics.get("test.majority.weighted_f1") if len(models) == 1 else None
-    return experts_plot(mixture, alone, majority, champion)
+    return experts_plot(mixture, alone, majority, champion, champion_name)
 
 
 def _classes(models: Sequence[Evaluated]) -> Markup | None:

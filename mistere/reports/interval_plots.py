@@ -103,13 +103,14 @@ def experts_plot(
     experts: Mapping[str, Sequence[Estimate | None]],
     majority: float | None,
     champion: Estimate | None = None,
+    champion_name: str = "previous champion",
 ) -> Markup | None:
     """Weighted F1 of the mixture, of each expert alone and of the champion, with an estimate per model."""
     rows = [IntervalRow("mixture", mixture, MIXTURE_COLOR, strong=True)]
     for position, (name, values) in enumerate(experts.items()):
         rows.append(IntervalRow(f"{spoken(name)} alone", values, expert_color(name, position)))
     if champion is not None:
-        rows.append(IntervalRow("previous champion", [champion], GREY))
+        rows.append(IntervalRow(champion_name, [champion], GREY))
     line = None if majority is None else (majority, f"always the most frequent emotion: {majority:.3f}")
     label = "Weighted F1 of the mixture beside each expert alone, with intervals"
     return interval_plot(rows, "weighted F1 on the test split", label, line)

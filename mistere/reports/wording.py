@@ -17,7 +17,8 @@ from mistere.reports.next_commands import (
     program,
     serve_command,
 )
-from mistere.runs.outcome import Outcome, base_task, pipeline_of
+from mistere.runs.outcome import Outcome
+from mistere.runs.tasks import base_task, pipeline_of
 from mistere.serving.kserve.live_service import port_forward
 
 _STATUS = {"done": ("ran", ""), "reused": ("reused", "soft"), "failed": ("failed", "bad")}
@@ -69,6 +70,8 @@ def is_scoring(outcome: Outcome) -> bool:
 def headline(outcome: Outcome) -> str:
     """The outcome in one sentence."""
     if outcome.verdict == "deployed":
+        if outcome.teacher:
+            return "The run made the champion again, a student that a person released before."
         if outcome.champion_before and outcome.champion_before == outcome.bundle_digest:
             return "The run made the champion again: it passed the gate and stays released."
         return "The new model passed the gate and was released."
@@ -106,11 +109,15 @@ def consequence(outcome: Outcome, champion_now: str) -> str:
             else "There are no scores of this run; the next one finds the shards that were scored."
         )
     if outcome.verdict == "deployed":
+        if outcome.teacher:
+            return "It is the model that is in service already, so nothing changes for its users."
         if not outcome.champion_before:
             return "It is the first champion."
         if outcome.champion_before == outcome.bundle_digest:
             return "It is the same model that was in service before, so nothing changes for its users."
         return f"It replaces the champion {outcome.champion_before[:12]}."
+    if outcome.teacher:  # its pipeline never releases
+        return "Nothing was released."
     if champion_now and champion_now == outcome.bundle_digest != outcome.champion_before:
         return "The new model had already become the champion; run again to complete the release."
     if outcome.finished("resolve_inputs") is None:

@@ -1,16 +1,15 @@
 """The outcome of a run, read from its records in the store: for the command's exit code, for ``--wait`` and for the report.
 
 The rules, in this order: a failed stage sets its own exit code; a rejected dataset gives 4; a gate that held or rejected gives
-3, and so does a model that a person rejected before; a finished deployment gives 0, and so do finished scores; traffic that has
+3, and so does a model that a person rejected before; a finished deployment gives 0, and so do finished scores and a student that is the champion; traffic that has
 drifted gives 5, and other traffic 0; a registered model that waits for approval gives 6; anything else is an unfinished run and gives 1.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal, TypeVar
@@ -24,30 +23,22 @@ from mistere.artifacts.object_store import LocalStore, MissingObjectError, Objec
 from mistere.artifacts.sealed_record import unseal
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.config.modalities import modalities_of
-from mistere.config.stages import (
-    DISTILLATION,
-    MONITORING,
-    RETRAINING,
-    SCORING,
-    PipelineName,
-    every_stage,
-    split_task,
-    stages,
-    task_titles,
-)
+from mistere.config.stages import DISTILLATION, stages
 from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.lineage import read_lineage
 from mistere.registry.release.champion import NO_CHAMPION
+from mistere.runs.tasks import ordered_tasks, pipeline_of
 
 M = TypeVar("M", bound=Manifest)
-_OPTIONAL: Final = frozenset(name for name, stage in stages().items() if stage.optional)
-_SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
 RELEASE_VALUE: Final = "release"
 """The value of the exit handler that says what has become of a release that the run had left unfinished."""
 FINISHED: Final = frozenset({"done", "reused"})
 Verdict = Literal["deployed", "waiting", "held", "rejected", "data rejected", "failed", "scored", "monitored"]
 SAME_MODEL: Final = "This model is the champion itself: the same data, code and settings made it again, so there is nothing new to release."
+SAME_STUDENT: Final = (
+    "The student is version {version}, which a person released before and which is the champion already."
+)
 EXAMPLE: Final = "example/dialogue.json"
 """The example dialogue in a bundle (:mod:`mistere.serving.example_dialogue`)."""
 REPAIR: Final = "restore it from a copy of the store, or start the run again, which finds the finished steps"
@@ -63,43 +54,6 @@ SCORES_PAGE: Final = "scores.html"
 _MONITOR: Final = "monitor_traffic"
 """The stage of the monitoring pipeline."""
 TRAFFIC_PAGE: Final = "traffic.html"
-
-
-def base_task(task: str) -> str:
-    """The task that a shard belongs to; any other task itself."""
-    match = _SHARD.match(task)
-    return match["task"] if match else task
-
-
-def pipeline_of(names: Iterable[str]) -> PipelineName:
-    """The pipeline of a run by the names of tasks that have a record."""
-    stages_of = (split_task(base_task(name))[0] for name in names)
-    found = {every_stage()[stage].pipeline for stage in stages_of if stage}
-    return next((name for name in (SCORING, MONITORING, DISTILLATION) if name in found), RETRAINING)
-
-
-def ordered_tasks(names: Iterable[str], modalities: Iterable[str] = ()) -> list[str]:
-    """The tasks of a run in the pipeline's order, without its exit handler; a sharded task is replaced by its shards.
-
-    A task of an optional stage is named if it has a record.
-
-    Args:
-        names: the tasks that have a record.
-        modalities: of the run; by default those that have a record.
-    """
-    names = list(names)
-    seen = dict.fromkeys(modality for name in names if (modality := split_task(base_task(name))[1]))
-    shards: dict[str, list[tuple[int, str]]] = {}
-    recorded = set(names)
-    for task in recorded:
-        if match := _SHARD.match(task):
-            shards.setdefault(match["task"], []).append((int(match["index"]), task))
-    return [
-        name
-        for task in task_titles(tuple(modalities) or modalities_of(seen), pipeline_of(names))
-        if task in recorded or split_task(task)[0] not in _OPTIONAL
-        for name in ([task_name for _, task_name in sorted(shards[task])] if task in shards else [task])
-    ]
 
 
 class Estimate(BaseModel):
@@ -129,11 +83,12 @@ class Outcome(BaseModel):
         candidate: the registered version that a person may approve, as ``mistere approve`` takes it; empty if there is none.
         stages: records of the tasks that were reached, in the pipeline's order.
         champion_before: bundle digest of the champion at the start of the run; empty if there was none.
-        champion_weighted_f1: the champion's weighted F1 on the same test split; None if unknown.
-        champion_difference: the candidate's weighted F1 minus the champion's, paired; None if unknown.
+        teacher: bundle digest of the teacher of a distillation, which takes the champion's place in the comparison; otherwise empty.
+        champion_weighted_f1: the weighted F1 of champion or teacher on the same test split; None if unknown.
+        champion_difference: the candidate's weighted F1 minus that of champion or teacher, paired; None if unknown.
         bundle: location of the bundle; empty if none was made.
         example: location of the bundle's example dialogue; empty if it has none.
-        is_champion: whether the run made the champion of its start again: the same encoders and mixture.
+        is_champion: whether the run made again what is the champion already.
         on_cluster: whether the store is a remote one, so that the run's commands were typed on another machine.
         report: location of the run report.
         endpoint: address of the inference service, if the deployment named one.
@@ -158,6 +113,7 @@ class Outcome(BaseModel):
     experts: dict[str, Estimate] = Field(default_factory=dict)
     majority_weighted_f1: float | None = None
     champion_before: str = ""
+    teacher: str = ""
     champion_weighted_f1: Estimate | None = None
     champion_difference: Estimate | None = None
     bundle: str = ""
@@ -172,6 +128,11 @@ class Outcome(BaseModel):
     stopped: bool = False
     unreadable: list[str] = Field(default_factory=list)
     damaged: list[str] = Field(default_factory=list)
+
+    @property
+    def compared_with(self) -> str:
+        """What the comparison is with: ``teacher`` in a distillation, else ``champion``."""
+        return "teacher" if self.teacher else "champion"
 
     @property
     def unexplained(self) -> bool:
@@ -293,6 +254,9 @@ def _decide(store: ObjectStore, outcome: Outcome) -> None:
         outcome.exit_code = int(ExitCode.NOT_PROMOTED if rejected else ExitCode.WAITING)
         outcome.verdict = "rejected" if rejected else "waiting"
         outcome.reasons = [waits_for, *_gate_sentences(store, outcome, {"promote"})]
+    elif registered and _released_before(outcome, registered):
+        outcome.exit_code, outcome.verdict, outcome.is_champion = int(ExitCode.DEPLOYED), "deployed", True
+        outcome.reasons = [SAME_STUDENT.format(version=registered.values.get("model_version", "?"))]
     elif outcome.finished(_SCORES):
         outcome.exit_code, outcome.verdict = 0, "scored"
         outcome.report = store.location(report_key(outcome.run_id, SCORES_PAGE))
@@ -311,6 +275,12 @@ def _decide(store: ObjectStore, outcome: Outcome) -> None:
         outcome.reasons = [_unfinished(outcome)]
 
 
+def _released_before(outcome: Outcome, registered: StageRecord) -> bool:
+    """Whether the run made a student that is the champion already; no stage follows its registration, and so none deploys it."""
+    distilled = pipeline_of(record.task for record in outcome.stages) == DISTILLATION
+    return distilled and registered.values.get("state") == "released"
+
+
 def _gate_sentences(store: ObjectStore, outcome: Outcome, kinds: set[str]) -> list[str]:
     """The sentences of the gate's rules with one of these outcomes; rejections first."""
     verdict = _output(store, outcome, GateVerdict, "gate_model", "verdict")
@@ -327,6 +297,8 @@ def _unfinished(outcome: Outcome) -> str:
     if not reached:
         return "The run did not finish: no stage has a record."
     missing = [task for task in ordered_tasks(reached, outcome.modalities) if task not in reached]
+    if not missing:
+        return "The run did not finish: each stage ended, and none says what has become of the model."
     return f"The run did not finish: {missing[0]} has no record of its end.{cause}"
 
 
@@ -354,13 +326,15 @@ def _figures(store: ObjectStore, outcome: Outcome) -> None:
         if outcome.verdict in {"deployed", "waiting", "held", "rejected"}:
             outcome.reasons += _left_out(report.metrics)
     started, registered = outcome.finished("resolve_inputs"), outcome.finished("register_model")
+    planned = outcome.finished("plan_distillation")
+    outcome.teacher = planned.values.get("teacher_digest", "") if planned else ""
     champion = started.values.get("champion_digest", "") if started else ""
     outcome.champion_before = "" if champion == NO_CHAMPION else champion
     if outcome.champion_before and outcome.verdict in {"held", "rejected"}:
         outcome.is_champion = _made_again(store, outcome)
-    if outcome.is_champion:
-        outcome.reasons.insert(0, SAME_MODEL)
-    if outcome.champion_before and report is not None:
+        if outcome.is_champion:
+            outcome.reasons.insert(0, SAME_MODEL)
+    if (outcome.champion_before or outcome.teacher) and report is not None:
         outcome.champion_weighted_f1 = Estimate.of(report.metrics, "champion.weighted_f1")
         outcome.champion_difference = Estimate.of(report.metrics, "champion.difference.weighted_f1")
     if registered:

@@ -17,7 +17,7 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.registry.release.champion import read_champion
-from mistere.runs.outcome import ordered_tasks
+from mistere.runs.tasks import ordered_tasks
 from tests.local.workshop import Run, has_started, make_dataset, run, start_run
 
 pytestmark = pytest.mark.long

@@ -13,7 +13,6 @@ from mistere.reports.calls.summary import comparison, lead
 from mistere.reports.evaluated_model import Evaluated
 
 _THIS = "this model"
-_CHAMPION = "previous champion"
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,12 @@ class CallView:
     rows: list[LevelRow]
 
 
-def call_view(models: Sequence[Evaluated]) -> CallView | None:
+def call_view(models: Sequence[Evaluated], champion_name: str = "previous champion") -> CallView | None:
     """The figures of one model with its champion's beside it, or of two models; None if they were not measured.
 
     Args:
         models: one or two.
+        champion_name: what the model that a single one was compared with is called.
     """
     measured = [
         (model.title, figures)
@@ -58,7 +58,7 @@ def call_view(models: Sequence[Evaluated]) -> CallView | None:
         figures = _side_by_side(figures, measured[1][1] if len(measured) > 1 else None)
     else:
         compared = [level for level in figures.levels.values() if level.other or level.difference]
-        other = _CHAMPION if compared else ""
+        other = champion_name if compared else ""
     clean, effects = clean_report(figures.clean), effect_reports(list(EFFECTS.values()), figures)
     levels = [level for effect in effects for level in effect.levels]
     sections = call_sections(clean, effects)

@@ -100,7 +100,7 @@ def _figures(outcome: Outcome) -> list[str]:
     rows: list[tuple[str, Estimate | None, bool]] = [
         ("mixture", outcome.weighted_f1, False),
         *((f"{spoken(name)} alone", estimate, False) for name, estimate in outcome.experts.items()),
-        ("champion before", outcome.champion_weighted_f1, False),
+        ("teacher" if outcome.teacher else "champion before", outcome.champion_weighted_f1, False),
         ("difference, paired", outcome.champion_difference, True),
     ]
     shown = [(_plain(name), estimate_text(estimate, signed=signed)) for name, estimate, signed in rows if estimate]

@@ -16,7 +16,8 @@ from rich.text import Text
 from mistere.common.names import terminal_text
 from mistere.reports.mlflow_page import runs_page
 from mistere.reports.next_commands import ask_command, decide_command, page_command, serve_command
-from mistere.runs.outcome import EXIT_HANDLER, Estimate, Outcome, ordered_tasks
+from mistere.runs.outcome import EXIT_HANDLER, Estimate, Outcome
+from mistere.runs.tasks import ordered_tasks
 from pipelines.cli.output.console import OutputConsole, print_text
 
 _MARKS = {"done": ("✔", "green"), "reused": ("↺", "cyan"), "failed": ("✘", "red"), "running": ("…", "yellow")}
@@ -139,7 +140,8 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
         for expert, estimate in outcome.experts.items():
             console.print(f"  {expert.replace('_', '-') + ' alone':<18} {_interval(estimate)}", markup=False)
         if outcome.champion_weighted_f1:
-            console.print(f"  {'champion before':<18} {_interval(outcome.champion_weighted_f1)}", markup=False)
+            other = "teacher" if outcome.teacher else "champion before"
+            console.print(f"  {other:<18} {_interval(outcome.champion_weighted_f1)}", markup=False)
         if outcome.champion_difference:
             console.print(
                 f"  {'difference, paired':<18} {_interval(outcome.champion_difference, '+.3f')}", markup=False

@@ -15,7 +15,8 @@ from mistere.config.modalities import DEFAULT_MODALITIES
 from mistere.config.stages import task_title
 from mistere.engine.live_progress import ProgressReader
 from mistere.engine.stage import StageRecord
-from mistere.runs.outcome import Outcome, base_task, note_stop, read_outcome
+from mistere.runs.outcome import Outcome, note_stop, read_outcome
+from mistere.runs.tasks import base_task
 from pipelines.cli.output.run_display import Display
 from pipelines.kubeflow.connection.failures import NotFoundError, PipelinesError, UnavailableError
 from pipelines.kubeflow.runs.pods import RunPods

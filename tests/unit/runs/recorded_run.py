@@ -42,6 +42,7 @@ from mistere.metrics.missing_curve import CurvePoint, curve_metrics
 from mistere.metrics.predictions import PREDICTIONS_FILE
 from mistere.metrics.robustness import CallFigures, LevelFigures, ModelFigures, RobustnessPoint, robustness_metrics
 from mistere.model.mixture.prediction import DialoguePrediction
+from mistere.runs.tasks import ordered_tasks
 
 LABELS = ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"]
 EXPERTS = ["speech", "text", "cross_modal"]
@@ -61,6 +62,11 @@ _SECONDS = {
     "gate_model": 3.0,
     "register_model": 5.5,
     "deploy_model": 24.0,
+    "plan_distillation": 1.1,
+    "open_teacher": 2.0,
+    "distill_encoder-speech": 52.0,
+    "distill_encoder-text": 31.0,
+    "distill_mixture": 18.0,
 }
 SENTENCES = [
     "So, did you talk to her after the party?",
@@ -351,6 +357,14 @@ class RecordedRun:
             "message": "The endpoint answered a held-out dialogue exactly as the offline evaluation did.",
         }
         self.record("deploy_model", values=values)
+
+    def distil(self, teacher: str) -> None:
+        """The records of a distillation's steps before its evaluation."""
+        values = {"plan_distillation": {"teacher_digest": teacher, "data_digest": "0783"}}
+        for task in ordered_tasks(["plan_distillation"], ("speech", "text")):
+            if task in {"evaluate_model", "gate_model", "register_model"}:
+                break
+            self.record(task, values=values.get(task, {}))
 
     def register(self, metrics: dict[str, float], values: dict[str, str] | None = None) -> str:
         digest = self.bundle(metrics)

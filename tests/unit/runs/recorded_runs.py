@@ -21,6 +21,7 @@ FLOOR = rule("minimum_weighted_f1", "promote", "Weighted F1 is 0.712, surely abo
 COMPARED = (
     "Weighted F1 differs from the champion's by -0.004 (95 % interval -0.031 to +0.022): that does not settle it."
 )
+TAUGHT = "Weighted F1 differs from the teacher's by -0.004 (paired 95 % interval -0.009 to +0.001): not worse by more than 0.020."
 WORSE = "Weighted F1 differs from the champion's by -0.101 (95 % interval -0.140 to -0.060): worse by more than 0.010."
 WAITS = "The model is registered as version 5 of mistere and waits for approval."
 BETTER = "Weighted F1 differs from the champion's by +0.148 (paired 95 % interval +0.091 to +0.203): not worse by more than 0.010."
@@ -69,6 +70,18 @@ def waiting(root: Path) -> RecordedRun:
     report = run.evaluate()
     run.judge("promote", [FLOOR, *OTHERS])
     run.register(report.metrics, {"waits_for": WAITS, "state": "waiting", "approvable": "mistere/5", "next": "wait"})
+    return run
+
+
+def distilled(root: Path, values: dict[str, str]) -> RecordedRun:
+    """A run of the distillation pipeline whose registration had these values."""
+    run = RecordedRun(root)
+    run.start()
+    teacher = run.bundle({"test.weighted_f1": 0.72})
+    run.distil(teacher)
+    report = run.evaluate(champion=teacher, difference=Interval(-0.004, -0.009, 0.001))
+    run.judge("promote", [rule("teacher_comparison", "promote", TAUGHT, -0.009, -0.02), *OTHERS[3:4]])
+    run.register(report.metrics, values)
     return run
 
 

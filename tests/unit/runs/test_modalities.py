@@ -14,7 +14,7 @@ from mistere.config.loader import complete_config, load_config
 from mistere.config.modalities import DEFAULT_MODALITIES, modalities_of, name_problem
 from mistere.config.stages import split_task, task_title, task_titles
 from mistere.engine.modality_template import expand, for_modalities
-from mistere.runs.outcome import ordered_tasks
+from mistere.runs.tasks import ordered_tasks
 from pipelines.profiles import PIPELINE_CONFIG
 
 FACE = "face: {kind: frames, source: 'random:image', epochs: 3}"

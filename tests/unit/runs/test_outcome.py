@@ -13,7 +13,8 @@ from mistere.artifacts.manifests import EvaluationReport, GateVerdict
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError
 from mistere.engine.stage import stage_record_key
-from mistere.runs.outcome import ordered_tasks, read_outcome, read_run_info
+from mistere.runs.outcome import read_outcome, read_run_info
+from mistere.runs.tasks import ordered_tasks
 from tests.unit.runs import recorded_runs as runs
 
 EXPECTED = {

@@ -31,7 +31,8 @@ from mistere.reports import plots
 from mistere.reports.evaluation_tables import shown_dialogue
 from mistere.reports.evaluation_view import GATE_WORDS
 from mistere.reports.wording import consequence, headline, next_steps
-from mistere.runs.outcome import Outcome, ordered_tasks, read_outcome
+from mistere.runs.outcome import Outcome, read_outcome
+from mistere.runs.tasks import ordered_tasks
 from tests.unit.runs import recorded_run
 from tests.unit.runs import recorded_runs as runs
 
