@@ -166,13 +166,23 @@ def reject(
 
 @registry_app.command()
 def rollback(
-    reason: Reason = "", output: Output = Path("output"), store: StoreLocation = None, tracking: Tracking = None
+    reason: Reason = "",
+    unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished", help="Only take a canary or an interrupted release back; never restore a champion."
+        ),
+    ] = False,
+    service: Annotated[str, typer.Option(help="With --unfinished: the service, if several have one.")] = "",
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Tracking = None,
 ) -> None:
     """Take a canary or an interrupted release back; without one, restore the previous champion and deploy it."""
     from pipelines.cli.commands.registry.promote import rollback as command
     from pipelines.cli.registry_location import registry_location
 
-    command(registry_location(output, store, tracking), reason)
+    command(registry_location(output, store, tracking), reason, unfinished=unfinished, service=service)
 
 
 @registry_app.command()

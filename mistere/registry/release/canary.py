@@ -84,7 +84,7 @@ def hold_canary(
             held.update(state="pending", since=0.0)
         raise MistereError(
             f"version {champion.model_version} gets {share} % of the requests, but this could not be recorded: {error} `mistere "
-            "rollback`, or the next release, takes it back."
+            "rollback --unfinished`, or the next release, takes it back."
         ) from error
     return message
 

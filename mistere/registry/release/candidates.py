@@ -176,8 +176,8 @@ def reject_candidate(store: ObjectStore, bundle_digest: str, version: str, reaso
     if journal is not None and journal.state == "canary":
         complete(store, event, "lost", "The version had a share of the requests as a canary.")
         raise ConflictError(
-            f"version {version} gets {journal.share} % of the requests of {journal.deployment.service} as a canary: `mistere rollback` takes "
-            "it back; then reject it."
+            f"version {version} gets {journal.share} % of the requests of {journal.deployment.service} as a canary: `mistere rollback "
+            "--unfinished` takes it back; then reject it."
         )
     released = journal is not None or read_champion(store).digest == bundle_digest
     final = complete(store, event, "lost", _RELEASED_MEANWHILE) if released else complete(store, event, "done")

@@ -226,13 +226,13 @@ def _require_no_other_canary(journal: Journal, deployment: Deployment) -> None:
     gets = f"version {version} gets {journal.share} % of the requests of {deployment.service} as a canary"
     if stands.bundle_digest != deployment.bundle_digest:
         raise MistereError(
-            f"{gets}: `mistere promote {journal.champion.model_name}/{version}` releases it, `mistere rollback` takes it back; then run "
-            "again."
+            f"{gets}: `mistere promote {journal.champion.model_name}/{version}` releases it, `mistere rollback --unfinished` "
+            "takes it back; then run again."
         )
     if _routing(stands) != _routing(deployment):
         raise MistereError(
             f"{gets}, by a Gateway that the profile's deployment.mode, deployment.namespace and deployment.gateway do not name: "
-            "`mistere rollback` takes it back; then run again."
+            "`mistere rollback --unfinished` takes it back; then run again."
         )
 
 

@@ -75,7 +75,7 @@ class UnfinishedRelease:
         if self.by_hand:
             return (
                 f"Version {version} has had {journal.share} % of the requests of {service} for {_words(self.seconds)}, as a canary by "
-                f"hand{by}: `mistere promote {self._name}` releases it, `mistere rollback` takes it back."
+                f"hand{by}: `mistere promote {self._name}` releases it, `mistere rollback --unfinished` takes it back."
             )
         if self.alive:
             return f"Version {version} is being released to {service}{by}, on {journal.host}{self._requests(' and gets ')}."
@@ -83,7 +83,7 @@ class UnfinishedRelease:
         ended = f"The {what} of version {version} to {service}{by} was interrupted {_words(self.seconds)} ago on {journal.host}"
         if self.moved:
             return f"{ended}, after it had moved the champion: `mistere promote {self._name}`, or the next run, completes it."
-        return f"{ended}{self._requests(', and the version may have ')}: `mistere rollback`, or the next run, takes it back."
+        return f"{ended}{self._requests(', and the version may have ')}: `mistere rollback --unfinished`, or the next run, takes it back."
 
     @property
     def _name(self) -> str:

@@ -92,7 +92,9 @@ def test_an_attempt_that_changes_nothing_leaves_the_canary(
         with pytest.raises(MistereError, match="does not answer"):
             hold(cluster, store, second, 30)
         assert stands()
-    with pytest.raises(MistereError, match=r"as a canary, by a Gateway that .* do not name: `mistere rollback`"):
+    with pytest.raises(
+        MistereError, match=r"as a canary, by a Gateway that .* do not name: `mistere rollback --unfinished`"
+    ):
         release(second, CONFIG.model_copy(update={"gateway": GatewayConfig()}))
     assert stands()
     release(second)
@@ -143,7 +145,9 @@ def test_a_share_by_hand_can_be_taken_back(
     release(first)
     assert end_canary(store, "mistere", "why", "who") is None
     hold(cluster, store, second, 20)
-    with pytest.raises(MistereError, match=r"gets 20 % of the requests of mistere as a canary: `mistere rollback`"):
+    with pytest.raises(
+        MistereError, match=r"gets 20 % of the requests of mistere as a canary: `mistere rollback --unfinished`"
+    ):
         reject_candidate(store, second.manifest.digest, "1", "Bad.", "who")
     ended = end_canary(store, "mistere", "Too many complaints.", "who")
     assert ended is not None and ended.deployment.bundle_digest == second.manifest.digest
@@ -196,11 +200,11 @@ def test_the_commands_share_release_and_take_back(
     assert stands.by_hand and not stands.stands_long
     assert re.fullmatch(
         r"Version 2 has had 10 % of the requests of mistere for \d+ seconds?, as a canary by hand \(by .*\): `mistere promote mistere/2` "
-        "releases it, `mistere rollback` takes it back.",
+        "releases it, `mistere rollback --unfinished` takes it back.",
         stands.sentence(),
     )
     command.rollback(location, "")
-    assert "Version 2 was a canary and gets no requests any more; the champion stays, version 1." in printed()
+    assert "Version 2 was a canary and gets no requests of mistere any more; version 1 stays." in printed()
     all_is_back(cluster, gateway, first)
     command.release_version(location, lineage, "promote", "why", canary=10)
     gateway.seen.clear()

@@ -108,7 +108,7 @@ def test_everybody_names_a_share_that_a_killed_process_has_left(
         and "The canary of version 1 to mistere (by ann@laptop) was interrupted" in result.sentence
     )
     assert (
-        "on laptop, and the version may have 10 % of the requests: `mistere rollback`, or the next run"
+        "on laptop, and the version may have 10 % of the requests: `mistere rollback --unfinished`, or the next run"
         in result.sentence
     )
     unattended_releases(store, notes.append)
@@ -151,7 +151,7 @@ def test_a_share_that_the_exit_handler_cannot_take_back_is_reported_and_taken_ba
     cluster.server.troubles.append(Trouble("PATCH", 403, times=1, path="httproutes"))
     own = RecordedRun(store.root, run_id="run")
     result = report_run(RegistryConfig(log_report=False), own.step())
-    assert "may have 10 % of the requests: `mistere rollback`" in result.values["release"]
+    assert "may have 10 % of the requests: `mistere rollback --unfinished`" in result.values["release"]
     assert "This could not be done yet: The Kubernetes API does not allow it" in result.values["release"]
     assert gateway.weights == AT_10 and "This could not be done yet" in posted[-1]
     assert check_releases(store).status == "failed", "the handler's process is this one, and has given up"

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from mistere.artifacts.object_store import ConflictError, LocalStore, ObjectStore
-from mistere.common.errors import MistereError
+from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.registry.release import canary as module
 from mistere.registry.release import recovery
 from mistere.registry.release.candidates import reject_candidate, require_no_rejection
 from mistere.registry.release.champion import read_champion
-from mistere.registry.release.journal import Journal, read_journal
+from mistere.registry.release.journal import Journal, read_journal, this_process
 from mistere.registry.release.promotion_log import PromotionEvent, read_log
 from mistere.registry.release.recovery import recover
+from mistere.registry.release.unfinished import unfinished_releases
 from mistere.serving.deployment import RollbackError, read_deployment
 from mistere.serving.kserve.lease import RenewLease
 from pipelines.cli.commands.registry import promote as command
@@ -188,9 +189,9 @@ def test_a_rollback_after_a_killed_release_leaves_the_champion(
     monkeypatch.setattr(command, "mirror_champion", lambda _uri, _champion: None)
     command.rollback(RegistryLocation(local, ""), "")
     printed = " ".join(capsys.readouterr().out.split())
-    first = "The canary of version 3 had been interrupted" if share else "The release of version 3 had been interrupted"
+    first = "The canary of version 3 had" if share else "The release of version 3 to mistere had"
     assert printed.startswith(first) and "the champion stays, version 2." in printed
-    assert "Run `mistere promote mistere/3`" in printed and "or `mistere rollback` again" in printed
+    assert "Run `mistere promote mistere/3`" in printed and "or `mistere rollback` to restore" in printed
     assert state(local) == ("b", "b") and journal(local).state == "done"
 
 
@@ -205,3 +206,68 @@ def test_a_rollback_after_a_release_that_had_moved_the_champion_goes_on(
         command.rollback(RegistryLocation(local, ""), "")
     assert "was completed" in capsys.readouterr().out and journal(local).state == "done"
     assert read_champion(local).digest[0] == "b"
+
+
+@pytest.fixture
+def beside(local: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
+    """A store with a healthy champion b, deployed to mistere, and an interrupted release of c to beta."""
+    promote(local, Mirror(), "b")
+    monkeypatch.setattr(command, "mirror_champion", lambda _uri, _champion: None)
+    _leave(local, "beta")
+    return local
+
+
+def _leave(store: LocalStore, service: str, **fields: object) -> None:
+    left = journal(store).model_copy(
+        update={
+            "state": "pending",
+            "since": 0.0,
+            "event": None,
+            "champion": champion("c"),
+            "deployment": deployment(store, "c", service),
+            "deployment_before": "",
+            **fields,
+        }
+    )
+    store.write(f"deployments/{service}/journal.json", left.sealed())
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_rollback_takes_the_interrupted_release_of_another_service_back(
+    unfinished: bool, beside: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is what the sentence on it advises; it is the first release of that service, which has no pointer."""
+    command.rollback(RegistryLocation(beside, ""), "", unfinished=unfinished)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("The release of version 3 to beta had been interrupted and was rolled back; the champion")
+    assert state(beside) == ("b", "b") and unfinished_releases(beside) == []
+
+
+def test_what_others_have_taken_back_meanwhile_costs_no_champion(
+    beside: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    location = RegistryLocation(beside, "")
+    recover(beside, Mirror(), "beta")
+    command.rollback(location, "", unfinished=True)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed == "No release is unfinished, so nothing was taken back; the champion stays, version 2."
+    with pytest.raises(UsageError, match="give --unfinished as well"):
+        command.rollback(location, "", service="beta")
+    beside.write("deployments/beta/journal.json", b"{")
+    with pytest.raises(ArtifactError, match="damaged"):
+        command.rollback(location, "", unfinished=True)
+    assert state(beside) == ("b", "b")
+
+
+def test_of_several_unfinished_releases_none_is_taken_back_unasked(beside: LocalStore) -> None:
+    location = RegistryLocation(beside, "")
+    _leave(beside, "gamma")
+    with pytest.raises(UsageError, match=r"--unfinished --service NAME`\. .* to beta .* to gamma "):
+        command.rollback(location, "")
+    command.rollback(location, "", unfinished=True, service="beta")
+    (left,) = unfinished_releases(beside)
+    assert left.journal.deployment.service == "gamma" and state(beside) == ("b", "b")
+    _leave(beside, "gamma", **this_process())
+    with pytest.raises(ConflictError, match="another release of gamma is in progress"):
+        command.rollback(location, "")
+    assert state(beside) == ("b", "b")

@@ -48,24 +48,24 @@ SENTENCES = {
     "with a share": (
         (5.2, _GATEWAY, {"share": 10}),
         "The release of version 2 to mistere (by somebody) was interrupted 5 hours ago on laptop, and the version may have 10 % of the "
-        "requests: `mistere rollback`, or the next run, takes it back.",
+        "requests: `mistere rollback --unfinished`, or the next run, takes it back.",
         "failed",
     ),
     "before its first share": (
         (30, _GATEWAY, {}),
-        "The release of version 2 to mistere (by somebody) was interrupted 1 day ago on laptop: `mistere rollback`, or the next run, takes it "
+        "The release of version 2 to mistere (by somebody) was interrupted 1 day ago on laptop: `mistere rollback --unfinished`, or the next run, takes it "
         "back.",
         "note",
     ),
     "pod by pod": (
         (1, {"mode": "standard"}, {}),
         "The release of version 2 to mistere (by somebody) was interrupted 1 hour ago on laptop, and the version may have a part of the "
-        "requests: `mistere rollback`, or the next run, takes it back.",
+        "requests: `mistere rollback --unfinished`, or the next run, takes it back.",
         "failed",
     ),
     "on a laptop": (
         (2, None, {}),
-        "The release of version 2 to mistere (by somebody) was interrupted 2 hours ago on laptop: `mistere rollback`, or the next run, takes "
+        "The release of version 2 to mistere (by somebody) was interrupted 2 hours ago on laptop: `mistere rollback --unfinished`, or the next run, takes "
         "it back.",
         "note",
     ),
@@ -83,7 +83,7 @@ SENTENCES = {
     "by hand": (
         (72, _GATEWAY, {"state": "canary", "share": 10}),
         "Version 2 has had 10 % of the requests of mistere for 3 days, as a canary by hand (by somebody): `mistere promote mistere/2` releases "
-        "it, `mistere rollback` takes it back.",
+        "it, `mistere rollback --unfinished` takes it back.",
         "note",
     ),
 }

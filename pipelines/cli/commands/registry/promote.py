@@ -17,13 +17,14 @@ from mistere.kubernetes.api import connect
 from mistere.registry.lineage import Lineage, read_lineage
 from mistere.registry.mlflow.model_registry import mirror_champion, registered_versions
 from mistere.registry.release.atomic_release import release
-from mistere.registry.release.canary import end_canary, hold_canary, standing_canary
+from mistere.registry.release.canary import end_canary, hold_canary
 from mistere.registry.release.candidates import Standing, require_no_rejection, standing
 from mistere.registry.release.champion import read_champion
-from mistere.registry.release.journal import Journal, read_journal
+from mistere.registry.release.journal import Journal, read_journal, services
 from mistere.registry.release.model_inputs import require_inputs_of_deployed
 from mistere.registry.release.promotion_log import read_log, who
 from mistere.registry.release.recovery import is_released, recover
+from mistere.registry.release.unfinished import unfinished_releases
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
 from mistere.serving.kserve.bundle_needs import bundle_needs
 from mistere.serving.kserve.canary.by_hand import require_gateway, start_canary
@@ -81,19 +82,32 @@ def promote(
     release_version(location, lineage, "promote", reason, check, canary, "" if other_inputs else OTHER_INPUTS)
 
 
-def rollback(location: RegistryLocation, reason: str) -> None:
+def rollback(location: RegistryLocation, reason: str, *, unfinished: bool = False, service: str = "") -> None:
     """Roll an interrupted release back, or take a canary back, if there is one; else restore the previous champion, after its smoke test.
 
     Args:
         location: store and registry.
         reason: for the log.
+        unfinished: never restore a champion: do nothing if there is no interrupted release and no canary.
+        service: the one whose release is meant; empty for any.
 
     Raises:
-        UsageError: there is no champion, or no previous one.
+        UsageError: several releases are unfinished, there is no champion, or no previous one.
+        ConflictError: a release is in progress.
     """
-    if _roll_interrupted_back(location) or _take_canary_back(location.store, reason):
+    if service and not unfinished:
+        raise UsageError("--service chooses among the unfinished releases: give --unfinished as well.")
+    if _take_unfinished_back(location, reason, service):
         return
     champion = read_champion(location.store).champion
+    if unfinished:
+        _require_readable(location.store, [service] if service else services(location.store))
+        stays = f"; the champion stays, version {champion.model_version}" if champion else ""
+        of = f" of {service}" if service else ""
+        _CONSOLE.print(f"No release{of} is unfinished, so nothing was taken back{stays}.", markup=False)
+        return
+    if served := served_deployment(location.store):
+        _require_readable(location.store, [served.service])
     if champion is None:
         raise UsageError("there is no champion yet, so there is nothing to roll back.")
     if champion.previous is None:
@@ -110,18 +124,44 @@ def rollback(location: RegistryLocation, reason: str) -> None:
     release_version(location, lineage, "rollback", reason)
 
 
-def _roll_interrupted_back(location: RegistryLocation) -> bool:
-    """Roll back a release, or a canary, whose process was killed, which is all that a rollback has to do then.
+def _require_readable(store: ObjectStore, names: list[str]) -> None:
+    """Check that no journal of these services is damaged, which may hold an unfinished release.
+
+    Raises:
+        ArtifactError: one is.
+    """
+    for name in names:
+        read_journal(store, name)
+
+
+def _take_unfinished_back(location: RegistryLocation, reason: str, service: str) -> bool:
+    """Take an interrupted release or a canary back, of whichever service, which is all that a rollback has to do then.
 
     Returns:
         False if there was none, or if it had moved the champion and was completed instead.
+
+    Raises:
+        UsageError: there are several.
+        ConflictError: it is in progress.
     """
-    served = served_deployment(location.store)
-    record = read_journal(location.store, served.service) if served else None
-    if record is None or not record[0].unfinished:
-        return False
-    journal = record[0]
-    message = recover(location.store, partial(mirror_champion, location.tracking_uri), journal.deployment.service)
+    found = unfinished_releases(location.store)
+    releases = [release for release in found if service in {"", release.journal.deployment.service}]
+    standing = [release for release in releases if not release.moved]
+    if len(standing) > 1:
+        sentences = " ".join(release.sentence() for release in standing)
+        raise UsageError(
+            f"several releases are unfinished, so nothing was changed: choose one with `mistere rollback --unfinished --service NAME`. {sentences}"
+        )
+    if standing and standing[0].by_hand:
+        _take_canary_back(location.store, standing[0].journal, reason)
+        return True
+    return any(_roll_interrupted_back(location, release.journal) for release in standing or releases)
+
+
+def _roll_interrupted_back(location: RegistryLocation, journal: Journal) -> bool:
+    """Roll back a release, or a canary, whose process was killed; False if it had moved the champion and was completed instead."""
+    service = journal.deployment.service
+    message = recover(location.store, partial(mirror_champion, location.tracking_uri), service)
     champion = read_champion(location.store)
     if journal.moved(champion):
         _CONSOLE.print(message, markup=False)
@@ -129,16 +169,16 @@ def _roll_interrupted_back(location: RegistryLocation) -> bool:
     version = journal.champion.model_version
     had_share = journal.share or _by_hand(journal)
     first = (
-        f"The canary of version {version} had been interrupted and gets no requests any more"
+        f"The canary of version {version} had been interrupted and gets no requests of {service} any more"
         if had_share
-        else f"The release of version {version} had been interrupted and was rolled back"
+        else f"The release of version {version} to {service} had been interrupted and was rolled back"
     )
     if champion.champion is None:
         _CONSOLE.print(f"{first}; there is no champion.", markup=False)
         return True
     _CONSOLE.print(
         f"{first}; the champion stays, version {champion.champion.model_version}. Run `mistere promote {journal.champion.model_name}/{version}` "
-        "to release the other one after all, or `mistere rollback` again to restore the champion before.",
+        "to release the other one after all, or `mistere rollback` to restore the champion before.",
         markup=False,
     )
     return True
@@ -148,20 +188,18 @@ def _by_hand(journal: Journal) -> bool:
     return journal.event is not None and journal.event.action == "canary"
 
 
-def _take_canary_back(store: ObjectStore, reason: str) -> bool:
-    """End the canary of the deployed service; False if it has none."""
-    served = served_deployment(store)
-    if served is None or standing_canary(store, served.service) is None:
-        return False
+def _take_canary_back(store: ObjectStore, journal: Journal, reason: str) -> None:
+    """End a canary; one that others end meanwhile is no reason to restore a champion either."""
+    service, version = journal.deployment.service, journal.deployment.model_version
     _print_step("giving all requests to the champion")
-    ended = end_canary(store, served.service, reason or "Taken back by hand.", who())
-    if ended is not None:
-        version = ended.deployment.model_version
-        _CONSOLE.print(
-            f"Version {version} was a canary and gets no requests any more; the champion stays, version {served.model_version}.",
-            markup=False,
-        )
-    return ended is not None
+    if end_canary(store, service, reason or "Taken back by hand.", who()) is None:
+        _CONSOLE.print(f"Version {version} is no canary of {service} any more; nothing was changed.", markup=False)
+        return
+    deployed = read_deployment(store, service).model_version
+    _CONSOLE.print(
+        f"Version {version} was a canary and gets no requests of {service} any more; version {deployed} stays.",
+        markup=False,
+    )
 
 
 def why_not_released(stands: Standing) -> str:
@@ -232,7 +270,8 @@ def release_version(
         _CONSOLE.print(answer, markup=False)
         _CONSOLE.print(
             f"Version {lineage.model_version} of {lineage.model_name} gets {canary} % of the requests, the champion the rest. `mistere "
-            f"promote {lineage.model_name}/{lineage.model_version}` goes on from there with its live checks, `mistere rollback` takes it back.",
+            f"promote {lineage.model_name}/{lineage.model_version}` goes on from there with its live checks, `mistere rollback "
+            "--unfinished` takes it back.",
             markup=False,
         )
         return
