@@ -27,11 +27,11 @@ from mistere.registry.release.champion import (
     read_champion,
 )
 from mistere.registry.release.deployment_pointer import pointer_version, previous_deployment, restore_pointer
-from mistere.registry.release.journal import HeldJournal, LeaseLostError
+from mistere.registry.release.journal import HeldJournal
 from mistere.registry.release.promotion_log import PromotionEvent, add, complete, now, outcome_of
 from mistere.registry.release.recovery import PATIENCE_SECONDS, Mirror, acquire
 from mistere.serving.deployment import Deployment, RollbackError, deployment_key
-from mistere.serving.kserve.lease import RenewLease
+from mistere.serving.kserve.lease import LeaseLostError, RenewLease
 
 RollOut = Callable[[RenewLease], Callable[[], None]]
 """Makes a cluster serve the bundle, and calls its argument, which renews the lease, while it waits; returns the rollback."""

@@ -13,12 +13,12 @@ from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import MistereError, why
 from mistere.registry.release.champion import Champion, read_champion
 from mistere.registry.release.deployment_pointer import previous_deployment
-from mistere.registry.release.journal import HeldJournal, Journal, LeaseLostError, read_journal, this_process
+from mistere.registry.release.journal import HeldJournal, Journal, read_journal, this_process
 from mistere.registry.release.promotion_log import PromotionEvent, add, complete, now
 from mistere.registry.release.recovery import Mirror, acquire
 from mistere.serving.deployment import Deployment, RollbackError
 from mistere.serving.kserve.cluster_release import candidate_may_receive, undo_interrupted
-from mistere.serving.kserve.lease import RenewLease
+from mistere.serving.kserve.lease import LeaseLostError, RenewLease
 
 
 def standing_canary(store: ObjectStore, service: str) -> Journal | None:

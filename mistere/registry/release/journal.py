@@ -21,13 +21,10 @@ from mistere.common.errors import ArtifactError
 from mistere.registry.release.champion import Champion, ChampionPointer
 from mistere.registry.release.promotion_log import PromotionEvent
 from mistere.serving.deployment import Deployment, journal_key
+from mistere.serving.kserve.lease import LeaseLostError
 
 LEASE_SECONDS = 180.0  # the moves take seconds; a roll-out renews the lease
 RENEW_SECONDS = 30.0
-
-
-class LeaseLostError(ConflictError):
-    """Another process took over the journal, because the lease of this one had expired."""
 
 
 class Journal(SealedRecord):
@@ -121,7 +118,8 @@ class HeldJournal:
                 return
             raise LeaseLostError(
                 f"the release of {self.journal.deployment.service} took longer than its lease, and another process took it over: "
-                "see `mistere models --log`, and run again."
+                "see `mistere models --log`, and run again.",
+                superseded=current is not None and current[0].event != self.journal.event,
             ) from error
 
     def renew_lease(self, share: int | None = None) -> None:

@@ -20,7 +20,6 @@ from mistere.registry.release.journal import (
     RENEW_SECONDS,
     HeldJournal,
     Journal,
-    LeaseLostError,
     is_alive,
     read_journal,
     services,
@@ -38,6 +37,7 @@ from mistere.registry.release.promotion_log import (
     who,
 )
 from mistere.serving.deployment import Deployment, find_deployment
+from mistere.serving.kserve.lease import LeaseLostError
 
 Mirror = Callable[[Champion], None]
 """Points the registry's aliases to a champion and its predecessor."""

@@ -35,7 +35,7 @@ from mistere.serving.kserve.inference_service import (
     inference_service,
     revision_of,
 )
-from mistere.serving.kserve.lease import RenewLease, no_lease
+from mistere.serving.kserve.lease import LeaseLostError, RenewLease, no_lease
 from mistere.serving.kserve.live_service import (
     address,
     is_rolled_out,
@@ -141,6 +141,7 @@ class ClusterDeployment:
         share = config.canary_percent if replaces and config.canary_percent else None
         applied = False
         try:
+            renew_lease()
             self.api.apply(path, self._held_pods.kept(self.manifest()) if shares else self.manifest(share))
             applied = True
             if before is not None and not replaces and self._smoke_test.scaled_to_zero():
@@ -149,6 +150,7 @@ class ClusterDeployment:
                 message, pod = self._smoke_test.settle(check, renew_lease, share)
             if share is not None:
                 self._smoke_test.watch_share(share, renew_lease)
+                renew_lease()
                 self.api.apply(path, self.manifest())
                 message, _ = self._smoke_test.settle(check, renew_lease, None, pod)
             if self.route.configured:
@@ -201,15 +203,20 @@ class ClusterDeployment:
 
     def _undo_after(self, error: BaseException, undo: Callable[[], None], renew_lease: RenewLease) -> None:
         """Undo the roll-out after an error, and record that the candidate has no share; whoever has taken the release over ends the
-        canary, too.
+        canary, too: a candidate may be that of another release then.
 
         Raises:
+            ConflictError: another process has taken the release over.
             RollbackError: it cannot be undone yet.
         """
         try:
             self.on_status(f"undoing the roll-out of {self.config.service}")
-            undo()
-            if self.route.configured and not isinstance(error, ConflictError):
+            lost = error if isinstance(error, ConflictError) else _lost(renew_lease)
+            if not (isinstance(lost, LeaseLostError) and lost.superseded):
+                undo()
+            if lost is not None:
+                raise lost
+            if self.route.configured:
                 self.route.restore(no_lease)
                 self._held_pods.release()
                 self.api.delete(service_path(self.config, candidate_name(self.config.service)))
@@ -356,6 +363,17 @@ class ClusterDeployment:
     def live_service(self, renew_lease: RenewLease) -> dict[str, Any] | None:
         """The deployed InferenceService; None if there is none."""
         return self._smoke_test.live(renew_lease)
+
+
+def _lost(renew_lease: RenewLease) -> ConflictError | None:
+    """The error of a lease that another process has taken over; None if this one has it, or if the store does not answer."""
+    try:
+        renew_lease()
+    except ConflictError as lost:
+        return lost
+    except MistereError:  # the service gets its requests back without the store
+        return None
+    return None
 
 
 def _share_after_canary(live: dict[str, Any] | None) -> int | None:

@@ -19,6 +19,8 @@ from mistere.registry.release.promotion_log import read_log
 from mistere.registry.release.recovery import recover
 from mistere.registry.release.unfinished import unfinished_releases
 from mistere.serving.kserve.canary.route import route_path
+from mistere.serving.kserve.live_service import service_path
+from mistere.serving.kserve.smoke_test import SmokeTest
 from pipelines.cli.commands.registry import promote as command
 from pipelines.cli.registry_location import RegistryLocation
 from tests.cluster import test_release_on_cluster as released
@@ -76,6 +78,46 @@ def test_a_process_that_wakes_after_its_release_was_taken_back_gives_no_share(
     assert shares(10)[0] not in gateway.seen
     all_is_back(cluster, gateway, first)
     assert released.journal(store).state == "done" and read_log(store).events[-1].outcome == "undone"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a canary of another version", "the same version"])
+def test_a_process_that_wakes_after_the_update_of_the_service_leaves_the_next_release_alone(
+    again: bool,
+    cluster: Cluster,
+    gateway: Gateway,
+    store: LocalStore,
+    release: Release,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The candidate, the share and the service are those of the next release then, even where its version is the same."""
+    first, second, third = (cluster.bundle(name) for name in "abc")
+    release(first)
+    ready, over = SmokeTest._ready_pod, []
+
+    def delayed(test: SmokeTest, *waiting: Any) -> Any:
+        pod = ready(test, *waiting)
+        if test.path == service_path(CONFIG, CONFIG.service) and not over:
+            over.append(pod)
+            with monkeypatch.context() as later:
+                later.setattr(journal_module, "LEASE_SECONDS", -1.0)
+                recover(store, released.mirror, "mistere")
+            if again:
+                release(second)
+            else:
+                hold(cluster, store, third, 10)
+            monkeypatch.setattr(journal_module, "RENEW_SECONDS", 0.0)
+        return pod
+
+    monkeypatch.setattr(SmokeTest, "_ready_pod", delayed)
+    with pytest.raises(ConflictError, match="another process took it over"):
+        release(second)
+    if again:
+        all_is_back(cluster, gateway, second)
+        assert read_champion(store).digest == second.manifest.digest
+        return
+    assert gateway.weights == shares(10)[0] and cluster.served() == first.manifest.digest
+    assert cluster.api.find("inferenceservices", "mistere-candidate")
+    assert released.journal(store).state == "canary" and released.journal(store).share == 10
 
 
 def test_a_status_that_is_written_at_the_same_time_ends_no_release(
