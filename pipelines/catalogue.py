@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mistere.artifacts.signing import check_signer
 from mistere.common.errors import MistereError, UsageError
@@ -19,6 +19,10 @@ from mistere.serving.kserve.supported_settings import check_cluster_support
 
 if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
+
+
+_STUDENT_GATE: Final = ("gate.allow_uncommitted", "gate.approve_uncommitted", "gate.data_warnings", "gate.approve_data")
+"""The settings of the gate that decide on a student; its comparison with the teacher is ``distillation.margin``."""
 
 
 class Pipeline(ABC):
@@ -60,6 +64,21 @@ class Pipeline(ABC):
 
         Raises:
             UsageError: the pipeline could not run with one.
+        """
+
+    @property
+    def follows_data(self) -> bool:
+        """Whether a run that names no data reads the published version, which a schedule may follow."""
+        return self.reads_data and self.names_data
+
+    def check_settings(self, settings: Iterable[str]) -> None:  # noqa: B027  (most pipelines take every setting)
+        """Check that a user gives no setting that counts for nothing.
+
+        Args:
+            settings: as for ``--set``.
+
+        Raises:
+            UsageError: there is one.
         """
 
     def check_signatures(self, config: Config) -> None:  # noqa: B027  (nor signatures)
@@ -171,6 +190,14 @@ class Distillation(Pipeline):
     def parameters(self, config: Config) -> dict[str, dict[str, Any]]:
         return {name: config.section(name) for name in ("distillation", "validation", "evaluation", "gate", "registry")}
 
+    def check_settings(self, settings: Iterable[str]) -> None:
+        for name in (setting.partition("=")[0].strip() for setting in settings):
+            if name.startswith("gate.") and name not in _STUDENT_GATE:
+                raise UsageError(
+                    f"{name}: a student is compared with its teacher by distillation.margin, and of the gate only "
+                    f"{', '.join(_STUDENT_GATE)} count for it: leave the setting out."
+                )
+
     def check_signatures(self, config: Config) -> None:
         check_signer(
             config.deployment.bundle_key,
@@ -181,7 +208,8 @@ class Distillation(Pipeline):
     def define(self, config: Config, profile: str) -> GraphComponent:
         from pipelines.distillation import distillation
 
-        return distillation(config.modalities, config.cluster, profile, self.parameters(config))
+        key = config.deployment.bundle_key
+        return distillation(config.modalities, config.cluster, profile, self.parameters(config), bundle_key=key)
 
     def define_local(self, arguments: dict[str, Any]) -> GraphComponent:
         from mistere.artifacts.io import read_manifest

@@ -34,6 +34,8 @@ def distillation(
     cluster: ClusterConfig | None = None,
     profile: str = "",
     sections: Mapping[str, Any] | None = None,
+    *,
+    bundle_key: str = "",
 ) -> GraphComponent:
     """Define the pipeline.
 
@@ -42,8 +44,11 @@ def distillation(
         cluster: Kubernetes settings of the steps; None for a local run.
         profile: name of the profile that the pipeline is compiled from.
         sections: the profile's complete sections by name, which complete the parameters of a run; None for a local run.
+        bundle_key: ``deployment.bundle_key``, by which the teacher must be signed; empty for none.
     """
-    compiled = {"profile": profile, "sections": dict(sections or {}), "modalities": list(modalities)}
+    compiled: dict[str, Any] = {"profile": profile, "sections": dict(sections or {}), "modalities": list(modalities)}
+    if bundle_key:
+        compiled["bundle_key"] = bundle_key
     compiled_registry = {"profile": profile, "sections": {"registry": (sections or {}).get("registry", {})}}
 
     def pipeline(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pydantic import Field
@@ -15,10 +15,10 @@ from mistere.common.errors import ArtifactError, UsageError
 from mistere.config.base import Section
 from mistere.config.loader import Config, complete_config
 from mistere.engine.execution import execute
-from mistere.engine.run_settings import declared_config, run_context
+from mistere.engine.run_settings import declared_config, is_complete, run_context
 from mistere.engine.stage import Result, Stage, Step
 from mistere.registry.release.champion import chosen_bundle
-from mistere.runs.run_info import read_origin, write_run_info
+from mistere.runs.run_info import RunOrigin, changed_stage_settings, read_origin, write_run_info
 
 SECTIONS: Final = ("distillation", "validation", "evaluation", "gate", "registry")
 """The sections of the configuration that are parameters of the pipeline."""
@@ -31,11 +31,15 @@ class PlanParameters(Section):
         modalities: those that the pipeline was compiled for.
         compiled: the complete sections of the profile that it was compiled from, by name; none for a local run.
         given: sections, of which each may name only some of its settings.
+        complete: whether ``mistere`` passed the run's context, and so has recorded how the run was started.
+        bundle_key: public keys as PEM text, one of which must have signed the teacher; empty for none.
     """
 
     modalities: list[str] = Field(default_factory=list)
     compiled: dict[str, dict[str, Any]] = Field(default_factory=dict)
     given: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    complete: bool = True
+    bundle_key: str = ""
 
     def config(self) -> Config:
         """The configuration with these sections.
@@ -70,15 +74,18 @@ def plan(run: Mapping[str, Any], job: str, compiled: Mapping[str, Any], given: M
     Raises:
         UsageError: a setting is unknown, there is no such teacher or it cannot be distilled, or its data is unknown.
     """
-    context = run_context(run, job, str(compiled.get("profile", "")))
+    context = run_context(run, job, str(compiled.get("profile", "")), takes_data=False)
     parameters = {
         "modalities": compiled.get("modalities", []),
         "compiled": compiled.get("sections", {}),
         "given": dict(given),
+        "complete": is_complete(run),
+        "bundle_key": compiled.get("bundle_key", ""),
     }
     values = execute(STAGE, context.model_dump(mode="json"), parameters)
     config = PlanParameters.model_validate(parameters).config()
     sections = {name: config.section(name) for name in SECTIONS}
+    sections["registry"]["model_name"] = values["model_name"]
     sections["validation"]["quarantine"] = values["quarantine"] == "true"
     resolved = {name: values[name] for name in ("data_digest", "data_remote")}
     data = {"max_dialogues": int(values["max_dialogues"])} if values["max_dialogues"] else {}
@@ -101,13 +108,9 @@ def run(config: PlanParameters, step: Step) -> Result:
     whole = config.config()
     digest, _ = chosen_bundle(step.store, whole.distillation.teacher, "distillation.teacher")
     handle = open_artifact(step.store, ModelBundle, digest)
-    verify_bundle(step.store, handle)
+    verify_bundle(step.store, handle, config.bundle_key)
     teacher = handle.manifest
-    if teacher.teacher is not None and not whole.distillation.teacher:
-        raise UsageError(
-            f"the champion is a student of {teacher.teacher.bundle_digest[:12]} itself: set distillation.teacher to the bundle to distil."
-        )
-    _check(teacher, config.modalities)
+    check_teacher(teacher, config.modalities, named=bool(whole.distillation.teacher))
     check_tracking(step.run.tracking_uri)
     known = _data_of(step.store, teacher)
     data, remote = step.run.data_digest, step.run.data_remote
@@ -118,13 +121,15 @@ def run(config: PlanParameters, step: Step) -> Result:
             f"{step.store.uri} does not say what data the teacher {digest[:12]} was made with: name it with `mistere submit --data`."
         )
     step.progress(f"teacher {digest[:12]}, data {data[:12]}")
-    if step.run.schedule:  # nobody else records how such a run was started
+    origin = _origin(config, step, whole)
+    if origin is not None:
         context = step.run.model_copy(update={"data_digest": data, "data_remote": remote})
-        write_run_info(step.store, context, read_origin(step.store, step.run.schedule))
+        write_run_info(step.store, context, origin)
     quarantine = bool(getattr(whole.validation, "quarantine", False)) or bool(known and known.quarantined)
     return Result(
         values={
             "teacher_digest": digest,
+            "model_name": teacher.name,
             "data_digest": data,
             "data_remote": remote,
             "max_dialogues": str((known and known.max_dialogues) or ""),
@@ -135,22 +140,45 @@ def run(config: PlanParameters, step: Step) -> Result:
     )
 
 
-def _check(teacher: ModelBundle, modalities: list[str]) -> None:
+def _origin(config: PlanParameters, step: Step, whole: Config) -> RunOrigin | None:
+    """How the run was started, if nobody has recorded it: by a schedule, or by another client than ``mistere``."""
+    if step.run.schedule:
+        return read_origin(step.store, step.run.schedule)
+    if config.complete:
+        return None
+    return RunOrigin(
+        config={name: whole.section(name) for name in SECTIONS},
+        command="started in Kubeflow Pipelines",
+        source=step.run.data_digest or "the teacher's data",
+        changed=changed_stage_settings(whole),
+    )
+
+
+def check_teacher(teacher: ModelBundle, modalities: Sequence[str], *, named: bool) -> None:
     """Check that the pipeline can make a student of the teacher.
+
+    Args:
+        teacher: the bundle.
+        modalities: those that the pipeline is compiled for.
+        named: whether a setting names it; otherwise it is the champion.
 
     Raises:
         UsageError: it cannot.
     """
-    named = f"the teacher {teacher.digest[:12]}"
+    if teacher.teacher is not None and not named:
+        raise UsageError(
+            f"the champion is a student of {teacher.teacher.bundle_digest[:12]} itself: set distillation.teacher to the bundle to distil."
+        )
+    title = f"the teacher {teacher.digest[:12]}"
     if not teacher.encoders:
         raise UsageError(
-            f"{named} takes vectors and has no encoders, so there is nothing to make smaller: set distillation.teacher."
+            f"{title} takes vectors and has no encoders, so there is nothing to make smaller: set distillation.teacher."
         )
     if teacher.transcription is not None:
-        raise UsageError(f"{named} has a model for transcription, which no student has: set distillation.teacher.")
+        raise UsageError(f"{title} has a model for transcription, which no student has: set distillation.teacher.")
     if missing := [name for name in teacher.encoders if name not in modalities]:
         raise UsageError(
-            f"{named} reads {missing[0]}, and this pipeline was compiled for {', '.join(modalities)}: compile it from the teacher's profile."
+            f"{title} reads {missing[0]}, and this pipeline was compiled for {', '.join(modalities)}: compile it from the teacher's profile."
         )
 
 

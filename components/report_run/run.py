@@ -102,6 +102,8 @@ def _report(config: RegistryConfig, step: Step, release: str) -> Outcome:
     if logged is not None:
         outcome.mlflow, outcome.experiment = redact_url(step.run.tracking_uri), logged.experiment_id
     timing = measure(outcome, artifacts.info, time.time())
+    planned = outcome.finished("plan_distillation")  # a student has its teacher's name
+    model_name = (planned.values.get("model_name") if planned else "") or config.model_name
     steps = next_steps(outcome, artifacts.info, redact_url(step.run.tracking_uri))
     plain: dict[str, Any] = finite(summary(outcome, artifacts, timing, costs, steps, step.run.profile))
     with tempfile.TemporaryDirectory() as scratch:
@@ -109,7 +111,7 @@ def _report(config: RegistryConfig, step: Step, release: str) -> Outcome:
         data.write_bytes(seal(plain))
         step.report(DATA, data)
         page.write_text(
-            render(outcome, artifacts, timing, costs, steps, step.run.profile, config.model_name), encoding="utf-8"
+            render(outcome, artifacts, timing, costs, steps, step.run.profile, model_name), encoding="utf-8"
         )
         step.report(PAGE, page)
         if logged is not None:

@@ -44,7 +44,7 @@ def is_complete(run: Mapping[str, Any]) -> bool:
     return all(run.get(name) for name in ("run_id", *_EXAMPLES))
 
 
-def run_context(run: Mapping[str, Any], job: str, profile: str = "") -> RunContext:
+def run_context(run: Mapping[str, Any], job: str, profile: str = "", *, takes_data: bool = True) -> RunContext:
     """The context of the current run.
 
     All runs of a schedule get the same context; the id that Kubeflow Pipelines gives each run distinguishes them.
@@ -53,6 +53,7 @@ def run_context(run: Mapping[str, Any], job: str, profile: str = "") -> RunConte
         run: the context that the pipeline received; may be empty or incomplete.
         job: the id of this run in Kubeflow Pipelines, or in kfp's local runner.
         profile: the profile that the pipeline was compiled from.
+        takes_data: whether the run uses the ConfigMap's data if it names none.
 
     Raises:
         UsageError: the context has an unknown field, lacks one that the ConfigMap lacks too, contains credentials, or gets no id.
@@ -62,7 +63,7 @@ def run_context(run: Mapping[str, Any], job: str, profile: str = "") -> RunConte
         if name not in RunContext.model_fields:
             raise UsageError(f"run: there is no field {name!r}{did_you_mean(name, RunContext.model_fields)}")
     if not is_complete(given):
-        given = _completed(given, job, profile)
+        given = _completed(given, job, profile, takes_data)
     try:
         context = RunContext.model_validate(given)
     except ValidationError as error:
@@ -99,12 +100,11 @@ def deployment_namespace() -> str:
     return os.environ.get(NAMESPACE, "").strip()
 
 
-def _completed(given: Mapping[str, Any], job: str, profile: str) -> dict[str, Any]:
+def _completed(given: Mapping[str, Any], job: str, profile: str, takes_data: bool) -> dict[str, Any]:
     """The fields of an incomplete context, with what the ConfigMap and the image add."""
     settings = {name: os.environ.get(variable, "").strip() for name, variable in _VARIABLES.items()}
-    if (
-        "data_digest" in given or "data_remote" in given
-    ):  # of one version: never the digest of one and the remote of another
+    # Of one version: never the digest of one and the remote of another.
+    if not takes_data or "data_digest" in given or "data_remote" in given:
         settings.update(data_digest="", data_remote="")
     fields: dict[str, Any] = {name: value for name, value in settings.items() if value} | dict(given)
     missing = [name for name in _EXAMPLES if name not in fields]

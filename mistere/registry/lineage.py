@@ -63,7 +63,7 @@ class Lineage(SealedRecord):
     embeddings: OneLine = Field(
         default="", description="Where the vectors were, if the model was trained on those by ``mistere train``."
     )
-    teacher: TeacherVersion | None = Field(default=None, description="Of a student, which no run made.")
+    teacher: TeacherVersion | None = Field(default=None, description="Of a student: the version that it learnt from.")
     image: str = ""
     config: dict[str, Any] = Field(default_factory=dict, description="The complete configuration; empty if unknown.")
     encoders: dict[str, EncoderIdentity] = Field(default_factory=dict, description="By modality.")

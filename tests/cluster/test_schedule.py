@@ -336,6 +336,26 @@ def test_a_missing_file_is_reported(tmp_path: Path) -> None:
         read_schedules(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize(
+    ("entry", "message_part"),
+    [
+        (
+            {"pipeline": "distillation", "data": {"policy": "latest"}},
+            "the pipeline distillation does not read the latest",
+        ),
+        ({"pipeline": "monitoring", "data": {"policy": "latest"}}, "the pipeline monitoring does not read the latest"),
+        ({"pipeline": "distillation", "settings": ["gate.champion_margin=0.1"]}, "gate.champion_margin: a student is"),
+    ],
+)
+def test_what_counts_for_nothing_in_a_schedule_is_refused(
+    schedules: Schedules, entry: dict[str, Any], message_part: str
+) -> None:
+    schedules.write({"name": "odd", "cron": "0 0 2 * * *", **entry})
+    with pytest.raises(UsageError) as error:
+        schedules.diff()
+    assert f"schedule odd: {message_part}" in str(error.value)
+
+
 def test_a_schedule_for_another_namespace_is_rejected(schedules: Schedules) -> None:
     schedules.write(schedules.nightly, {**schedules.weekly, "settings": ["cluster.namespace=other"]})
     with pytest.raises(UsageError, match="give each namespace a file of its own"):

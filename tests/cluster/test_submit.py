@@ -334,6 +334,8 @@ def test_a_look_at_the_traffic_needs_no_data_and_repeats_none(
 def test_a_distillation_needs_no_data_and_is_repeated_for_another_champion(
     mounted: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    with pytest.raises(UsageError, match=r"gate\.champion_margin: a student is compared with its teacher"):
+        mounted.submit("gate.champion_margin=0.1", pipeline="distillation", data=None)
     assert mounted.submit("distillation.layers=2", pipeline="distillation", data=None) == 0
     run = only_run(mounted.api)
     parameters = run.runtime_config["parameters"]

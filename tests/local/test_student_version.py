@@ -114,7 +114,7 @@ def test_a_student_waits_is_approved_and_rolled_back(registry: Registry, monkeyp
     history = json.loads(registry.call("models", "--history", "--json").stdout)
     assert history[-1]["version"] == "2" and history[-1]["difference"] is not None
     replayed = registry.call("replay", "2", code=1).stderr
-    assert "is a student of version 1 and not the result of a run" in replayed and replayed.count("\n") == 1
+    assert "is a student of version 1, and only retrainings are replayed" in replayed and replayed.count("\n") == 1
     registry.call("compare", "2", "1")
     assert "none: a student of version 1" in (registry.output / "compare.html").read_text()
 

@@ -71,19 +71,20 @@ def distill(
         DataError: the dataset is rejected by its validation, has other labels than the teacher, another test split, or none of its
             modalities.
     """
-    from pipelines.cli.distillation.registration import check_gate_settings, teacher_in
+    from pipelines.catalogue import DISTILLATION
+    from pipelines.cli.distillation.registration import teacher_in
     from pipelines.cli.registry_location import registry_of
     from pipelines.profiles import load_profile
 
     config = load_profile(profile, settings, sections=SECTIONS)
-    check_gate_settings(settings)
+    DISTILLATION.check_settings(settings)
     if config.distillation.teacher:
         raise UsageError("distillation.teacher is for the pipeline: name the bundle as the first argument.")
     _, location = service_and_bundle(output, bundle)
     root, digest = split_bundle_location(location, ", or leave it out to distil the deployed one")
     store = open_store(root)
     teacher = open_artifact(store, ModelBundle, digest)
-    verify_bundle(store, teacher)
+    verify_bundle(store, teacher, config.deployment.bundle_key)
     if not teacher.manifest.encoders:
         raise UsageError(
             f"the bundle {location} takes vectors and has no encoders, so there is nothing to make smaller: name another bundle."

@@ -109,7 +109,13 @@ def _desired_schedules(schedule_file: ScheduleFile, target: ClusterTarget, tree:
         profile, settings = schedule.profile or schedule_file.profile, (*schedule_file.settings, *schedule.settings)
         try:
             config = load_profile(profile, settings, "settings")
-            PIPELINES[schedule.pipeline].check(config)
+            pipeline = PIPELINES[schedule.pipeline]
+            pipeline.check(config)
+            pipeline.check_settings(schedule.settings)  # the file's are meant for other schedules, too
+            if schedule.data.policy == "latest" and not pipeline.follows_data:
+                raise UsageError(
+                    f"the pipeline {pipeline.name} does not read the latest data: leave out the policy latest."
+                )
             check_train_image(config)
         except UsageError as error:
             raise UsageError(f"schedule {schedule.name}: {error}") from error

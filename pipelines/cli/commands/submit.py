@@ -91,6 +91,7 @@ def submit(
     chosen = find_pipeline(pipeline)
     config = load_profile(profile, settings)
     chosen.check(config)
+    chosen.check_settings(settings)
     check_train_image(config)
     if chosen is RETRAINING:
         check_planned_room(config)

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, ModelBundle, MoEModel, UtteranceSet
-from mistere.common.errors import UsageError
 from mistere.config.loader import Config
 from mistere.config.registry import RegistryConfig
 from mistere.engine.stage import RunContext
 from mistere.registry.lineage import TeacherVersion
 from pipelines.cli.registry_location import RegistryLocation
-
-_GATE: Final = ("gate.allow_uncommitted", "gate.approve_uncommitted", "gate.data_warnings", "gate.approve_data")
-"""The settings of the gate that decide on a student; its comparison with the teacher is ``distillation.margin``."""
-
-
-def check_gate_settings(settings: Sequence[str]) -> None:
-    """Check that ``--set`` changes no threshold that does not count for a student.
-
-    Raises:
-        UsageError: it does.
-    """
-    for name in (setting.partition("=")[0].strip() for setting in settings):
-        if name.startswith("gate.") and name not in _GATE:
-            raise UsageError(
-                f"--set {name}: a student is compared with its teacher by distillation.margin, and of the gate only {', '.join(_GATE)} "
-                "count for it: leave the setting out."
-            )
 
 
 def teacher_in(location: RegistryLocation, teacher: ModelBundle) -> TeacherVersion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipelines.catalogue import DISTILLATION, RETRAINING
 from pipelines.cli.doctor.groups import (
     clock,
     cluster,
@@ -18,6 +19,7 @@ from pipelines.cli.doctor.groups import (
     run_settings,
     serving,
     storage,
+    teacher,
     tracking,
     workflows,
 )
@@ -27,7 +29,10 @@ from pipelines.cli.doctor.result import CheckResult, run_group
 
 def run_checks(plan: Plan) -> Iterator[tuple[str, Iterator[tuple[str, CheckResult]]]]:
     """Yield the name of each group and its results; the checks run while the results are consumed."""
-    for module in (local_machine, dataset, encoders, storage, tracking, kubeflow):
+    reads_data = plan.pipeline.follows_data  # of the profile
+    first = (local_machine, *((dataset,) if reads_data else ()), *((encoders,) if plan.pipeline is RETRAINING else ()))
+    of_teacher = (teacher,) if plan.pipeline is DISTILLATION else ()
+    for module in (*first, storage, *of_teacher, tracking, kubeflow):
         group = module.group(plan)
         yield group.name, run_group(group)
     connection = cluster.Cluster(plan)

@@ -8,7 +8,7 @@ from components.gate_model.config import GateConfig
 from components.gate_model.student import decide_student
 from mistere.artifacts.manifests import ChampionEvaluation, EvaluationReport, ValidationReport
 from mistere.common.errors import UsageError
-from pipelines.cli.distillation.registration import check_gate_settings
+from pipelines.catalogue import DISTILLATION, RETRAINING
 
 TEACHER = "a" * 64
 
@@ -57,6 +57,7 @@ def test_warnings_of_validated_data_hold_it_where_the_profile_says_so() -> None:
 
 
 def test_thresholds_that_do_not_count_for_a_student_are_refused() -> None:
-    check_gate_settings(["gate.allow_uncommitted=true", "distillation.layers=2"])
-    with pytest.raises(UsageError, match=r"--set gate\.champion_margin: a student is compared with its teacher"):
-        check_gate_settings(["gate.champion_margin=0.1"])
+    DISTILLATION.check_settings(["gate.allow_uncommitted=true", "distillation.layers=2"])
+    RETRAINING.check_settings(["gate.champion_margin=0.1"])
+    with pytest.raises(UsageError, match=r"gate\.champion_margin: a student is compared with its teacher"):
+        DISTILLATION.check_settings(["gate.champion_margin=0.1"])

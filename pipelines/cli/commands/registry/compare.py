@@ -57,7 +57,8 @@ def _compared(location: RegistryLocation, version: RegisteredVersion, lineage: L
         inputs = described_inputs(read_manifest(location.store, ModelBundle, lineage.bundle_digest))
     made_by = {"run": lineage.run.run_id, "profile": lineage.run.profile}
     if lineage.teacher is not None:
-        made_by = {"run": f"none: a student of {lineage.teacher}", "profile": ""}
+        by_command = lineage.run.run_id.startswith("distill-")  # which is no run of a pipeline
+        made_by["run"] = f"{'none' if by_command else lineage.run.run_id}: a student of {lineage.teacher}"
     aliases = "".join(f" @{alias}" for alias in version.aliases)
     return ComparedModel(
         title=f"{version.name}, version {version.version}{aliases}",

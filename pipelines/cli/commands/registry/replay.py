@@ -120,7 +120,7 @@ def different_metrics(
 def _check_reproducible(version: str, lineage: Lineage) -> None:
     if lineage.teacher is not None:
         raise MistereError(
-            f"version {version} is a student of {lineage.teacher} and not the result of a run: `mistere distill` with the bundle "
+            f"version {version} is a student of {lineage.teacher}, and only retrainings are replayed: `mistere distill` with the bundle "
             f"{lineage.teacher.bundle_digest[:12]}, the same data and the settings in its lineage makes it again."
         )
     if not lineage.reproducible:
