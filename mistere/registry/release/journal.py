@@ -148,7 +148,18 @@ def is_alive(store: ObjectStore, journal: Journal) -> bool:
         return False
     if abs(age) > LEASE_SECONDS:  # also where a clock was set back, and the lease is from the future
         return False
-    return not journal.machine or journal.machine != _this_machine() or Path(f"/proc/{journal.process}").exists()
+    return not journal.machine or journal.machine != _this_machine() or _is_running(journal.process)
+
+
+def _is_running(process: int) -> bool:
+    """Whether this machine has a process of that id; ``/proc`` may hide those of other users."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _this_machine() -> str:

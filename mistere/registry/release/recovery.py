@@ -101,7 +101,7 @@ def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
         raise
     except BaseException:  # whoever comes next need not wait for the end of the lease
         with suppress(MistereError):
-            held.update(since=0.0)
+            held.update(since=0.0, host=journal.host, process=journal.process, machine=journal.machine)
         raise
 
 

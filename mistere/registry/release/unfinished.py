@@ -32,7 +32,8 @@ class UnfinishedRelease:
         journal: what the store holds of it.
         alive: whether its process may still be running; for a canary by hand, which no process holds, False.
         moved: whether it has moved the champion already.
-        seconds: since its process, or the person, last gave a sign, by the store's clock.
+        seconds: since its process, or the person, last gave a sign, by the store's clock; since its begin where a failed attempt to end
+            it has written the journal since.
     """
 
     journal: Journal
@@ -58,7 +59,13 @@ class UnfinishedRelease:
     @property
     def may_have_requests(self) -> bool:
         """Whether live requests may reach a version that is not released."""
-        return not self.moved and self.journal.deployment.mode != "local" and (self._share != 0)
+        return not self.moved and self.journal.deployment.mode != "local" and (self._may_have_all or self._share != 0)
+
+    @property
+    def _may_have_all(self) -> bool:
+        """Whether the service itself may have the version: it is tested there, or got it without shares before."""
+        steps = (self.journal.deployment.settings.get("canary") or {}).get("steps", True)
+        return self.journal.state == "deployed" or (self.journal.state == "pending" and not steps)
 
     @property
     def _share(self) -> int | None:
@@ -92,6 +99,8 @@ class UnfinishedRelease:
     def _requests(self, verb: str) -> str:
         if not self.may_have_requests:
             return ""
+        if self._may_have_all:
+            return f"{verb}all requests"
         return f"{verb}{f'{self._share} %' if self._share is not None else 'a part'} of the requests"
 
 
@@ -119,6 +128,8 @@ def _unfinished(store: ObjectStore, service: str) -> UnfinishedRelease | None:
         return None
     journal = record[0]
     seconds = max(0.0, store.age(journal_key(service)))
+    if journal.event is not None and (journal.state == "canary" or not journal.since):
+        seconds = max(seconds, time.time() - journal.event.at)  # an attempt to end it has written the journal, too
     alive = journal.unfinished and is_alive(store, journal)
     return UnfinishedRelease(
         journal, alive, journal.state == "deployed" and journal.moved(read_champion(store)), seconds

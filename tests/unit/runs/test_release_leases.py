@@ -98,6 +98,18 @@ def test_a_process_is_gone_only_where_its_id_means_that_process(tmp_path: Path, 
     assert is_alive(store, left_by(store, **fields)) is alive
 
 
+def test_a_process_of_another_user_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``/proc`` does not show it where it is mounted with ``hidepid``, and it takes no signal from here."""
+
+    def refuse(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    store = LocalStore(tmp_path)
+    left = left_by(store, process=_NO_PROCESS)
+    monkeypatch.setattr(os, "kill", refuse)
+    assert is_alive(store, left)
+
+
 def test_a_system_that_names_no_machine_waits_for_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> str:
         raise FileNotFoundError

@@ -19,6 +19,7 @@ from mistere.data.latest import LATEST, LatestData
 from mistere.engine.finished_run import INPUTS_VALUE
 from mistere.registry.mlflow import model_registry
 from mistere.registry.release.champion import Champion
+from mistere.registry.release.journal import read_journal
 from mistere.registry.release.unfinished import take_back_abandoned, unfinished_releases
 from mistere.runs import unattended, webhook
 from mistere.runs.outcome import read_outcome
@@ -38,6 +39,8 @@ def interrupted(store: LocalStore, hours: float, settings: dict[str, Any] | None
     left = left_by(store, **_ELSEWHERE)
     config = DeploymentConfig.model_validate(settings or {})
     deployment = left.deployment.model_copy(update={"mode": config.mode, "settings": config.model_dump(mode="json")})
+    if "champion" in fields:  # one that the release has not moved there
+        fields["champion"] = left.champion.model_copy(update={"moved_at": 5.0})
     store.write(journal_key("mistere"), left.model_copy(update={"deployment": deployment, **fields}).sealed())
     os.utime(store.local_path(journal_key("mistere")), (time.time() - 3600 * hours - 1,) * 2)
     (release,) = unfinished_releases(store)
@@ -61,6 +64,18 @@ SENTENCES = {
         (1, {"mode": "standard"}, {}),
         "The release of version 2 to mistere (by somebody) was interrupted 1 hour ago on laptop, and the version may have a part of the "
         "requests: `mistere rollback --unfinished`, or the next run, takes it back.",
+        "failed",
+    ),
+    "with all requests, before the champion moved": (
+        (5, _GATEWAY, {"state": "deployed", "share": 0, "champion": None}),
+        "The release of version 2 to mistere (by somebody) was interrupted 5 hours ago on laptop, and the version may have all requests: "
+        "`mistere rollback --unfinished`, or the next run, takes it back.",
+        "failed",
+    ),
+    "without shares": (
+        (5, {**_GATEWAY, "canary": {"steps": []}}, {}),
+        "The release of version 2 to mistere (by somebody) was interrupted 5 hours ago on laptop, and the version may have all requests: "
+        "`mistere rollback --unfinished`, or the next run, takes it back.",
         "failed",
     ),
     "on a laptop": (
@@ -164,12 +179,17 @@ def test_what_cannot_be_taken_back_at_the_start_of_a_run_ends_no_run(
         raise MistereError("the MLflow server did not take it.")
 
     store, notes = LocalStore(tmp_path), []
-    left_by(store, since=0.0)
+    left_by(store, since=0.0, host="laptop")
     take_back_abandoned(store, away, "mistere", notes.append)
     assert notes == [
         "what an interrupted release has left could not be taken back yet: The MLflow server did not take it."
     ]
     assert unfinished_releases(store)[0].abandoned, "whoever comes next need not wait for the end of a lease"
+    record = read_journal(store, "mistere")
+    assert record is not None and record[0].event is not None and record[0].host == "laptop"
+    began = record[0].event.model_copy(update={"at": time.time() - 7300})
+    store.write(journal_key("mistere"), record[0].model_copy(update={"event": began}).sealed())
+    assert "was interrupted 2 hours ago on laptop" in unfinished_releases(store)[0].sentence()
     store.write(journal_key("mistere"), b"{")
     take_back_abandoned(store, away, "mistere", notes.append)
     assert "is damaged" in notes[-1]
