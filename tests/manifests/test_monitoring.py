@@ -86,6 +86,12 @@ def test_alerts_name_metrics_that_exist(builds: Builds) -> None:
     assert len({rule["alert"] for rule in rules(builds)}) == len(rules(builds)) >= 9
 
 
+def test_a_candidate_that_remains_is_told_of_however_few_its_requests(builds: Builds) -> None:
+    """A rate over minutes falls to 0 between rare requests, so that no alert would last for two hours."""
+    (rule,) = [rule for rule in rules(builds) if rule["alert"] == "MistereCandidateRemains"]
+    assert rule["expr"].startswith("count(mistere_model_info{") and rule["for"] == "2h"
+
+
 @pytest.mark.parametrize(
     ("expression", "problem"),
     [

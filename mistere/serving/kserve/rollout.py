@@ -267,7 +267,9 @@ class ClusterDeployment:
                 f"the cluster of the kubeconfig ({self.api.host}) is not the one of the interrupted release: its InferenceService "
                 f"{self.config.service} in namespace {self.config.namespace} serves {f'bundle {served[:12]}' if served else 'nothing'}, neither "
                 f"{before.bundle_digest[:12]} nor {self.deployment.bundle_digest[:12]}. Choose the cluster (`kubectl config use-context`) and run "
-                "again, or leave it to the next run there."
+                f"again, or leave it to the next run there. If it is this one, and the service was deleted or changed by hand, move the release "
+                f"journal (deployments/{self.config.service}/journal.json in the store) away and run `mistere promote` with the version that "
+                "`mistere models` lists as champion, which deploys it again."
             )
 
     def _earlier(self, before: Deployment | None) -> ClusterDeployment | None:

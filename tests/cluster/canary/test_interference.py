@@ -279,6 +279,29 @@ def test_a_damaged_journal_of_a_canary_is_named_and_the_champion_can_be_released
     all_is_back(cluster, gateway, first)
 
 
+def test_a_service_that_was_deleted_during_a_canary_is_deployed_again_over_its_journal(
+    cluster: Cluster, gateway: Gateway, store: LocalStore, release: Release, location: RegistryLocation
+) -> None:
+    """From outside, an empty namespace looks like another cluster; the refusal says what to do."""
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    release(first)
+    hold(cluster, store, second, 10)
+    cluster.api.remove("inferenceservices", "mistere")
+    left = released.journal(store).model_copy(update={"state": "pending", "since": 0.0})
+    store.write(released.JOURNAL, left.sealed())
+    for act in (
+        lambda: command.rollback(location, "", unfinished=True),
+        lambda: command.promote(location, "2", "", ""),
+    ):
+        with pytest.raises(
+            UsageError, match=r"serves nothing.*mistere/journal\.json in the store\) away and run `mistere promote`"
+        ):
+            act()
+    store.local_path(released.JOURNAL).unlink()
+    command.promote(location, "2", "", "")
+    all_is_back(cluster, gateway, first)
+
+
 def test_a_rollback_against_another_cluster_is_refused_and_closes_no_journal(
     cluster: Cluster,
     make_cluster: Callable[..., Cluster],
@@ -297,7 +320,8 @@ def test_a_rollback_against_another_cluster_is_refused_and_closes_no_journal(
     staging.controller.stop()
     for serves in ("nothing", third.manifest.digest[:12]):
         with pytest.raises(
-            UsageError, match=rf"not the one of the interrupted release.* serves .*{serves}.*use-context"
+            UsageError,
+            match=rf"not the one of the interrupted release.* serves .*{serves}.*use-context.*mistere/journal\.json",
         ):
             recover(store, released.mirror, "mistere")
         assert (released.journal(store).state, released.journal(store).share) == ("pending", 10)

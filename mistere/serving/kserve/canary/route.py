@@ -260,7 +260,7 @@ class Route:
             self.api.wait_for_change(collection, version, min(WATCH_SECONDS, left), fields=f"metadata.name={name}")
 
     def restore(self, renew_lease: RenewLease) -> None:
-        """Give the deployed version all requests again, if there is a route, or if somebody has deleted that of a service.
+        """Give the deployed version all requests again, also if somebody has deleted its route; without a service, delete the route.
 
         A candidate that may still get requests must not be deleted before the Gateway has confirmed that it gets none, also if an earlier
         attempt has changed the route already. One that never had a share may, so that a Gateway that takes no route blocks nothing.
@@ -272,10 +272,11 @@ class Route:
             live = self._live()
         except NoGatewayApiError:
             return
-        if live is None:
-            service = self.api.get(service_path(self.config, self.config.service))
-            if service is not None and not is_terminating(service):
-                self.api.apply(route_path(self.config), http_route(self.config, None), force=True)
+        service = self.api.get(service_path(self.config, self.config.service))
+        if service is None or is_terminating(service):
+            self.delete()  # a Gateway takes no route to a service that is gone, so it would never confirm one
+        elif live is None:
+            self.api.apply(route_path(self.config), http_route(self.config, None), force=True)
         elif may_receive(live, self.config.service):
             self.split(None, renew_lease, force=True)
         elif share_of_candidate(live, self.config.service) is not None:
