@@ -44,17 +44,13 @@ for name, width in model["dimensions"].items():
     vectors, present = np.zeros((1, len(turns), width), np.float32), np.zeros((1, len(turns)), bool)
     encoder = model["encoders"][name]
     if encoder["text"] and encoder["text"]["context_turns"]:
-        sys.exit(
-            "this model reads earlier turns with each utterance: mistere/model/encoders/inputs/token_window.py shows how"
-        )
+        sys.exit("this model reads earlier turns with each utterance: mistere/model/encoders/inputs/token_window.py shows how")
     session = onnxruntime.InferenceSession(folder / encoder["graph"])
     tokenizer = Tokenizer.from_file(str(folder / encoder["text"]["tokenizer"])) if encoder["text"] else None
     for index, turn in enumerate(turns):
         value = turn.get("text" if tokenizer else "audio")
         if value:
-            feed = (
-                text_inputs(value, encoder["text"], tokenizer) if tokenizer else audio_inputs(value, encoder["audio"])
-            )
+            feed = text_inputs(value, encoder["text"], tokenizer) if tokenizer else audio_inputs(value, encoder["audio"])
             vectors[0, index], present[0, index] = session.run(None, feed)[0][0], True
     inputs |= {name: vectors, f"{name}_present": present}
 mixture = onnxruntime.InferenceSession(folder / "mixture.onnx")

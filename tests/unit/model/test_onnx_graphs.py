@@ -107,6 +107,7 @@ def graph_mixture(folder: Path, mixture: Any, temperature: float) -> DialogueMod
         dimensions=mixture.dimensions,
         context_mode=mixture.config.context_mode,
         weights=mixture.size,
+        precision="float32",
     )
     return DialogueModel(GraphMixture(folder, described, 1), {})
 
