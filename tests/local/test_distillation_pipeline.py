@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,6 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ExitCode
 from mistere.common.paths import sqlite_url
-from mistere.common.processes.run_locks import stage_environment
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext
 from mistere.registry.lineage import read_lineage
@@ -26,7 +21,7 @@ from mistere.registry.release.champion import Champion, move_champion, read_cham
 from mistere.runs.outcome import read_outcome, report_key
 from pipelines.profiles import load_profile, pipeline_arguments
 from tests.local.test_distill import labelled
-from tests.local.workshop import ROOT, make_dataset, mistere_in_process
+from tests.local.workshop import make_dataset, mistere_in_process, run_pipeline
 from tests.serving.conftest import LABELS, make_bundle
 
 pytestmark = pytest.mark.long
@@ -34,28 +29,6 @@ SETTINGS = [
     *("distillation.epochs=1", "distillation.margin=1", "distillation.timed_dialogues=1"),
     *("gate.allow_uncommitted=true", "evaluation.resamples=200"),
 ]
-
-
-def run_pipeline(folder: Path, arguments: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Run the pipeline as ``mistere run`` runs the other one."""
-    folder.mkdir()
-    (folder / "arguments.json").write_text(json.dumps(arguments))
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pipelines.local_runner",
-            str(folder / "arguments.json"),
-            str(folder / "kfp"),
-            "distillation",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **stage_environment(folder, folder)},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
 
 
 def test_the_pipeline_makes_the_student_of_the_command(tmp_path: Path) -> None:
@@ -68,7 +41,9 @@ def test_the_pipeline_makes_the_student_of_the_command(tmp_path: Path) -> None:
         run_id="student", store=store.uri, tracking_uri=tracking, data_remote=pinned.remote, data_digest=pinned.digest
     )
 
-    nobody = run_pipeline(tmp_path / "nobody", arguments(context.model_copy(update={"run_id": "nobody"})))
+    nobody = run_pipeline(
+        tmp_path / "nobody", "distillation", arguments(context.model_copy(update={"run_id": "nobody"}))
+    )
     assert nobody.returncode != 0
     assert "no model has been released" in read_outcome(store, "nobody").reasons[0]
 
@@ -76,7 +51,7 @@ def test_the_pipeline_makes_the_student_of_the_command(tmp_path: Path) -> None:
         bundle_digest=digest, evaluation_digest="e" * 64, model_name="mistere", model_version="7", run_id="r", moved_at=0.0
     )  # fmt: skip
     move_champion(store, read_champion(store), champion)
-    done = run_pipeline(tmp_path / "run", arguments(context))
+    done = run_pipeline(tmp_path / "run", "distillation", arguments(context))
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-4000:]
     outcome = read_outcome(store, "student")
     assert (outcome.verdict, outcome.exit_code) == ("waiting", int(ExitCode.WAITING)), outcome.reasons

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +11,8 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ExitCode
-from mistere.common.processes.run_locks import stage_environment
 from mistere.runs.outcome import read_outcome, report_key
-from tests.local.workshop import ROOT
+from tests.local.workshop import run_pipeline
 from tests.unit.traffic.monitored_store import make_champion, write_days
 from tests.unit.traffic.simulation import World, draw, reference
 
@@ -35,22 +30,11 @@ def test_a_run_records_the_verdict_and_keeps_the_page(tmp_path: Path) -> None:
         "data_digest": "0" * 32 + ".dir",
         "tracking_uri": "sqlite:///none.db",
     }
-    arguments = tmp_path / "arguments.json"
-    arguments.write_text(json.dumps({"run": context, "monitoring": {"since": "7d"}}))
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.local_runner", str(arguments), str(tmp_path / "kfp"), "monitoring"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **stage_environment(tmp_path, tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    done = run_pipeline(tmp_path / "run", "monitoring", {"run": context, "monitoring": {"since": "7d"}})
     outcome = read_outcome(store, "monitored")
     assert (outcome.verdict, outcome.exit_code) == ("monitored", ExitCode.DIFFERENT), (
         outcome.reasons,
-        done.stdout[-3000:],
+        done.stdout[-3000:] + done.stderr[-3000:],
     )
     assert "has drifted away" in outcome.reasons[0]
     assert b"levels of the recordings" in store.read(report_key("monitored", "traffic.html"))[0]

@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.processes.run_locks import stage_environment
 from mistere.data.versions import pin
 from mistere.registry.release.champion import Champion, move_champion, read_champion
 from mistere.reports.wording import headline
 from mistere.runs.outcome import read_outcome, report_key
 from pipelines.cli.commands.score import score
 from pipelines.cli.output.gate_table import markdown
-from tests.local.workshop import ROOT
+from tests.local.workshop import run_pipeline
 from tests.serving.conftest import make_bundle
 from tests.serving.test_scoring import archive_rows, close, turns_of, write_archive
 from tests.unit.runs.test_notification import Receiver, receiver, visible_text  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.long
-
-
-def run_pipeline(folder: Path, context: dict[str, Any], section: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Run the pipeline as ``mistere run`` runs the other one."""
-    folder.mkdir()
-    (folder / "arguments.json").write_text(json.dumps({"run": context, "scoring": section}))
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pipelines.local_runner",
-            str(folder / "arguments.json"),
-            str(folder / "kfp"),
-            "scoring",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **stage_environment(folder, folder)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 def reported(store: LocalStore, run_id: str) -> str:
@@ -82,7 +55,7 @@ def test_the_pipeline_gives_the_scores_of_the_command(
         "data_remote": pinned.remote, "data_digest": pinned.digest,
     }  # fmt: skip
     section = {"by": ["queue"], "time": "begun", "shards": 2}
-    done = run_pipeline(tmp_path / "run", context, section)
+    done = run_pipeline(tmp_path / "run", "scoring", {"run": context, "scoring": section})
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     outcome = read_outcome(store, "scores")
     assert (outcome.verdict, outcome.exit_code) == ("scored", 0)
@@ -97,7 +70,7 @@ def test_the_pipeline_gives_the_scores_of_the_command(
     mine = sorted(scored, key=lambda row: (row["dialogue_id"], row["turn"]))
     assert close(mine, turns_of(tmp_path / "scores")) and {row["model_version"] for row in mine} == {"7"}
 
-    again = run_pipeline(tmp_path / "again", {**context, "run_id": "again"}, section)
+    again = run_pipeline(tmp_path / "again", "scoring", {"run": {**context, "run_id": "again"}, "scoring": section})
     assert again.returncode == 0
     rerun = read_outcome(store, "again").stages
     assert {one.status for one in rerun if one.stage not in {"plan_scoring", "report_run"}} == {"reused"}
@@ -106,7 +79,9 @@ def test_the_pipeline_gives_the_scores_of_the_command(
     assert data["outcome"]["verdict"] == "scored" and set(data["costs"]["stages"]) == {
         one.task for one in outcome.stages[:4]
     }
-    wrong = run_pipeline(tmp_path / "wrong", {**context, "run_id": "wrong"}, {**section, "by": ["qeue"]})
+    wrong = run_pipeline(
+        tmp_path / "wrong", "scoring", {"run": {**context, "run_id": "wrong"}, "scoring": {**section, "by": ["qeue"]}}
+    )
     assert wrong.returncode != 0
     assert "no column 'qeue'; did you mean 'queue'" in read_outcome(store, "wrong").reasons[0]
     assert "did you mean" in reported(store, "wrong") and "There are no scores of this run" in reported(store, "wrong")

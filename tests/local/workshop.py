@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from mistere.common.processes.run_locks import stage_environment
 from mistere.common.splits import Split
 from mistere.data.dataset import DatasetInfo, Utterance
 from mistere.data.dataset_writer import write_dataset
@@ -195,3 +196,19 @@ def run(output: Path, data: Path, *settings: str, root: Path = ROOT, profile: st
     options = [part for setting in settings for part in ("--set", setting)]
     result = mistere("run", "--profile", profile, "--data", str(data), "--output", str(output), *options, root=root)
     return Run(result.returncode, result.stdout + result.stderr, output)
+
+
+def run_pipeline(folder: Path, pipeline: str, arguments: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Run a pipeline as ``mistere run`` runs the retraining: kfp's local runner in a process, with its files in ``folder``."""
+    folder.mkdir()
+    file = folder / "arguments.json"
+    file.write_text(json.dumps(arguments))
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.local_runner", str(file), str(folder / "kfp"), pipeline],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **stage_environment(folder, folder)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
