@@ -21,6 +21,7 @@ from mistere.data.kinds.kind import Kind, UnreadableError
 from mistere.data.text_repair import is_blank
 from mistere.model.dialogue_prediction import DialoguePrediction, Embeddings
 from mistere.model.encoders.preparation import OVERFLOW, Features, overflowing, prepared
+from mistere.model.encoders.window_stream import Finish
 
 if TYPE_CHECKING:
     from mistere.model.transcription.transcriber import Transcriber
@@ -111,8 +112,12 @@ class UtteranceEmbedder(Protocol):
         """Features of decoded audio: mono samples ``[N]`` and their rate in Hz."""
         ...
 
-    def embed(self, features: Sequence[Features | None]) -> np.ndarray:
-        """Vectors float32 ``[N, dimension]`` in the order of ``features``; a NaN row for None."""
+    def begin(self, features: Sequence[Features | None]) -> Finish:
+        """Start computing vectors float32 ``[N, dimension]`` in the order of ``features``; a NaN row for None.
+
+        Returns:
+            A function that waits for the vectors.
+        """
         ...
 
 
@@ -193,13 +198,13 @@ class DialogueModel:
     ) -> list[dict[str, np.ndarray]]:
         """Embeddings of raw dialogues, all utterances of all of them in batches by length."""
         ends = np.cumsum([len(dialogue) for dialogue in dialogues])[:-1]
+        turns = [(dialogue, index) for dialogue in dialogues for index in range(len(dialogue))]
+        features = {
+            name: list(prepared(partial(self._features_of, name, max_seconds), turns)) for name in self._embedders
+        }
         vectors: dict[str, list[np.ndarray]] = {}
-        for name in self._embedders:
-            turns = [(dialogue, index) for dialogue in dialogues for index in range(len(dialogue))]
-            prepare = partial(self._features_of, name, max_seconds)
-            features = list(prepared(prepare, turns))
-            computed = self.vectors(name, features)
-            for row in overflowing(computed, [each is not None for each in features]):
+        for name, computed in self.vectors(features).items():
+            for row in overflowing(computed, [each is not None for each in features[name]]):
                 raise _unreadable(turns[row][1], name, OVERFLOW)
             vectors[name] = np.split(computed, ends)
         return [{name: parts[index] for name, parts in vectors.items()} for index in range(len(dialogues))]
@@ -256,9 +261,13 @@ class DialogueModel:
         """The number of tokens that the text encoder reads of an utterance with its context."""
         return self._embedders[TEXT].settings.max_tokens
 
-    def vectors(self, modality: str, features: Sequence[Features | None]) -> np.ndarray:
-        """Vectors float32 ``[N, d]`` of prepared utterances, in batches by length; a NaN row for None."""
-        return self._embedders[modality].embed(features)
+    def vectors(self, features: Mapping[str, Sequence[Features | None]]) -> dict[str, np.ndarray]:
+        """Vectors float32 ``[N, d]`` of prepared utterances by modality, in batches by length; a NaN row for None.
+
+        On a CPU the encoders of several modalities compute side by side.
+        """
+        begun: dict[str, Finish] = {name: self._embedders[name].begin(each) for name, each in features.items()}
+        return {name: finish() for name, finish in begun.items()}
 
     def length(self, modality: str, features: Features) -> float:
         """Length of a prepared utterance as the encoder reads it: seconds of audio, or tokens of text or another input."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
@@ -191,9 +191,9 @@ def test_unsupported_audio_is_415(server: Server, sound: bytes) -> None:
 class OverflowingModel(FaultyModel):
     """A model whose encoder overflows at some texts, as half precision does."""
 
-    def vectors(self, modality: str, features: Sequence[Any]) -> np.ndarray:
+    def vectors(self, features: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
         rows = {"overflow": [np.nan, 0.5], "infinite": [0.5, np.inf]}
-        return np.array([rows.get(text, [0.25, 0.5]) for text in features], np.float32)
+        return {"text": np.array([rows.get(text, [0.25, 0.5]) for text in features["text"]], np.float32)}
 
 
 @pytest.mark.parametrize("text", ["overflow", "infinite"])

@@ -37,11 +37,19 @@ from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.quantisation import quantised
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, load_tuned
 from mistere.model.encoders.window_stream import Finish, begin_batches, stream_windows
-from mistere.model.torch_threads import one_core_each
+from mistere.model.torch_threads import ENCODING_WORK, one_core_each, threads, workers
 
 T = TypeVar("T")
 SERVING = ExtractionSettings(precision="float32")
 """Settings for a live dialogue: float32 on every device."""
+_POSITIONS_PER_SECOND = 50
+"""Positions of an encoder for a second of audio, with which its work is estimated."""
+
+
+def matrix_weights(backbone: torch.nn.Module) -> int:
+    """The number of weights that every position is multiplied with: those of matrices and kernels, without tables of embeddings."""
+    tables = {id(module.weight) for module in backbone.modules() if isinstance(module, torch.nn.Embedding)}
+    return sum(weight.numel() for weight in backbone.parameters() if weight.ndim > 1 and id(weight) not in tables)
 
 
 class Embedder:
@@ -80,6 +88,7 @@ class Embedder:
         self._load = partial(load_tuned, cls(base, self.settings, self.precision), self.settings, classes, tuned)
         self.int8 = int8 and self.device.type == "cpu"
         self.modality, self.kind = modality, kind_of(cls.kind)
+        self._weights = 0
         self.dimension = self.settings.projection
         self.rate = cls.rate
         self._budget = self.kind.batch_budget(extraction, cls.rate)
@@ -89,6 +98,7 @@ class Embedder:
     def encoder(self) -> UtteranceEncoder:
         """The encoder, loaded on first use: it is not needed if all vectors are cached."""
         encoder = self._load().to(self.device)
+        self._weights = matrix_weights(encoder.backbone)
         if self.int8:
             return quantised(encoder)
         if self.device.type == "cpu" and self.precision == torch.float32:
@@ -120,7 +130,33 @@ class Embedder:
 
     def embed(self, features: Sequence[Features | None]) -> np.ndarray:
         """Vectors float32 ``[N, dimension]`` in the order of ``features``; a NaN row for None."""
-        return self._begin(features, None)()
+        return self.begin(features)()
+
+    def begin(self, features: Sequence[Features | None]) -> Finish:
+        """Start computing the vectors of :meth:`embed`; on a CPU in the threads of :func:`workers`, beside other encoders.
+
+        A batch of little work has one core to itself, and needs no other one at any moment. Two cores in one operation would save
+        a quarter of a turn's time where nothing else runs, and multiply it where something does (``mistere bench thread_contention``).
+
+        Returns:
+            A function that waits for the vectors.
+        """
+        if self.device.type != "cpu":
+            return self._begin(features, None)
+        _ = self.encoder  # loaded now, not by several threads at once
+        lengths = [feature["length"] for feature in features if feature is not None]
+        share = max(sum(lengths) / usable_cores(), self.kind.batch_positions)
+        budget = min(self._budget, share) if self.kind.batch_positions > 1 else 0.0
+        chosen = [(batch, len(batch)) for batch in batches_within(lengths, budget)]
+        most = max(1, torch.get_num_threads() // max(1, len(chosen)))
+
+        def compute(batch: list[Features]) -> np.ndarray:
+            seconds = self.kind.seconds(sum(feature["length"] for feature in batch) / self.rate)
+            work = 2 * self._weights * seconds * _POSITIONS_PER_SECOND
+            with threads(1 if work < ENCODING_WORK else most):
+                return self._vectors(batch)
+
+        return begin_batches(features, self.dimension, lambda _: chosen, compute, workers())
 
     def embed_windows(
         self, windows: Iterable[Sequence[T]], prepare: Callable[[T], Features | None]

@@ -139,9 +139,9 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
         batch = make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)
         with threads(threads_for(2 * len(batch.turns) * model.size, PREDICTION_WORK)):
             output = model(batch)
-        probabilities = (output.logits / temperature).softmax(-1).cpu().numpy()
-        experts = output.expert_logits.softmax(-1).cpu().numpy()
-        weights = output.weights.cpu().numpy()
+            probabilities = (output.logits / temperature).softmax(-1).cpu().numpy()
+            experts = output.expert_logits.softmax(-1).cpu().numpy()
+            weights = output.weights.cpu().numpy()
         modalities = modality_names({name: batch.present[name].tolist() for name in model.modalities})
         row = 0
         for index in chosen:
@@ -183,8 +183,10 @@ def representations(model: MixtureOfExperts, dialogues: Sequence[Embeddings]) ->
     device = next(model.parameters()).device
     by_dialogue: dict[int, np.ndarray] = {}
     for chosen in batches_of_dialogues(lengths, _BATCH_UTTERANCES):
-        views = model(make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)).views
-        rows = torch.cat([views[name].float() for name in model.modalities], dim=-1).cpu().numpy()
+        batch = make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)
+        with threads(threads_for(2 * len(batch.turns) * model.size, PREDICTION_WORK)):
+            views = model(batch).views
+            rows = torch.cat([views[name].float() for name in model.modalities], dim=-1).cpu().numpy()
         ends = np.cumsum([lengths[index] for index in chosen])[:-1]
         by_dialogue.update(zip(chosen, np.split(rows, ends), strict=True))
     return np.concatenate([by_dialogue[index] for index in range(len(dialogues))])

@@ -106,7 +106,7 @@ class GraphEmbedder:
         samples = crop_and_pad(wave, rate, self.settings).astype(np.float32)
         return {"samples": samples, "length": len(samples)}
 
-    def embed(self, features: Sequence[Features | None]) -> np.ndarray:
+    def begin(self, features: Sequence[Features | None]) -> Finish:
         """Vectors float32 ``[N, dimension]`` in the order of ``features``; a NaN row for None.
 
         Recordings are computed one at a time: they are long enough, and their graph takes no padding.
@@ -115,7 +115,7 @@ class GraphEmbedder:
         def batches(lengths: list[int]) -> list[tuple[list[int], int]]:
             return [(batch, len(batch)) for batch in batches_within(lengths, self._budget)]
 
-        return begin_batches(features, self.dimension, batches, self._vectors, None)()
+        return begin_batches(features, self.dimension, batches, self._vectors, None)
 
     def embed_windows(
         self, windows: Iterable[Sequence[T]], prepare: Callable[[T], Features | None]

@@ -236,8 +236,9 @@ class CachedEncoder:
                 ready.setdefault(task.modality, []).append((task.key, features))
                 length = self._model.length(task.modality, features)
                 encoded += length if task.modality == SPEECH else length / TOKENS_PER_SECOND
-        for modality, pairs in ready.items():
-            computed = self._model.vectors(modality, [features for _, features in pairs])
+        every = self._model.vectors({name: [features for _, features in pairs] for name, pairs in ready.items()})
+        for modality, computed in every.items():
+            pairs = ready[modality]
             vectors.update((key, vector) for (key, _), vector in zip(pairs, computed, strict=True))
             for row in overflowing(computed, [True] * len(pairs)):
                 key = pairs[row][0]

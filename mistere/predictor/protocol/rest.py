@@ -155,7 +155,7 @@ class RestEndpoints:
             payload = await self._parse(len(body), lambda: read_rest(body, header, model_name))
             payload.id = name.identity = payload.id or name.identity
             response, _ = await self._data_plane.infer(model_name, payload, size_header(body))
-            content, headers = write_rest(response)
+            content, headers = write_rest(response, payload)
             return Response(content, headers=headers)
 
         return await self._answer(model_name, request, "rest_v2", answer)

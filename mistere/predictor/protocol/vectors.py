@@ -128,6 +128,8 @@ def _matrix(tensor: InferInput, dimension: int, limits: Limits, nan_is_missing: 
         raise invalid(f"The tensor {tensor.name} must have {counted(dimension, 'column')}; it has {shape[1]}.")
     with np.errstate(over="ignore"):
         matrix = values.astype(np.float32).reshape(shape)
+    if np.isfinite(matrix).all():
+        return matrix
     absent = np.isnan(matrix).all(1) & nan_is_missing
     if not np.isfinite(matrix[~absent]).all():
         raise invalid(f"The tensor {tensor.name} holds NaN or infinity.")
