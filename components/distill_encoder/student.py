@@ -96,7 +96,7 @@ def distill(
             head,
             examples["train"],
             examples["dev"],
-            step.progress,
+            step,
             keeps_layers=start.keeps_layers,
         )
     start.encoder.backbone.half()  # as the base; loading converts them to float32

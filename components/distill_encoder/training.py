@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mistere.artifacts.checkpoint_writing import CheckpointSchedule
 from mistere.common.errors import MistereError
-from mistere.common.progress import Progress
 from mistere.config.distillation import DistillationConfig
 from mistere.data.utterances import FeatureSpool, batches_by_length
+from mistere.engine.stage import Step
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.model.embeddings import UNLABELLED
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder
 from mistere.model.losses import distillation_loss
+from mistere.model.training_checkpoint import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
 
 _WARMUP = 0.1
 """Share of the steps over which the learning rate rises."""
@@ -75,11 +79,11 @@ def train(
     head: Sequence[Tensor],
     training: Examples,
     dev: Examples,
-    progress: Progress,
+    step: Step,
     *,
     keeps_layers: bool,
 ) -> list[dict[str, float]]:
-    """Train; the encoder has the weights of the epoch with the lowest loss on dev afterwards.
+    """Train, from the checkpoint if there is one; the encoder has the weights of the epoch with the lowest loss on dev afterwards.
 
     Args:
         config: the ``distillation`` section.
@@ -87,7 +91,7 @@ def train(
         head: the teacher's.
         training: utterances to learn from.
         dev: utterances that select the epoch.
-        progress: reporter.
+        step: gets the progress, and stores checkpoints after epochs, as often as they cost at most 2 % of the time.
         keeps_layers: whether the backbone consists of the teacher's layers, which learn slowly.
 
     Returns:
@@ -96,55 +100,147 @@ def train(
     Raises:
         MistereError: the training diverged.
     """
-    targets = _Targets(head, training, config)
-    learning = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
-    epochs = config.epochs if keeps_layers else config.new_epochs
-    steps = epochs * math.ceil(len(training) / config.batch_size)
-    optimizer = torch.optim.AdamW(_groups(learning, config, keeps_layers), weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(step / steps))
-    history: list[dict[str, float]] = []
-    best: dict[str, Tensor] = {}
-    for epoch in range(1, epochs + 1):
+    student = _Student(config, encoder, _Targets(head, training, config), training, dev, keeps_layers=keeps_layers)
+    schedule = CheckpointSchedule.bounded()
+    step.checkpoints.restore()
+    student.restore(step.checkpoints.directory)
+    while student.epoch < student.epochs:
+        student.train_epoch()
+        if schedule.is_due():
+            began = time.monotonic()
+            schedule.began()
+            size = student.save(step.checkpoints.directory)
+            step.checkpoints.save(CHECKPOINT)
+            schedule.measured(time.monotonic() - began, size)
+        score = student.history[-1]["dev_weighted_f1"]
+        step.progress(
+            f"epoch {student.epoch}/{student.epochs}, dev weighted F1 {score:.3f}", student.epoch, student.epochs
+        )
+    student.take_best()
+    return student.history
+
+
+class _Student:
+    """The state of a training: encoder, optimiser, best weights so far.
+
+    The order and the random draws of an epoch depend only on the seed and the epoch, so that a training which was killed ends
+    with the same result from its checkpoint.
+
+    Args:
+        config: the ``distillation`` section.
+        encoder: the student.
+        targets: the teacher's side of the loss.
+        training: utterances to learn from.
+        dev: utterances that select the epoch.
+        keeps_layers: whether the backbone consists of the teacher's layers.
+    """
+
+    def __init__(
+        self,
+        config: DistillationConfig,
+        encoder: UtteranceEncoder,
+        targets: _Targets,
+        training: Examples,
+        dev: Examples,
+        *,
+        keeps_layers: bool,
+    ) -> None:
+        self._config, self._encoder, self._targets, self._training, self._dev = config, encoder, targets, training, dev
+        self._learning = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+        self.epochs = config.epochs if keeps_layers else config.new_epochs
+        self._batches = math.ceil(len(training) / config.batch_size)
+        self._optimizer = torch.optim.AdamW(
+            _groups(self._learning, config, keeps_layers), weight_decay=config.weight_decay
+        )
+        self._best: dict[str, Tensor] = {}
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def epoch(self) -> int:
+        """Epochs so far."""
+        return len(self.history)
+
+    def train_epoch(self) -> None:
+        """Train on one pass over train, then evaluate on dev.
+
+        Raises:
+            MistereError: the training diverged.
+        """
+        config, encoder, epoch = self._config, self._encoder, self.epoch + 1
         torch.manual_seed(config.seed * 1_000_003 + epoch)
         draw = random.Random(config.seed * 1_000_003 + epoch)  # noqa: S311  (the seed must reproduce the training)
         encoder.train()
         total = 0.0
-        for batch in _batches(training.features.lengths, config.batch_size, draw):
-            pairs = [training.features[index] for index in batch]
+        batches = _batches(self._training.features.lengths, config.batch_size, draw)
+        for done, batch in enumerate(batches, self.epoch * self._batches):
+            for group in self._optimizer.param_groups:
+                group["lr"] = group["peak"] * _factor(done / (self.epochs * self._batches))
+            pairs = [self._training.features[index] for index in batch]
             features = [encoder.family.altered(one, draw) for one, _ in pairs]
             vectors = encoder.embed(encoder.family.collate(features))
             labels = torch.tensor([label for _, label in pairs])
-            loss = targets.loss(vectors, encoder.head(vectors), training.vectors[batch], labels)
-            optimizer.zero_grad(set_to_none=True)
+            loss = self._targets.loss(vectors, encoder.head(vectors), self._training.vectors[batch], labels)
+            self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(learning.values(), 1.0)
-            optimizer.step()
-            schedule.step()
+            nn.utils.clip_grad_norm_(self._learning.values(), 1.0)
+            self._optimizer.step()
             total += loss.item() * len(batch)
-        entry = {"epoch": float(epoch), "loss": round(total / len(training), 6), **_evaluate(encoder, targets, dev)}
+        mean = round(total / len(self._training), 6)
+        entry = {"epoch": float(epoch), "loss": mean, **_evaluate(encoder, self._targets, self._dev)}
         if not math.isfinite(entry["loss"] + entry["dev_loss"]):
             raise MistereError(
                 f"the training of the student diverged in epoch {epoch}: lower distillation.learning_rate and "
                 "distillation.new_learning_rate."
             )
-        history.append(entry)
-        if entry["dev_loss"] == min(one["dev_loss"] for one in history):
-            best = {name: parameter.detach().clone() for name, parameter in learning.items()}
-        progress(f"epoch {epoch}/{epochs}, dev weighted F1 {entry['dev_weighted_f1']:.3f}", epoch, epochs)
-    with torch.no_grad():
-        for name, parameter in learning.items():
-            parameter.copy_(best[name])
-    return history
+        self.history.append(entry)
+        if self._is_best():
+            self._best = self._weights()
+
+    @torch.no_grad()
+    def take_best(self) -> None:
+        """Give the encoder the weights of the best epoch."""
+        for name, parameter in self._learning.items():
+            parameter.copy_(self._best[name])
+
+    def save(self, directory: Path) -> int:
+        """Write a checkpoint to a temporary file and rename it over the old one; returns its size in bytes."""
+        best = {} if self._is_best() else self._best  # else the same as the weights
+        optimizer = self._optimizer.state_dict()["state"]
+        state = TrainingState(self._weights(), best, optimizer=optimizer, facts={"history": self.history})
+        return write_checkpoint(state, directory)
+
+    @torch.no_grad()
+    def restore(self, directory: Path) -> None:
+        """Load a checkpoint if there is one.
+
+        Raises:
+            UsageError: it is of a model of another shape.
+        """
+        state = read_checkpoint(directory, {name: one.shape for name, one in self._learning.items()})
+        if state is None:
+            return
+        for name, parameter in self._learning.items():
+            parameter.copy_(state.model[name])
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state.optimizer})
+        self.history = state.facts["history"]
+        self._best = state.best or self._weights()
+
+    def _is_best(self) -> bool:
+        """Whether the last epoch is the best one so far."""
+        return self.history[-1]["dev_loss"] == min(one["dev_loss"] for one in self.history)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach().clone() for name, parameter in self._learning.items()}
 
 
 def _groups(
     learning: dict[str, nn.Parameter], config: DistillationConfig, keeps_layers: bool
 ) -> list[dict[str, object]]:
-    """Parameters of layers that were the teacher's, and the others, with their learning rates."""
+    """Parameters of layers that were the teacher's, and the others, with their peak learning rates."""
     kept = [parameter for name, parameter in learning.items() if keeps_layers and name.startswith("backbone.")]
     new = [parameter for name, parameter in learning.items() if not (keeps_layers and name.startswith("backbone."))]
     rates = ((kept, config.learning_rate), (new, config.new_learning_rate))
-    return [{"params": parameters, "lr": rate} for parameters, rate in rates if parameters]
+    return [{"params": parameters, "peak": rate} for parameters, rate in rates if parameters]
 
 
 def _factor(passed: float) -> float:

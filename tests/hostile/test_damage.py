@@ -27,7 +27,7 @@ from mistere.engine.finished_run import remember as remember_run
 from mistere.engine.finished_run import take_over
 from mistere.engine.finished_steps import find_finished, remember
 from mistere.engine.stage import RunContext, StageRecord, stage_record_key
-from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
+from mistere.model.training_checkpoint import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
 from mistere.model.vector_cache import VectorCache
 from mistere.registry.lineage import Lineage, lineage_key, read_lineage, write_lineage
 from mistere.registry.release.champion import CHAMPION_KEY, Champion, read_champion

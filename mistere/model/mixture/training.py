@@ -27,7 +27,6 @@ from mistere.metrics.expert_gate import gate_statistics
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
 from mistere.model.mixture.automatic_settings import TrainSize, parameter_groups, resolve, uses_bf16
 from mistere.model.mixture.fitting.batches import dialogue_batches, drop_modalities
-from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
 from mistere.model.mixture.fitting.moving_average import MovingAverage
 from mistere.model.mixture.fitting.teacher import MixtureTeacher
 from mistere.model.mixture.gate_fit import fit_gate
@@ -35,6 +34,7 @@ from mistere.model.mixture.input_scaling import InputScaling
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.prediction import make_batch, predict_split
 from mistere.model.torch_threads import TRAINING_WORK, threads, threads_for
+from mistere.model.training_checkpoint import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
 
 
 @dataclass(frozen=True)

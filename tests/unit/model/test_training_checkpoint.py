@@ -1,4 +1,4 @@
-"""The checkpoint file of the mixture's training: what it holds, and what happens to a damaged one."""
+"""The checkpoint file of a training: what it holds, and what happens to a damaged one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from mistere.common.errors import UsageError
 from mistere.config.mixture import MixtureConfig
-from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
 from mistere.model.mixture.training import MixtureTraining
+from mistere.model.training_checkpoint import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
 from tests.unit.model.dialogue_sets import dialogues_of
 
 STATE = TrainingState(

@@ -147,6 +147,6 @@ def test_checkpoint_of_another_shape_is_rejected(tmp_path: Path) -> None:
     train_mixture(small, data, progress=Progress("train_moe"), checkpoints=checkpoints)
     before = (checkpoints.directory / "epoch").read_bytes()
     larger = small.model_copy(update={"hidden": 6})
-    with pytest.raises(UsageError, match="of a mixture of another shape"):
+    with pytest.raises(UsageError, match="of a model of another shape"):
         train_mixture(larger, data, progress=Progress("train_moe"), checkpoints=checkpoints)
     assert (checkpoints.directory / "epoch").read_bytes() == before

@@ -1,1 +1,1 @@
-"""Parts of the mixture's training: batches, the moving average of the weights, the checkpoint file."""
+"""Parts of the mixture's training: batches, the moving average of the weights."""

@@ -1,4 +1,4 @@
-"""The checkpoint of a mixture's training: one safetensors file with weights, optimiser state, best weights and progress."""
+"""The checkpoint of a training: one safetensors file with weights, optimiser state, best weights and progress."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def read_checkpoint(directory: Path, shapes: dict[str, torch.Size]) -> TrainingS
     model = _below(loaded, "model.")
     if {name: tensor.shape for name, tensor in model.items()} != shapes:
         raise UsageError(
-            f"{file}: the checkpoint is of a mixture of another shape; delete it, or choose another output folder."
+            f"{file}: the checkpoint is of a model of another shape; delete it, or choose another output folder."
         )
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _below(loaded, "optimizer.").items():
