@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from mistere.common.urls import has_credentials
 
@@ -44,6 +44,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     outside_key: ClassVar[frozenset[str]] = frozenset()
     """Settings that decide how or where work is done, not what comes out: they are no part of a step's key."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML parses an empty value as null; for a setting that is always text, it is the empty text."""
+        empty = value is None and info.field_name is not None and cls.model_fields[info.field_name].annotation is str
+        return "" if empty else value
 
     @field_validator("*", mode="after")
     @classmethod

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf import json_format, struct_pb2
+from pydantic import ValidationError
 
 from components.gate_model.config import GateConfig
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.suggestions import did_you_mean, one_of
+from mistere.config.base import Section
 from mistere.config.differences import changed_settings
 from mistere.config.encoder import EncoderConfig
 from mistere.config.loader import available_profiles, load_config, parse_setting
@@ -137,6 +139,36 @@ def test_quantities_accept_numbers() -> None:
     step = config.cluster.step("train_moe")
     assert (config.text.nodes.cpu_limit, step.memory, config.deployment.cpu) == ("2", "4000000000", "0.5")
     assert load_profile("tiny", ["deployment.scale_metric=memory", "deployment.scale_target=70"])
+
+
+@pytest.mark.parametrize("name", ["sha256", "prompt"])
+def test_empty_value_of_a_text_setting_is_the_empty_text(name: str, tmp_path: Path) -> None:
+    assert getattr(load_profile("sample", [f"text.{name}="]).text, name) == ""
+    (tmp_path / "own.yaml").write_text(f"text:\n  {name}:\n")
+    assert getattr(load_profile(str(tmp_path / "own.yaml")).text, name) == ""
+
+
+def test_each_text_setting_takes_an_empty_value_as_an_empty_text_and_no_other_setting_does() -> None:
+    sections = [*PIPELINE_CONFIG.model_fields.values(), *EncoderConfig.model_fields.values()]
+    found: list[str] = []
+    for schema in (one.annotation for one in sections if isinstance(one.annotation, type)):
+        if not issubclass(schema, Section):
+            continue
+        for name, field in schema.model_fields.items():
+            if field.annotation is str:
+                assert outcome(schema, name, None) == outcome(schema, name, "")
+                found.append(name)
+            elif "None" in str(field.annotation):
+                assert outcome(schema, name, None) != ""
+    assert len(found) > 20
+
+
+def outcome(schema: type[Section], name: str, value: object) -> object:
+    """What a section makes of a value: the value, or the kinds of its errors."""
+    try:
+        return getattr(schema.model_validate({name: value}), name)
+    except ValidationError as error:
+        return [one["type"] for one in error.errors()]
 
 
 def test_unknown_profile_error_suggests_the_nearest() -> None:
