@@ -71,7 +71,7 @@ def run(
     from components.register_model.registration import register_bundle, student_tags
     from mistere.data.scripts import trained_scripts
     from mistere.kubernetes.images import image
-    from mistere.registry.lineage import Lineage, lock_digest, this_environment
+    from mistere.registry.lineage import Lineage, lock_digest
     from mistere.registry.mlflow.model_registry import find_teacher
     from mistere.registry.mlflow.run_logging import RunRecord, start_facts
     from mistere.runs.outcome import read_run_info
@@ -106,29 +106,22 @@ def run(
         digest = published["bundle"].digest
         location = step.store.location(artifact_key(ModelBundle.__name__, digest))
         opened = open_artifact(step.store, ModelBundle, digest)
-        device = model.manifest.made_by.device if model.manifest.made_by else ""
-        lineage = Lineage(
-            model_name=config.model_name,
-            run=step.run.identity,
-            bundle_digest=digest,
-            bundle_location=location,
-            evaluation_digest=report.manifest.digest,
-            test_digest=report.manifest.test_digest,
-            verdict=verdict.manifest.verdict,
-            dataset=utterances.manifest.name,
-            dvc_digest=utterances.manifest.dvc_digest,
-            data_remote=utterances.manifest.remote,
+        lineage = Lineage.of(
+            opened.manifest,
+            location,
+            step.run.identity,
+            utterances.manifest.dataset,
+            model.manifest,
+            report.manifest,
+            verdict.manifest,
+            {
+                "utterances": utterances.manifest.digest,
+                **{f"{modality} encoder": encoder.manifest.digest for modality, encoder in encoders.items()},
+            },
+            info.get("config") or {},
             teacher=find_teacher(step.run.tracking_uri, config.model_name, lesson.bundle_digest) if lesson else None,
             data_endpoint=str((info.get("data") or {}).get("endpoint", "")),
             image=provenance.image,
-            config=info.get("config") or {},
-            encoders=model.manifest.encoders,
-            artifacts={
-                "utterances": utterances.manifest.digest,
-                **{f"{modality} encoder": encoder.manifest.digest for modality, encoder in encoders.items()},
-                "mixture": model.manifest.digest,
-            },
-            environment=this_environment().model_copy(update={"device": device}),
         )
         record = RunRecord(
             run_id=step.run.run_id,

@@ -10,12 +10,21 @@ import hashlib
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from mistere.artifacts.identities import RUN_FIELDS, EncoderIdentity, RunIdentity, gather_encoders, gather_fields
+from mistere.artifacts.identities import (
+    RUN_FIELDS,
+    DatasetIdentity,
+    EncoderIdentity,
+    RunIdentity,
+    gather_encoders,
+    gather_fields,
+)
 from mistere.artifacts.locations import recorded_location, resolved_location
+from mistere.artifacts.manifests import EvaluationReport, GateVerdict, ModelBundle, MoEModel
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError
@@ -74,6 +83,53 @@ class Lineage(SealedRecord):
     @classmethod
     def _read_flat_fields(cls, values: Any) -> Any:
         return gather_encoders(gather_fields(values, "run", RUN_FIELDS))
+
+    @classmethod
+    def of(
+        cls,
+        bundle: ModelBundle,
+        location: str,
+        run: RunIdentity,
+        dataset: DatasetIdentity,
+        model: MoEModel,
+        report: EvaluationReport,
+        verdict: GateVerdict,
+        artifacts: Mapping[str, str],
+        config: Mapping[str, Any],
+        **further: Any,
+    ) -> Lineage:
+        """The lineage of a bundle that this process publishes.
+
+        Args:
+            bundle: the published bundle.
+            location: where it is.
+            run: what made it.
+            dataset: the data that it was made from.
+            model: its mixture, whose digest is recorded with the artifacts.
+            report: its evaluation.
+            verdict: the gate's.
+            artifacts: digests of further artifacts, by what they are.
+            config: the configuration, as far as it is known.
+            further: other fields, by name.
+        """
+        environment = this_environment().model_copy(update={"device": model.made_by.device if model.made_by else ""})
+        return cls(
+            model_name=bundle.name,
+            run=run,
+            bundle_digest=bundle.digest,
+            bundle_location=location,
+            evaluation_digest=report.digest,
+            test_digest=report.test_digest,
+            verdict=verdict.verdict,
+            dataset=dataset.name,
+            dvc_digest=dataset.dvc_digest,
+            data_remote=dataset.remote,
+            config=dict(config),
+            encoders=model.encoders,
+            artifacts={**artifacts, "mixture": model.digest},
+            environment=environment,
+            **further,
+        )
 
     @property
     def reproducible(self) -> bool:

@@ -64,29 +64,24 @@ def register_student(
         As :func:`components.register_model.registration.register_bundle`.
     """
     from components.register_model.registration import register_bundle, student_tags
-    from mistere.registry.lineage import Lineage, this_environment
+    from mistere.registry.lineage import Lineage
     from mistere.registry.mlflow.run_logging import RunRecord, start_facts
 
     bundle, settings = student.manifest, config.distillation
     identity = RunIdentity.model_validate(
         {**context.identity.model_dump(), "run_id": f"distill-{bundle.digest[:12]}", "profile": ""}
     )
-    lineage = Lineage(
-        model_name=bundle.name,
-        run=identity,
-        bundle_digest=bundle.digest,
-        bundle_location=place,
-        evaluation_digest=report.digest,
-        test_digest=report.test_digest,
-        verdict=verdict.verdict,
-        dataset=utterances.name,
-        dvc_digest=utterances.dvc_digest,
-        data_remote=utterances.remote,
+    lineage = Lineage.of(
+        bundle,
+        place,
+        identity,
+        utterances.dataset,
+        model,
+        report,
+        verdict,
+        {"utterances": utterances.digest},
+        {"distillation": settings.model_dump(mode="json")},
         teacher=teacher,
-        config={"distillation": settings.model_dump(mode="json")},
-        encoders=model.encoders,
-        artifacts={"utterances": utterances.digest, "mixture": model.digest},
-        environment=this_environment(),
     )
     info = {
         **identity.model_dump(),

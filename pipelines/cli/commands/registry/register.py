@@ -254,25 +254,19 @@ class _Registering:
         verdict: GateVerdict,
         identity: RunIdentity,
     ) -> Lineage:
-        from mistere.registry.lineage import Lineage, this_environment
+        from mistere.registry.lineage import Lineage
 
-        dataset = self._dataset()
-        return Lineage(
-            model_name=bundle.name,
-            run=identity,
-            bundle_digest=bundle.digest,
-            bundle_location=place,
-            evaluation_digest=report.digest,
-            test_digest=report.test_digest,
-            verdict=verdict.verdict,
-            dataset=dataset.name,
-            dvc_digest=dataset.dvc_digest,
-            data_remote=dataset.remote,
+        return Lineage.of(
+            bundle,
+            place,
+            identity,
+            self._dataset(),
+            model,
+            report,
+            verdict,
+            {"embeddings": self._training.fingerprint},
+            {"mixture": dict(self._training.settings) | {"seed": self._training.model.seed}},
             embeddings=self._training.origin.source,
-            config={"mixture": dict(self._training.settings) | {"seed": self._training.model.seed}},
-            encoders=model.encoders,
-            artifacts={"embeddings": self._training.fingerprint, "mixture": model.digest},
-            environment=this_environment(),
         )
 
     def _dataset(self) -> DatasetIdentity:
