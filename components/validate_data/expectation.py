@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 from components.validate_data.dataset import Dataset
+from components.validate_data.wording import fill
 from mistere.config.composition import select
 from mistere.config.validation import Severity, ValidationSettings
 
@@ -87,11 +88,11 @@ class Expectation(Generic[S]):
             name=self.name,
             layer=self.layer,
             severity=config.severity.get(self.name, self.severity),
-            title=self.title.format(**values),
+            title=fill(self.title, values),
             table=self.table,
             noun=self.noun,
             check=self.check(dataset, own) if callable(self.check) else self.check,
-            happened=happened.format_map(_Known(values)),
+            happened=fill(happened, _Known(values)),
             fix=self.fix,
             example=self.example,
             needs=self.needs,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.validate_data.wording import EXAMPLES, brief
+from mistere.common.counting import percent
 from mistere.common.splits import SPLITS
 from mistere.data.profile import EDGES
 from mistere.reports.html_page import figure_svg, new_figure, render_page
@@ -121,7 +122,7 @@ def _splits(validation: Validation) -> list[dict[str, str]]:
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.0%}" if whole else "–"
+    return percent(part / whole) if whole else "–"
 
 
 def _label_counts(table: pd.DataFrame, labels: Sequence[str]) -> list[tuple[str, bool, list[int]]]:

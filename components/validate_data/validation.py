@@ -16,7 +16,7 @@ from components.validate_data.facts.tables import tables
 from components.validate_data.quarantine import affected_dialogues
 from components.validate_data.suite import evaluate
 from components.validate_data.verdict import Quarantine, Validation
-from mistere.common.counting import counted
+from mistere.common.counting import counted, percent
 from mistere.common.splits import SPLITS, Split
 from mistere.config.validation import ValidationSettings
 from mistere.data.profile import Profile
@@ -99,8 +99,8 @@ def _with_quarantine(validation: Validation, declared: Declared, config: Validat
     if aside.utterances > config.max_quarantined_share * total:
         return replace(
             validation,
-            refused=f"Setting aside {aside.utterances:,} of {counted(total, 'utterance')} ({aside.utterances / total:.1%}) is more than "
-            f"validation.max_quarantined_share allows ({config.max_quarantined_share:.1%}): fix the data, or raise it.",
+            refused=f"Setting aside {aside.utterances:,} of {counted(total, 'utterance')} ({percent(aside.utterances / total, 1)}) is more than "
+            f"validation.max_quarantined_share allows ({percent(config.max_quarantined_share, 1)}): fix the data, or raise it.",
         )
     remaining = _check(rest, declared, config, validation.before)
     if remaining.failed:

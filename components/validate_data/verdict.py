@@ -11,7 +11,7 @@ from components.validate_data.facts.dataset_facts import Facts
 from components.validate_data.facts.drift import Drift
 from components.validate_data.quarantine import Names
 from components.validate_data.suite import ExpectationOutcome
-from mistere.common.counting import counted, plural
+from mistere.common.counting import counted, percent, plural
 from mistere.data.profile import Profile
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class Quarantine:
 
     @property
     def size(self) -> str:
-        """``2 dialogues with 12 utterances (2.5%)``."""
+        """``2 dialogues with 12 utterances (2.5 %)``."""
         share = self.utterances / max(1, self.of)
-        return f"{counted(self.count, 'dialogue')} with {counted(self.utterances, 'utterance')} ({share:.1%})"
+        return f"{counted(self.count, 'dialogue')} with {counted(self.utterances, 'utterance')} ({percent(share, 1)})"
 
 
 @dataclass(frozen=True)

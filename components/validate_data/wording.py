@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from mistere.common.counting import counted, plural
@@ -51,6 +53,19 @@ ROW_EXAMPLES = {
 _VERBS = {"have": "has", "are": "is", "come": "comes", "do": "does", "name": "names", "share": "shares"}
 
 
+class _Sentences(Formatter):
+    """``str.format`` that writes shares as all other sentences do: ``5 %`` for ``{share:.0%}``."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        text = str(super().format_field(value, format_spec))
+        return f"{text[:-1]} %" if format_spec.endswith("%") else text
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """A template with its placeholders filled in."""
+    return _Sentences().vformat(template, (), values)
+
+
 def describe(template: str, rows: pd.DataFrame, table: str, column: str = "", example: str = "", noun: str = "") -> str:
     """Describe failing rows in words.
 
@@ -64,12 +79,13 @@ def describe(template: str, rows: pd.DataFrame, table: str, column: str = "", ex
         noun: what a row is, in the singular; the table's default if empty.
     """
     verbs = {many: plural(len(rows), one, many) for many, one in _VERBS.items()}
-    return template.format(
+    values = dict(
         n=counted(len(rows), noun or NOUNS.get(table, "row")),
         examples=", ".join(shown(rows, table, example, EXAMPLES)) + (", …" if len(rows) > EXAMPLES else ""),
         values=_values(rows[column]) if column else "",
         **verbs,
     )
+    return fill(template, values)
 
 
 def brief(value: Any) -> Any:
@@ -95,7 +111,7 @@ def shown(rows: pd.DataFrame, table: str, example: str, most: int) -> list[str]:
     described = []
     for row in rows.head(most).itertuples(index=False):
         record = {name: brief(value) for name, value in zip(rows.columns, row, strict=True)}
-        described.append(template.format(**{"location": _location(record), **record}))
+        described.append(fill(template, {"location": _location(record), **record}))
     return described
 
 

@@ -1,4 +1,4 @@
-"""Numbers with their nouns: the singular and the plural of every sentence come from here."""
+"""Numbers in sentences: with their nouns in the singular or the plural, and shares in percent."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def plural(number: float, one: str, many: str = "") -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """``1 utterance``, ``2,000 utterances``; the arguments are those of :func:`plural`."""
     return f"{number:,} {plural(number, one, many)}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """``12 %``, or ``12.3 %`` with one digit after the point; for a share of 0.123."""
+    return f"{100 * share:.{digits}f} %"

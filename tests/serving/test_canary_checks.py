@@ -46,19 +46,19 @@ def long_answers(requests: int, *, longer: int) -> LiveFigures:
         (
             figures(100, errors=3),
             figures(),
-            "3.0% of its 100 requests ended in an error, 0.0% of the deployed version's",
+            "3.0 % of its 100 requests ended in an error, 0.0 % of the deployed version's",
         ),
         (figures(100, errors=3), figures(errors=30), ""),
-        (figures(10, errors=3), figures(5), "30.0% of its 10 requests"),
+        (figures(10, errors=3), figures(5), "30.0 % of its 10 requests"),
         (figures(slow=30), figures(), "99th percentile of its time is"),
         (figures(slow=30), figures(slow=30), ""),
         (figures(slow=11), figures(), ""),
         (figures(99, slow=30), figures(), ""),
-        (figures(anger=0.6), figures(), "anger is 60% instead of 30%"),
+        (figures(anger=0.6), figures(), "anger is 60 % instead of 30 %"),
         (figures(anger=0.4), figures(), ""),
         (figures(100, anger=0.5), figures(100), ""),
-        (figures(1000, anger=0.5), figures(1000), "anger is 50% instead of 30%"),
-        (figures(0, refused=40), figures(50), "it refused 100.0% of its 40 requests, the deployed version 0.0%"),
+        (figures(1000, anger=0.5), figures(1000), "anger is 50 % instead of 30 %"),
+        (figures(0, refused=40), figures(50), "it refused 100.0 % of its 40 requests, the deployed version 0.0 %"),
         (figures(50, refused=50), figures(500, refused=500), ""),
         (figures(100, refused=3), figures(1000, refused=30), ""),
         (figures(0, refused=40), figures(0), ""),
@@ -66,9 +66,9 @@ def long_answers(requests: int, *, longer: int) -> LiveFigures:
         (
             left(1000, 1.0),
             figures(),
-            "the clients of 100.0% of its 1000 requests left before the answer, of the deployed version's 0.0%",
+            "the clients of 100.0 % of its 1000 requests left before the answer, of the deployed version's 0.0 %",
         ),
-        (left(20, 1.0), figures(180), "the clients of 100.0% of its 20 requests left"),
+        (left(20, 1.0), figures(180), "the clients of 100.0 % of its 20 requests left"),
         (left(100, 0.04), left(1000, 0.03), ""),
         (left(1000, 1.0), left(1000, 1.0), ""),
         (LiveFigures(requests=1000), figures(), "it answered none of its 1000 requests"),
@@ -76,12 +76,12 @@ def long_answers(requests: int, *, longer: int) -> LiveFigures:
         (
             long_answers(1000, longer=1000),
             long_answers(1000, longer=0),
-            "100.0% of its answers took longer than 10 s, 0.0% of the",
+            "100.0 % of its answers took longer than 10 s, 0.0 % of the",
         ),
         (
             long_answers(1000, longer=1000),
             long_answers(1000, longer=200),
-            "100.0% of its answers took longer than 10 s, 20.0% of the",
+            "100.0 % of its answers took longer than 10 s, 20.0 % of the",
         ),
         (long_answers(1000, longer=9), long_answers(9000, longer=9), ""),
         (long_answers(300, longer=60), long_answers(1000, longer=200), ""),
@@ -104,7 +104,7 @@ def test_trouble_of_both_versions_sends_no_candidate_back() -> None:
 
 def test_an_earlier_window_counts_where_the_deployed_version_gets_too_little() -> None:
     nothing, slow = LiveFigures(), figures(slow=300)
-    assert "ended in an error, 0.0% of" in error_problem(FAILING, nothing, CONFIG, figures())
+    assert "ended in an error, 0.0 % of" in error_problem(FAILING, nothing, CONFIG, figures())
     assert not error_problem(FAILING, nothing, CONFIG, FAILING)
     assert "99th percentile" in problem(slow, figures(10), CONFIG, figures())
     assert not problem(slow, figures(10, slow=3), CONFIG, slow)
@@ -190,10 +190,10 @@ def test_percentiles_are_interpolated() -> None:
 
 def test_a_window_in_words() -> None:
     assert summary(10, LiveFigures(), figures(), CONFIG) == "10 %: no requests"
-    assert summary(10, figures(20), figures(), CONFIG) == "10 %: 20 requests, 0.0% errors, too few for a comparison"
+    assert summary(10, figures(20), figures(), CONFIG) == "10 %: 20 requests, 0.0 % errors, too few for a comparison"
     assert "99th percentile 50 instead of 50 ms, labels moved by 0.00" in summary(10, figures(), figures(), CONFIG)
     assert summary(10, left(1000, 1.0), left(500, 0.9), CONFIG).endswith(
-        "0.0% errors, 0 answered and 50 by the deployed version, too few for a comparison"
+        "0.0 % errors, 0 answered and 50 by the deployed version, too few for a comparison"
     )
 
 

@@ -13,6 +13,7 @@ from components.validate_data.dataset import Dataset
 from components.validate_data.expectation import Expectation, is_at_least, is_between
 from components.validate_data.facts.label_swap import best_exchange
 from components.validate_data.wording import brief
+from mistere.common.counting import percent
 from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings
 from mistere.data.profile import label_distance
@@ -96,7 +97,7 @@ def _label_shares(dataset: Dataset, settings: Settings) -> pd.DataFrame:
                 for label in [*dataset.declared.labels, *counts[split]]
             }
             label = max(shares, key=lambda name: abs(shares[name][0] - shares[name][1]))
-            detail = f"'{label}' is {shares[label][0]:.0%} of train and {shares[label][1]:.0%} here"
+            detail = f"'{label}' is {percent(shares[label][0])} of train and {percent(shares[label][1])} here"
             table_rows.append((split, distance, max(settings.max_split_distance, 3 * chance), detail))
     return pd.DataFrame(table_rows, columns=["split", "distance", "bound", "detail"])
 

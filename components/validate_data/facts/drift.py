@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.validate_data.facts.label_swap import best_exchange
+from mistere.common.counting import percent
 from mistere.data.profile import Profile, cumulative_distance, label_distance
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _moved(now: Profile, before: Profile) -> str:
     if not shares:
         return ""
     label = max(sorted(shares), key=lambda name: abs(shares[name][0] - shares[name][1]))
-    return f"{label!r} went from {shares[label][0]:.0%} to {shares[label][1]:.0%}"
+    return f"{label!r} went from {percent(shares[label][0])} to {percent(shares[label][1])}"
 
 
 def _new_words(now: Profile, before: Profile) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mistere.common.counting import counted
+from mistere.common.counting import counted, percent
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.import_report import ImportReport, some
 from mistere.corpora.tables.base import Base
@@ -52,9 +52,9 @@ def describe_splits(table: Table, shares: Sequence[float], seed: int, assignment
     """How the splits were made, for ``dataset.yaml``."""
     if "split" in table.columns:
         return "The table's own."
-    percent = " / ".join(f"{share:.0%}" for share in shares)
+    parts = " / ".join(map(percent, shares))
     apart = "; no speaker is in two splits" if assignment.by_speaker else ""
-    return f"By whole dialogues, {percent}, with similar shares of labels and modalities, from --seed {seed}{apart}."
+    return f"By whole dialogues, {parts}, with similar shares of labels and modalities, from --seed {seed}{apart}."
 
 
 def speakers_disjoint(table: Table, assignment: Assignment, old: Base | None) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mistere.common.counting import counted, plural
+from mistere.common.counting import counted, percent, plural
 from mistere.reports.html_page import render_page
 from mistere.reports.plots import short
 from mistere.reports.scores.plots import group_plot, timeline_svg, trend_plot
@@ -142,17 +142,12 @@ def render_scores(
 def _cells(estimates: Estimates, order: Sequence[int]) -> list[Cell]:
     return [
         Cell(
-            percent(float(estimates.value[index])),
-            f"{percent(float(estimates.low[index]))} to {percent(float(estimates.high[index]))}",
+            percent(float(estimates.value[index]), 1),
+            f"{percent(float(estimates.low[index]), 1)} to {percent(float(estimates.high[index]), 1)}",
             min(1.0, float(estimates.value[index]) / _MIDDLE_OF_SHARES),
         )
         for index in order
     ]
-
-
-def percent(share: float) -> str:
-    """A share as text: ``12.3 %``."""
-    return f"{100 * share:.1f} %"
 
 
 def _points(difference: float) -> str:
@@ -163,7 +158,7 @@ def _sentence(overall: Estimates | None, labels: Sequence[str], order: Sequence[
     if overall is None:
         return "There are fewer calls than are reported."
     parts = [
-        f"{labels[index]} {percent(float(overall.value[index]))} [{percent(float(overall.low[index]))}, {percent(float(overall.high[index]))}]"
+        f"{labels[index]} {percent(float(overall.value[index]), 1)} [{percent(float(overall.low[index]), 1)}, {percent(float(overall.high[index]), 1)}]"
         for index in order[:3]
     ]
     return f"Of the turns of a call, on average: {', '.join(parts)}."
@@ -213,8 +208,8 @@ def _change_row(change: Change, labels: Sequence[str]) -> ChangeRow:
     return ChangeRow(
         group=f"{change.column}: {change.group}",
         label=labels[change.label],
-        before=percent(change.before),
-        after=percent(change.after),
+        before=percent(change.before, 1),
+        after=percent(change.after, 1),
         difference=_points(change.difference),
         bounds=f"{_points(change.low)} to {_points(change.high)}",
         clear=change.clear,
@@ -241,7 +236,7 @@ def _cards(
                 *([call.time.strftime("%Y-%m-%d %H:%M")] if call.time else []),
                 *groups,
                 counted(call.turns, "turn"),
-                f"{labels[index]} {percent(call.share)} [{percent(call.low)}, {percent(call.high)}]",
+                f"{labels[index]} {percent(call.share, 1)} [{percent(call.low, 1)}, {percent(call.high, 1)}]",
             ]
             if call.trend is not None:
                 facts.append(f"{_points(call.trend)} points from first to last quarter")

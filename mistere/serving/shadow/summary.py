@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from mistere.common.counting import counted
+from mistere.common.counting import counted, percent
 from mistere.serving.shadow.figures import ERRORS, SECONDS_EDGES, SIDES, SUMS, UNIT_BINS, ShadowCounts
 
 Verdict = Literal["alike", "different", "undecided"]
@@ -168,14 +168,14 @@ class Summary:
             )
         elif not same.low >= self.min_agreement:
             what = "is below" if same.high < self.min_agreement else "may be below"
-            sentences.append(f"The agreement {what} {self.min_agreement:.0%} ({shown_share(same)}).")
+            sentences.append(f"The agreement {what} {percent(self.min_agreement)} ({shown_share(same)}).")
         if errors.low > self.max_errors:
             sentences.append(
-                f"More than {self.max_errors:.1%} of the copies ended in an error ({shown_share(errors)})."
+                f"More than {percent(self.max_errors, 1)} of the copies ended in an error ({shown_share(errors)})."
             )
         elif errors.high > self.max_errors and errors.of:
             sentences.append(
-                f"Whether errors are below {self.max_errors:.1%} is not shown yet ({shown_share(errors)})."
+                f"Whether errors are below {percent(self.max_errors, 1)} is not shown yet ({shown_share(errors)})."
             )
         return sentences
 
@@ -231,4 +231,4 @@ def shown_share(share: Share) -> str:
     """``93.1 %, 91.0 to 94.8 %``."""
     if math.isnan(share.value):
         return "none"
-    return f"{100 * share.value:.1f} %, {100 * share.low:.1f} to {100 * share.high:.1f} %"
+    return f"{percent(share.value, 1)}, {100 * share.low:.1f} to {percent(share.high, 1)}"

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mistere.common.counting import percent
 from mistere.common.names import terminal_text
 from mistere.common.processes.command_line import command_line
 from mistere.common.progress import PLAIN_SECONDS, RemainingTime
@@ -352,7 +353,7 @@ def _show(
         gate.add_row(
             name.replace("_", "-"),
             f"{metrics[f'test.gate.{name}.mean']:.2f}",
-            f"{metrics[f'test.gate.{name}.led']:.0%}",
+            percent(metrics[f"test.gate.{name}.led"]),
             "" if auc is None else f"{auc:.2f}",
         )
     console.print()

@@ -128,17 +128,20 @@ def test_the_journal_has_each_share_before_the_route(
 @pytest.mark.parametrize(
     ("quality", "reason"),
     [
-        (Quality(errors=20), r"failed at 10 % .*1\d\.\d% of its \d+ requests ended in an error, 0\.0% of the deployed"),
+        (
+            Quality(errors=20),
+            r"failed at 10 % .*1\d\.\d % of its \d+ requests ended in an error, 0\.0 % of the deployed",
+        ),
         (
             Quality(refuses=True),
-            r"failed at 10 % .*it refused 100\.0% of its \d+ requests, the deployed version 9\.\d%",
+            r"failed at 10 % .*it refused 100\.0 % of its \d+ requests, the deployed version 9\.\d %",
         ),
         (
             Quality(seconds=0.2),
             r"failed at 10 % .*99th percentile of its time is 24\d ms, that of the deployed version 25 ms",
         ),
-        (Quality(labels={"anger": 80, "joy": 20}), r"failed at 10 % .*anger is 80% instead of 30%"),
-        (Quality(hangs=True), r"failed at 10 % .*the clients of 100\.0% of its \d+ requests left before the answer"),
+        (Quality(labels={"anger": 80, "joy": 20}), r"failed at 10 % .*anger is 80 % instead of 30 %"),
+        (Quality(hangs=True), r"failed at 10 % .*the clients of 100\.0 % of its \d+ requests left before the answer"),
     ],
     ids=["errors", "refusals", "slow", "labels", "hangs"],
 )

@@ -74,7 +74,7 @@ def test_column_names_labels_and_row_order_are_kept(tmp_path: Path) -> None:
     assert info.labels == [str(number) for number in range(11)] and info.language == "de" and not info.speaker_disjoint
     assert (
         info.splits
-        == "By whole dialogues, 80% / 10% / 10%, with similar shares of labels and modalities, from --seed 0."
+        == "By whole dialogues, 80 % / 10 % / 10 %, with similar shares of labels and modalities, from --seed 0."
     )
     assert [u.text for u in read(tmp_path / "out", "train")][:3] == ["line 0", "line 1", "line 2"]
     named = [f"emotion {number}" for number in range(11)]
@@ -252,7 +252,7 @@ def test_corrected_quarantine_replaces_dialogues_of_the_base(tmp_path: Path) -> 
     report = import_table(source, tmp_path / "third", base=tmp_path / "new")
     after = dialogues_of(tmp_path / "third")
     assert report.notes == ["1 dialogue of the base is replaced, 1 is new."]
-    assert report.splits.startswith("The base's own; those of new dialogues: by whole dialogues, 80% / 10% / 10%")
+    assert report.splits.startswith("The base's own; those of new dialogues: by whole dialogues, 80 % / 10 % / 10 %")
     mute = make_table(tmp_path / "mute.csv", [{"dialogue_id": "d5", "text": "New", "label": "a"}])
     report = import_table(mute, tmp_path / "mute", base=tmp_path / "new")
     assert report.splits == "The base's own."

@@ -270,7 +270,7 @@ def test_damage_of_all_kinds_in_one_dataset_is_named_at_once(tmp_path: Path) -> 
         ),
         (
             with_changes(every_row, audio=SILENCE), "audio_silent",
-            "48 utterances are silent, more than the 5% allowed (train/train-0/turn 0,",
+            "48 utterances are silent, more than the 5 % allowed (train/train-0/turn 0,",
         ),
         (with_changes(at("dev-0", 0), audio=LOW_RATE), "audio_rate", "under 8000 Hz (dev/dev-0/turn 0: 4000 Hz)"),
         (with_changes(at("dev-0", 0), audio=SHORT), "audio_duration", "(dev/dev-0/turn 0: 0.01 s): cut the recordings"),
@@ -504,7 +504,7 @@ def test_quarantined_dialogues_are_removed_and_written_with_their_problem(step: 
     report, accepted = result.manifests["report"], result.manifests["accepted"]
     assert isinstance(report, ValidationReport) and isinstance(accepted, UtteranceSet)
     assert result.values == {"verdict": "warn"} and report.quarantined == 6 and not report.failed
-    assert report.warnings[0].startswith("1 dialogue with 6 utterances (12.5%) is set aside in quarantine.parquet")
+    assert report.warnings[0].startswith("1 dialogue with 6 utterances (12.5 %) is set aside in quarantine.parquet")
     assert accepted.rows == {"train": 18, "dev": 12, "test": 12} and accepted.dialogues["train"] == 3
     read = [u.dialogue_id for u in UtteranceReader(accepted).stream("train")]
     assert len(read) == 18 and "train-1" not in read
@@ -522,7 +522,7 @@ def test_findings_that_quarantine_cannot_resolve_are_rejected(tmp_path: Path) ->
     above_share = validate_rows(tmp_path / "little", rows, quarantine=True)
     assert (
         above_share.verdict == "reject"
-        and "12.5%) is more than validation.max_quarantined_share" in above_share.failed[-1]
+        and "12.5 %) is more than validation.max_quarantined_share" in above_share.failed[-1]
     )
     whole_dataset = validate_rows(tmp_path / "whole", without(lambda split, _: split == "dev"), quarantine=True)
     assert whole_dataset.verdict == "reject"
@@ -539,15 +539,15 @@ def test_rejection_says_what_quarantine_would_do(tmp_path: Path) -> None:
     rows = with_changes(at("train-1", 3), label="hapy")
     helped = validate_rows(tmp_path / "helped", rows, max_quarantined_share=0.2)
     assert helped.verdict == "reject" and helped.with_quarantine == (
-        "With --quarantine (validation.quarantine=true), 1 dialogue with 6 utterances (12.5%) would be set aside, and the remaining "
+        "With --quarantine (validation.quarantine=true), 1 dialogue with 6 utterances (12.5 %) would be set aside, and the remaining "
         "42 utterances would be accepted."
     )
     assert helped.with_quarantine in render(helped, "tones", "")
     assert json.loads(verdict_json(helped))["with_quarantine"] == helped.with_quarantine
     above_share = validate_folder(tmp_path / "helped")
     assert above_share.with_quarantine == (
-        "--quarantine would not help: setting aside 6 of 48 utterances (12.5%) is more than validation.max_quarantined_share "
-        "allows (5.0%): fix the data, or raise it."
+        "--quarantine would not help: setting aside 6 of 48 utterances (12.5 %) is more than validation.max_quarantined_share "
+        "allows (5.0 %): fix the data, or raise it."
     )
     allowed = validate_folder(tmp_path / "helped", quarantine=True, max_quarantined_share=0.2)
     assert allowed.verdict == "warn" and not allowed.with_quarantine

@@ -143,7 +143,7 @@ def test_verdicts() -> None:
     alike, apart = [([0, 1], [0, 1])] * 400, [([0, 1], [1, 0])] * 400
     assert Summary(counts_of(alike)).verdict == "alike"
     assert Summary(counts_of(apart)).verdict == "different"
-    assert "is below 70%" in Summary(counts_of(apart)).reasons[0]
+    assert "is below 70 %" in Summary(counts_of(apart)).reasons[0]
     few = Summary(counts_of(alike[:30]))
     assert few.verdict == "undecided" and "60 turns of 30 dialogues" in few.reasons[0]
     failing = counts_of(alike)

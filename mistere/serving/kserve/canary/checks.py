@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from mistere.common.counting import percent
 from mistere.config.canary import CanaryConfig
 from mistere.data.profile import label_distance
 from mistere.serving.kserve.canary.live_figures import LiveFigures
@@ -56,18 +57,18 @@ def error_problem(
     bound = f"(deployment.canary.max_errors={config.max_errors:g})"
     other = compared("errors")
     if _is_worse("errors", own, other, config):
-        return f"{own.error_share:.1%} of its {own.requests} requests ended in an error, {other.error_share:.1%} of the deployed version's {bound}"
+        return f"{percent(own.error_share, 1)} of its {own.requests} requests ended in an error, {percent(other.error_share, 1)} of the deployed version's {bound}"
     other = compared("refused")
     if _is_worse("refused", own, other, config):
         return (
-            f"it refused {own.refused / own.requests:.1%} of its {own.requests} requests, the deployed version "
-            f"{other.refused / other.requests:.1%} {bound}"
+            f"it refused {percent(own.refused / own.requests, 1)} of its {own.requests} requests, the deployed version "
+            f"{percent(other.refused / other.requests, 1)} {bound}"
         )
     other = compared("left")
     if _is_worse("left", own, other, config):
         return (
-            f"the clients of {own.left / own.requests:.1%} of its {own.requests} requests left before the answer, of the deployed "
-            f"version's {other.left / other.requests:.1%} {bound}"
+            f"the clients of {percent(own.left / own.requests, 1)} of its {own.requests} requests left before the answer, of the deployed "
+            f"version's {percent(other.left / other.requests, 1)} {bound}"
         )
     return ""
 
@@ -136,7 +137,7 @@ def summary(share: int, own: LiveFigures, deployed: LiveFigures, config: CanaryC
     """A passed window in words."""
     if not own.requests:
         return f"{share} %: no requests"
-    text = f"{share} %: {own.requests} requests, {own.error_share:.1%} errors"
+    text = f"{share} %: {own.requests} requests, {percent(own.error_share, 1)} errors"
     if not comparable(own, deployed, config):
         return f"{text}, too few for a comparison"
     if not _enough_answers(own, deployed, config):
@@ -174,7 +175,7 @@ def _beyond_the_buckets(own: LiveFigures, deployed: LiveFigures, config: CanaryC
     if wilson(longer, answers, answers)[0] <= max(1 - _PERCENTILE, most):
         return ""
     return (
-        f"{longer / answers:.1%} of its answers took longer than {bound:g} s, {longer_before / before:.1%} of the deployed version's "
+        f"{percent(longer / answers, 1)} of its answers took longer than {bound:g} s, {percent(longer_before / before, 1)} of the deployed version's "
         f"(deployment.canary.max_slowdown={config.max_slowdown:g})"
     )
 
@@ -189,7 +190,7 @@ def _labels(own: LiveFigures, deployed: LiveFigures, config: CanaryConfig) -> st
     shares = {kind: (own.labels.get(kind, 0) / n, deployed.labels.get(kind, 0) / m) for kind in kinds}
     most = max(sorted(kinds), key=lambda kind: abs(shares[kind][0] - shares[kind][1]))
     return (
-        f"its labels are not those of the deployed version: {most} is {shares[most][0]:.0%} instead of {shares[most][1]:.0%}, a distance of "
+        f"its labels are not those of the deployed version: {most} is {percent(shares[most][0])} instead of {percent(shares[most][1])}, a distance of "
         f"{distance:.2f} (deployment.canary.max_label_shift={config.max_label_shift:g})"
     )
 
