@@ -13,20 +13,17 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.distill_encoder.component import distill_encoder
 from components.distill_mixture.component import distill_mixture
-from components.evaluate_model.component import evaluate_model
-from components.gate_model.component import gate_model
 from components.open_teacher.component import open_teacher
 from components.plan_distillation.component import plan_distillation
 from components.plan_distillation.run import SECTIONS
-from components.pull_data.component import pull_data
 from components.register_model.component import register_model
 from components.report_run.component import report_run
-from components.validate_data.component import validate_data
 from mistere.config.cluster import ClusterConfig
 from mistere.config.modalities import DEFAULT_MODALITIES
 from mistere.registry.release.champion import NO_CHAMPION
 from pipelines import pod_settings
 from pipelines.combined_components import embed_utterances
+from pipelines.shared_steps import checked_data, evaluated_and_judged
 
 
 def distillation(
@@ -86,15 +83,7 @@ def distillation(
             pod_settings.apply(plan, cluster, "plan_distillation")
             context, teacher_digest = plan.outputs["context"], plan.outputs["teacher_digest"]
             section = {name: plan.outputs[f"{name}_section"] for name in ("data", *SECTIONS)}
-            pulled = pull_data(run=context, data=section["data"], data_digest=plan.outputs["data_digest"])
-            pod_settings.apply(pulled, cluster, "pull_data")
-            validated = validate_data(
-                run=context,
-                validation=section["validation"],
-                champion_digest=NO_CHAMPION,
-                utterances=pulled.outputs["utterances"],
-            )
-            pod_settings.apply(validated, cluster, "validate_data")
+            validated = checked_data(context, section, plan.outputs["data_digest"], NO_CHAMPION, cluster)
             utterances = validated.outputs["accepted"]
             with dsl.If(validated.outputs["Output"] != "reject", name="data-passes"):
                 teacher = open_teacher(modalities)(
@@ -134,28 +123,20 @@ def distillation(
                     **vectors,
                 )
                 pod_settings.apply(model, cluster, "distill_mixture")
-                evaluated = evaluate_model(modalities)(
-                    run=context,
-                    evaluation=section["evaluation"],
-                    champion_digest=teacher_digest,
-                    anchor_digest=NO_CHAMPION,
-                    utterances=utterances,
-                    model=model.outputs["model"],
-                    **encoders,
-                    **vectors,
-                )
-                pod_settings.apply(evaluated, cluster, "evaluate_model")
-                judged = gate_model(
-                    run=context,
-                    gate=section["gate"],
-                    champion_digest=teacher_digest,
-                    anchor_digest=NO_CHAMPION,
-                    code_state=plan.outputs["code_state"],
+                evaluated, judged = evaluated_and_judged(
+                    modalities,
+                    context,
+                    section,
+                    teacher_digest,
+                    NO_CHAMPION,
+                    plan.outputs["code_state"],
+                    validated,
+                    utterances,
+                    model,
+                    {**encoders, **vectors},
+                    cluster,
                     student_margin=plan.outputs["margin"],
-                    validation=validated.outputs["report"],
-                    report=evaluated.outputs["report"],
                 )
-                pod_settings.apply(judged, cluster, "gate_model")
                 with dsl.If(judged.outputs["Output"] != "reject", name="not-rejected"):
                     registered = register_model(modalities)(
                         run=context,

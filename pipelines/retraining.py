@@ -18,22 +18,19 @@ from kfp.dsl.pipeline_task import PipelineTask
 
 from components.deploy_model.component import deploy_model
 from components.embed_shard.component import embed_shard
-from components.evaluate_model.component import evaluate_model
 from components.extract_embeddings.component import extract_embeddings
 from components.finetune_encoder.component import finetune_encoder
-from components.gate_model.component import gate_model
-from components.pull_data.component import pull_data
 from components.register_model.component import register_model
 from components.report_run.component import report_run
 from components.resolve_inputs.component import resolve_inputs
 from components.train_moe.component import train_moe
 from components.transcribe.component import transcribe
-from components.validate_data.component import validate_data
 from mistere.config.cluster import ClusterConfig
 from mistere.config.modalities import DEFAULT_MODALITIES, sections_with
 from mistere.kubernetes.images import image
 from pipelines import pod_settings
 from pipelines.combined_components import embed_utterances, release_finished
+from pipelines.shared_steps import checked_data, evaluated_and_judged
 
 
 def retraining(
@@ -135,15 +132,7 @@ def _steps(
     context, champion = inputs.outputs["context"], inputs.outputs["champion_digest"]
     anchor = inputs.outputs["anchor_digest"]
     section = {name: inputs.outputs[f"{name}_section"] for name in sections_with(modalities)}
-    pulled = pull_data(run=context, data=section["data"], data_digest=inputs.outputs["data_digest"])
-    pod_settings.apply(pulled, cluster, "pull_data")
-    validated = validate_data(
-        run=context,
-        validation=section["validation"],
-        champion_digest=champion,
-        utterances=pulled.outputs["utterances"],
-    )
-    pod_settings.apply(validated, cluster, "validate_data")
+    validated = checked_data(context, section, inputs.outputs["data_digest"], champion, cluster)
     utterances = validated.outputs["accepted"]
     with dsl.If(validated.outputs["Output"] != "reject", name="data-passes"):
         if transcribing:
@@ -173,30 +162,21 @@ def _steps(
             vectors[f"{modality}_vectors"] = embedded.outputs["embeddings"]
         model = train_moe(modalities)(run=context, mixture=section["mixture"], **vectors)
         pod_settings.apply(model, cluster, "train_moe")
-        evaluated = evaluate_model(modalities)(
-            run=context,
-            evaluation=section["evaluation"],
-            champion_digest=champion,
-            anchor_digest=anchor,
-            utterances=utterances,
-            model=model.outputs["model"],
-            **encoders,
-            **vectors,
+        evaluated, judged = evaluated_and_judged(
+            modalities,
+            context,
+            section,
+            champion,
+            anchor,
+            inputs.outputs["code_state"],
+            validated,
+            utterances,
+            model,
+            {**encoders, **vectors},
+            cluster,
         )
-        pod_settings.apply(evaluated, cluster, "evaluate_model")
-        judged = gate_model(
-            run=context,
-            gate=section["gate"],
-            champion_digest=champion,
-            anchor_digest=anchor,
-            code_state=inputs.outputs["code_state"],
-            validation=validated.outputs["report"],
-            report=evaluated.outputs["report"],
-        )
-        pod_settings.apply(judged, cluster, "gate_model")
-        with dsl.If(
-            judged.outputs["Output"] != "reject", name="not-rejected"
-        ):  # what the gate holds waits for a person
+        # What the gate holds waits for a person.
+        with dsl.If(judged.outputs["Output"] != "reject", name="not-rejected"):
             registered = register_model(modalities)(
                 run=context,
                 registry=section["registry"],

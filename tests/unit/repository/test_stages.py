@@ -98,10 +98,10 @@ def copy(tmp_path: Path) -> Path:
         (tree / name).write_text(text, encoding="utf-8")
     pipeline = tree / "pipelines" / "retraining.py"
     text = pipeline.read_text(encoding="utf-8")
-    gate_call = re.search(r"^( +)judged = gate_model\(", text, re.M)
-    assert gate_call is not None
-    indent = gate_call[1]
-    text = text[: gate_call.start()] + indent + call + text[gate_call.start() :]
+    after_gate = re.search(r"^( +)with dsl\.If\(judged", text, re.M)
+    assert after_gate is not None
+    indent = after_gate[1]
+    text = text[: after_gate.start()] + indent + call + text[after_gate.start() :]
     pipeline.write_text(line + text, encoding="utf-8")
     return tree
 
