@@ -268,25 +268,19 @@ class DialogueClient:
 
         if self.grpc_target is None:
             raise EndpointError("the client has no gRPC address: set grpc_target.")
-        columns = {name: ("BYTES", np.array(values, dtype=object)) for name, values in _columns(dialogue).items()}
+        tensors = {name: ("BYTES", np.array(values, dtype=object)) for name, values in _columns(dialogue).items()}
         parameters = _parameters(detail, transcribe, dialogue_id, consent)
         if isinstance(dialogue, VectorDialogue):
             parameters |= dialogue.parameters
-            columns = {name: ("FP32", rows.astype(np.float32)) for name, rows in dialogue.ordered.items()}
+            tensors |= {name: ("FP32", rows.astype(np.float32)) for name, rows in dialogue.ordered.items()}
+        for name, rows in other_columns(dialogue).items():
+            tensors[name] = ("BYTES" if rows.dtype == object else "FP32", rows)
+        if flags := _flags(dialogue):
+            tensors[protocol.PREDICT] = ("BOOL", np.array(flags))
         inputs = []
-        for name, (datatype, array) in columns.items():
+        for name, (datatype, array) in tensors.items():
             tensor = InferInput(name, list(array.shape), datatype)
             tensor.set_data_from_numpy(array, binary_data=True)
-            tensor.parameters = None
-            inputs.append(tensor)
-        for name, rows in other_columns(dialogue).items():
-            tensor = InferInput(name, list(rows.shape), "BYTES" if rows.dtype == object else "FP32")
-            tensor.set_data_from_numpy(rows, binary_data=True)
-            tensor.parameters = None
-            inputs.append(tensor)
-        if flags := _flags(dialogue):
-            tensor = InferInput(protocol.PREDICT, [len(flags)], "BOOL")
-            tensor.set_data_from_numpy(np.array(flags), binary_data=True)
             tensor.parameters = None
             inputs.append(tensor)
         request = InferRequest(self.model_name, inputs, parameters=parameters)

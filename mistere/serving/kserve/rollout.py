@@ -73,6 +73,11 @@ class ClusterDeployment:
         return DeploymentConfig.model_validate({**self.deployment.settings, **self.deployment.amounts}).with_amounts()
 
     @property
+    def _path(self) -> str:
+        """The path of the service's InferenceService."""
+        return service_path(self.config, self.config.service)
+
+    @property
     def route(self) -> Route:
         """The route that splits the requests in Standard mode, if a Gateway is configured."""
         return Route(self.api, self.config)
@@ -97,11 +102,10 @@ class ClusterDeployment:
 
     def serves(self) -> str:
         """The address of the service if it serves exactly this revision, and all requests; empty otherwise."""
-        live = self.api.get(service_path(self.config, self.config.service))
+        live = self.api.get(self._path)
         current = live is not None and not is_terminating(live) and revision_of(live) == revision_of(self.manifest())
-        if (
-            current and self.config.mode == "standard"
-        ):  # it says Ready even while the new pod crash-loops beside the old one
+        # In Standard mode it says Ready even while the new pod crash-loops beside the old one.
+        if current and self.config.mode == "standard":
             workload = self.api.get(workload_path(self.config, self.config.service))
             current = workload is not None and is_rolled_out(workload, revision_of(self.manifest()))
             if current and self.route.configured:  # a route that was edited by hand: the release sets it right
@@ -123,18 +127,16 @@ class ClusterDeployment:
         config = self.config
         check_support(config, self.deployment.bundle_location)
         check = ExampleCheck.of(bundle, config)
-        path = service_path(config, config.service)
         before = self.live_service(renew_lease)
         previous = self._held_pods.before_hold(before) if before is not None and self.route.configured else before
-        self.api.apply(path, self.manifest(), dry_run=True)
+        self.api.apply(self._path, self.manifest(), dry_run=True)
         replaces = before is not None and revision_of(before) != revision_of(self.manifest())
         if self.route.configured:
             if not replaces:  # no candidate: a share that the route gives one was edited by hand
                 self.route.restore(renew_lease)
             self.route.check()
-        measured, shares = "", False
-        if before is not None and replaces and self.route.configured:
-            shares = True
+        measured, shares = "", replaces and self.route.configured
+        if before is not None and shares:
             measured = self.share_requests(before, check, renew_lease, lambda canary, _: canary.run(renew_lease))
         elif replaces:
             self._try_candidate(check, renew_lease)
@@ -142,7 +144,7 @@ class ClusterDeployment:
         applied = False
         try:
             renew_lease()
-            self.api.apply(path, self._held_pods.kept(self.manifest()) if shares else self.manifest(share))
+            self.api.apply(self._path, self._held_pods.kept(self.manifest()) if shares else self.manifest(share))
             applied = True
             if before is not None and not replaces and self._smoke_test.scaled_to_zero():
                 message = "The revision is unchanged and scaled to zero, so it was not tested again."
@@ -151,20 +153,20 @@ class ClusterDeployment:
             if share is not None:
                 self._smoke_test.watch_share(share, renew_lease)
                 renew_lease()
-                self.api.apply(path, self.manifest())
+                self.api.apply(self._path, self.manifest())
                 message, _ = self._smoke_test.settle(check, renew_lease, None, pod)
             if self.route.configured:
                 self.route.split(None, renew_lease)
                 renew_lease(0)
-                self.api.apply(path, self.manifest())  # without the pods that were held
+                self.api.apply(self._path, self.manifest())  # without the pods that were held
                 self.api.delete(service_path(config, candidate_name(config.service)))
         except BaseException as error:
             if not (applied or shares) and isinstance(error, KubernetesError) and error.code in _REFUSED:
                 raise
-            self._undo_after(error, partial(self._restore, path, previous, renew_lease, shares=shares), renew_lease)
+            self._undo_after(error, partial(self._restore, previous, renew_lease, shares=shares), renew_lease)
             raise
-        undo = partial(self._restore, path, previous, no_lease)
-        return RolledOut(f"{message} {measured}".rstrip(), address(self.api.get(path) or {}), undo)
+        undo = partial(self._restore, previous, no_lease)
+        return RolledOut(f"{message} {measured}".rstrip(), address(self.api.get(self._path) or {}), undo)
 
     def share_requests(
         self,
@@ -238,24 +240,22 @@ class ClusterDeployment:
         Raises:
             UsageError: the kubeconfig names another cluster than that of the roll-out.
         """
-        config = self.config
-        path = service_path(config, config.service)
-        live, earlier = self.api.get(path), self._earlier(before)
+        live, earlier = self.api.get(self._path), self._earlier(before)
         updated = live is not None and revision_of(live) == revision_of(self.manifest())
         if before is not None and earlier is not None and not self.api.inside:
             self._require_cluster_of(live, before)
         if self.route.configured:
             if updated and earlier is not None:
-                self._give_back(path, earlier.manifest(), renew_lease)
+                self._give_back(earlier.manifest(), renew_lease)
             self.route.restore(no_lease)  # before the candidate is deleted, which may still get requests
             self._held_pods.release()
-        self.api.delete(service_path(config, candidate_name(config.service)))
+        self.api.delete(service_path(self.config, candidate_name(self.config.service)))
         if not updated:
             return
         if earlier is None:
-            self._remove(path)
+            self._remove()
         else:
-            self.api.apply(path, earlier.manifest(_share_after_canary(live)), force=True)
+            self.api.apply(self._path, earlier.manifest(_share_after_canary(live)), force=True)
 
     def _require_cluster_of(self, live: dict[str, Any] | None, before: Deployment) -> None:
         """Check that the service is the one that the roll-out has changed: the journal would close, and a candidate on the cluster that was
@@ -277,15 +277,14 @@ class ClusterDeployment:
         if before is None or before.mode == "local":
             return None
         earlier = ClusterDeployment(self.api, before, self.on_status)
-        own = service_path(self.config, self.config.service)
-        return earlier if service_path(earlier.config, earlier.config.service) == own else None
+        return earlier if earlier._path == self._path else None
 
-    def _give_back(self, path: str, previous: dict[str, Any], renew_lease: RenewLease) -> None:
+    def _give_back(self, previous: dict[str, Any], renew_lease: RenewLease) -> None:
         """Give the service its previous revision, and wait for its pods while the candidate answers requests in their place.
 
         The wait ends after ``ready_timeout``, or once these pods fail: the service then gets its requests back in any case.
         """
-        self.api.apply(path, self._held_pods.kept(previous), force=True)
+        self.api.apply(self._path, self._held_pods.kept(previous), force=True)
         revision, workload = revision_of(previous), workload_path(self.config, self.config.service)
         try:
             if not revision or not self.route.candidate_may_receive():
@@ -306,28 +305,26 @@ class ClusterDeployment:
                 collection, version, min(WATCH_SECONDS, left + 0.1), fields=f"metadata.name={name}"
             )
 
-    def _remove(self, path: str) -> None:
+    def _remove(self) -> None:
         """Delete the service, and its route first."""
         if self.route.configured:
             self.route.delete()
-        self.api.delete(path)
+        self.api.delete(self._path)
 
-    def _restore(
-        self, path: str, before: dict[str, Any] | None, renew_lease: RenewLease, *, shares: bool = False
-    ) -> None:
-        live = self.api.get(path)
+    def _restore(self, before: dict[str, Any] | None, renew_lease: RenewLease, *, shares: bool = False) -> None:
+        live = self.api.get(self._path)
         if live is not None and revision_of(live) != revision_of(self.manifest()):
             return  # another release has updated the service, or this one never did
         if before is None:
-            self._remove(path)
+            self._remove()
             return
         manifest = applied_by(FIELD_MANAGER, before)
         if shares:
-            self._give_back(path, manifest, renew_lease)
+            self._give_back(manifest, renew_lease)
             return
         if (share := _share_after_canary(live)) is not None:
             manifest["spec"]["predictor"]["canaryTrafficPercent"] = share
-        self.api.apply(path, manifest, force=True)
+        self.api.apply(self._path, manifest, force=True)
 
     def _try_candidate(self, check: ExampleCheck, renew_lease: RenewLease) -> None:
         manifest = candidate_of(self.manifest())
