@@ -30,6 +30,7 @@ from mistere.data.kinds.kind import UnreadableError
 from mistere.data.utterances import FeatureSpool, PreviousTurns, UtteranceReader
 from mistere.engine.stage import Step
 from mistere.model.embeddings import UNLABELLED, UTTERANCES_FILE
+from mistere.model.encoders.device import choose_device
 from mistere.model.encoders.families import families
 from mistere.model.encoders.preparation import Features, prepared
 from mistere.model.encoders.sources import resolve_base
@@ -68,7 +69,9 @@ def distill(
     """Train the student and write its trained parts to ``output``.
 
     Raises:
+        UsageError: ``distillation.device`` requires a GPU and there is none.
         DataError: train or dev has no utterance with the modality.
+        MistereError: as :func:`components.distill_encoder.training.train`.
     """
     made, modality = teacher.manifest, teacher.manifest.modality
     old = _teacher(step, teacher)
@@ -79,6 +82,7 @@ def distill(
         )
         shutil.copyfile(teacher.file("tuned.safetensors"), output / "tuned.safetensors")
         return EncoderCheckpoint(modality=modality, labels=made.labels, encoder=made.encoder, metrics=made.metrics)
+    device = choose_device(config.device, "distillation.device")
     reader = UtteranceReader(reference, _SPLITS, store=step.store)
     head = [parameter.detach().clone() for parameter in old.head.parameters()]
     torch.manual_seed(config.seed)
@@ -97,6 +101,7 @@ def distill(
             examples["train"],
             examples["dev"],
             step,
+            device,
             keeps_layers=start.keeps_layers,
         )
     start.encoder.backbone.half()  # as the base; loading converts them to float32

@@ -53,11 +53,14 @@ class _Targets:
         head: weight ``[C, d]`` and bias ``[C]`` of the teacher's head.
         train: gives the scale of each column.
         config: weights and temperature.
+        device: of the training.
     """
 
-    def __init__(self, head: Sequence[Tensor], train: Examples, config: DistillationConfig) -> None:
-        self._weight, self._bias = head
-        self._std = train.vectors.std(0).clamp(min=1e-4)
+    def __init__(
+        self, head: Sequence[Tensor], train: Examples, config: DistillationConfig, device: torch.device
+    ) -> None:
+        self._weight, self._bias = (one.to(device) for one in head)
+        self._std = train.vectors.std(0).clamp(min=1e-4).to(device)
         self._config = config
 
     def loss(self, vectors: Tensor, logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -67,7 +70,7 @@ class _Targets:
         answer = nn.functional.linear(teacher.relu(), self._weight, self._bias)
         total = config.vector_weight * distance
         total = total + config.teacher_share * distillation_loss(logits, answer, config.temperature)
-        if (labels != UNLABELLED).any() and config.teacher_share < 1:
+        if config.teacher_share < 1 and (labels != UNLABELLED).any():
             on_labels = nn.functional.cross_entropy(logits, labels, ignore_index=UNLABELLED)
             total = total + (1 - config.teacher_share) * on_labels
         return total
@@ -80,6 +83,7 @@ def train(
     training: Examples,
     dev: Examples,
     step: Step,
+    device: torch.device,
     *,
     keeps_layers: bool,
 ) -> list[dict[str, float]]:
@@ -92,20 +96,29 @@ def train(
         training: utterances to learn from.
         dev: utterances that select the epoch.
         step: gets the progress, and stores checkpoints after epochs, as often as they cost at most 2 % of the time.
+        device: where to train; the encoder is on the CPU before and afterwards.
         keeps_layers: whether the backbone consists of the teacher's layers, which learn slowly.
 
     Returns:
         The curve.
 
     Raises:
-        MistereError: the training diverged.
+        MistereError: the training diverged, or a batch does not fit into the device's memory.
     """
-    student = _Student(config, encoder, _Targets(head, training, config), training, dev, keeps_layers=keeps_layers)
+    encoder.to(device)
+    targets = _Targets(head, training, config, device)
+    student = _Student(config, encoder, targets, training, dev, device, keeps_layers=keeps_layers)
     schedule = CheckpointSchedule.bounded()
     step.checkpoints.restore()
     student.restore(step.checkpoints.directory)
     while student.epoch < student.epochs:
-        student.train_epoch()
+        try:
+            student.train_epoch()
+        except torch.OutOfMemoryError as error:
+            raise MistereError(
+                "a batch of the student's training does not fit into the device's memory: lower distillation.batch_size, or "
+                "train on the CPU (distillation.device=cpu)."
+            ) from error
         if schedule.is_due():
             began = time.monotonic()
             schedule.began()
@@ -117,6 +130,7 @@ def train(
             f"epoch {student.epoch}/{student.epochs}, dev weighted F1 {score:.3f}", student.epoch, student.epochs
         )
     student.take_best()
+    encoder.to("cpu")
     return student.history
 
 
@@ -132,6 +146,7 @@ class _Student:
         targets: the teacher's side of the loss.
         training: utterances to learn from.
         dev: utterances that select the epoch.
+        device: of the encoder.
         keeps_layers: whether the backbone consists of the teacher's layers.
     """
 
@@ -142,9 +157,11 @@ class _Student:
         targets: _Targets,
         training: Examples,
         dev: Examples,
+        device: torch.device,
         *,
         keeps_layers: bool,
     ) -> None:
+        self._device = device
         self._config, self._encoder, self._targets, self._training, self._dev = config, encoder, targets, training, dev
         self._learning = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
         self.epochs = config.epochs if keeps_layers else config.new_epochs
@@ -177,16 +194,17 @@ class _Student:
                 group["lr"] = group["peak"] * _factor(done / (self.epochs * self._batches))
             pairs = [self._training.features[index] for index in batch]
             features = [encoder.family.altered(one, draw) for one, _ in pairs]
-            vectors = encoder.embed(encoder.family.collate(features))
-            labels = torch.tensor([label for _, label in pairs])
-            loss = self._targets.loss(vectors, encoder.head(vectors), self._training.vectors[batch], labels)
+            vectors = encoder.embed(_moved(encoder.family.collate(features), self._device))
+            labels = torch.tensor([label for _, label in pairs]).to(self._device)
+            teacher = self._training.vectors[batch].to(self._device)
+            loss = self._targets.loss(vectors, encoder.head(vectors), teacher, labels)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self._learning.values(), 1.0)
             self._optimizer.step()
             total += loss.item() * len(batch)
         mean = round(total / len(self._training), 6)
-        entry = {"epoch": float(epoch), "loss": mean, **_evaluate(encoder, self._targets, self._dev)}
+        entry = {"epoch": float(epoch), "loss": mean, **_evaluate(encoder, self._targets, self._dev, self._device)}
         if not math.isfinite(entry["loss"] + entry["dev_loss"]):
             raise MistereError(
                 f"the training of the student diverged in epoch {epoch}: lower distillation.learning_rate and "
@@ -265,17 +283,22 @@ def _batches(lengths: Sequence[int], size: int, draw: random.Random) -> list[lis
     return batches
 
 
+def _moved(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
 @torch.inference_mode()
-def _evaluate(encoder: UtteranceEncoder, targets: _Targets, dev: Examples) -> dict[str, float]:
+def _evaluate(encoder: UtteranceEncoder, targets: _Targets, dev: Examples, device: torch.device) -> dict[str, float]:
     """Loss and weighted F1 of the head on dev."""
     encoder.eval()
     total, predicted, true = 0.0, [], []
     for batch in batches_by_length(dev.features.lengths, 64):
         pairs = [dev.features[index] for index in batch]
-        vectors = encoder.embed(encoder.family.collate([features for features, _ in pairs]))
+        vectors = encoder.embed(_moved(encoder.family.collate([features for features, _ in pairs]), device))
         logits, labels = encoder.head(vectors), torch.tensor([label for _, label in pairs])
-        total += targets.loss(vectors, logits, dev.vectors[batch], labels).item() * len(batch)
-        predicted.append(logits.argmax(1).numpy())
+        loss = targets.loss(vectors, logits, dev.vectors[batch].to(device), labels.to(device))
+        total += loss.item() * len(batch)
+        predicted.append(logits.argmax(1).cpu().numpy())
         true.append(labels.numpy())
     labels_, answers = np.concatenate(true), np.concatenate(predicted)
     known = labels_ != UNLABELLED

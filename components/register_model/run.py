@@ -152,7 +152,7 @@ def teacher_of(distillation: Mapping[str, Any], digest: str) -> str:
         distillation: the section; Kubeflow Pipelines has made floats of its integers.
         digest: the teacher's bundle.
     """
-    settings = DistillationConfig.model_validate(dict(distillation)).keyed()
+    settings = DistillationConfig.model_validate(dict(distillation)).for_student()
     return Teacher(bundle_digest=digest, settings=settings).model_dump_json()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from mistere.config.base import SeededSection
+from mistere.config.encoder import Device
 
 
 class DistillationConfig(SeededSection):
@@ -31,6 +32,7 @@ class DistillationConfig(SeededSection):
         learning_rate: peak learning rate of layers that are kept.
         new_learning_rate: peak learning rate of weights that start from random numbers.
         weight_decay: weight decay of AdamW.
+        device: of the training of an encoder; ``auto`` uses a GPU if there is one, ``cuda`` requires one.
         margin: by how much weighted F1 may be below the teacher's.
         max_mb: goal for the student's size with its base weights, in MiB; reported, not enforced.
         min_speedup: goal for how many times faster a turn is predicted than by the teacher; reported, not enforced.
@@ -53,7 +55,12 @@ class DistillationConfig(SeededSection):
     learning_rate: float = Field(default=2e-4, gt=0)
     new_learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
+    device: Device = "auto"
     margin: float = Field(default=0.02, ge=0, le=1)
     max_mb: float = Field(default=60.0, gt=0)
     min_speedup: float = Field(default=5.0, gt=0)
     timed_dialogues: int = Field(default=20, gt=0)
+
+    def for_student(self) -> dict[str, Any]:
+        """The settings that a student records: all but those of how and where the work runs."""
+        return self.model_dump(mode="json", exclude={*self.outside_key, "device"})

@@ -1,4 +1,4 @@
-"""The training of a student's encoder: a training that was killed goes on from its checkpoint."""
+"""The training of a student's encoder: a training that was killed goes on from its checkpoint, and it is where the settings say."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mistere.artifacts.io import ArtifactHandle, open_artifact
 from mistere.artifacts.manifests import EncoderCheckpoint, ModelBundle
 from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import MistereError, UsageError
+from mistere.config.distillation import DistillationConfig
 from mistere.data.versions import pin
 from mistere.engine.live_progress import StoredProgress
 from mistere.engine.stage import RunContext
@@ -98,3 +101,22 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
     assert resumed.manifest.history == whole.manifest.history
     assert resumed.manifest.encoder == whole.manifest.encoder
     assert not list((store.root / "checkpoints").glob("*/*/*")), "they are deleted after the step"
+
+
+def test_a_gpu_that_is_not_there_or_too_small_is_one_sentence(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"distillation\.device=cuda, but torch .* finds no GPU"):
+        workshop.distil("text", tmp_path, "distillation.device=cuda")
+    monkeypatch.setattr("components.distill_encoder.training._Student.train_epoch", exhausted)
+    with pytest.raises(MistereError, match=r"does not fit into the device's memory: lower distillation\.batch_size"):
+        workshop.distil("text", tmp_path)
+
+
+def test_a_student_does_not_record_where_it_was_trained() -> None:
+    cpu, auto = DistillationConfig(device="cpu"), DistillationConfig()
+    assert cpu.for_student() == auto.for_student() and cpu.keyed() != auto.keyed()

@@ -62,7 +62,7 @@ def publish_student(
 
     named = RegistryConfig(model_name=teacher.manifest.name)
     bundle = assemble(named, utterances.manifest, list(encoders.values()), model, report, files)
-    lesson = Teacher(bundle_digest=teacher.manifest.digest, settings=config.keyed())
+    lesson = Teacher(bundle_digest=teacher.manifest.digest, settings=config.for_student())
     reads_text = "text" in teacher.manifest.encoders
     if profile is None:
         trained, scripts = teacher.manifest.scripts, _scripts(store, teacher.manifest)
