@@ -15,6 +15,7 @@ def embed_utterances(
     utterances: Input[UtteranceSetArtifact],
     encoder: Input[EncoderCheckpointArtifact],
     embeddings: Output[EmbeddingSetArtifact],
+    student: bool = False,
 ):
     """Embed all utterances in one pod: ``embed_shard`` with a single shard, and ``extract_embeddings``.
 
@@ -25,10 +26,11 @@ def embed_utterances(
         utterances: the dataset.
         encoder: the fine-tuned encoder.
         embeddings: one vector an utterance, or their absence.
+        student: whether the encoder is the student's of a distillation.
     """
     from pipelines.combined_steps import embed
 
-    embed(run, config, modality, utterances.path, encoder.path, embeddings.path)
+    embed(run, config, modality, utterances.path, encoder.path, embeddings.path, student=student)
 
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)

@@ -37,7 +37,14 @@ ENCODER: Final = ("finetune_encoder", "encoder")
 
 
 def embed(
-    run: Mapping[str, Any], config: Mapping[str, Any], modality: str, utterances: str, encoder: str, embeddings: str
+    run: Mapping[str, Any],
+    config: Mapping[str, Any],
+    modality: str,
+    utterances: str,
+    encoder: str,
+    embeddings: str,
+    *,
+    student: bool = False,
 ) -> None:
     """Run ``embed_shard`` and ``extract_embeddings``.
 
@@ -48,6 +55,7 @@ def embed(
         utterances: folder with the dataset's manifest.
         encoder: folder with the encoder's manifest.
         embeddings: folder for the manifest of the embeddings.
+        student: whether the encoder is the student's of a distillation.
     """
     if not config:
         made = EncoderCheckpoint.model_validate_json((Path(encoder) / MANIFEST).read_text(encoding="utf-8"))
@@ -61,6 +69,7 @@ def embed(
             outputs={"vectors": vectors},
             modality=modality,
             shard=TaskShard(0, 1),
+            student=student,
         )
         execute(
             EXTRACT,
@@ -70,6 +79,7 @@ def embed(
             outputs={"embeddings": embeddings},
             modality=modality,
             pod_of=EMBED.name,
+            student=student,
         )
 
 

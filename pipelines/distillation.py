@@ -98,7 +98,7 @@ def distillation(
                     arguments = {"run": context, "config": {}, "modality": modality, "utterances": utterances}
                     embedded = embed_utterances(encoder=teacher.outputs[f"{modality}_encoder"], **arguments)
                     pod_settings.apply(embedded, cluster, "embed_shard", modality)
-                    embedded.set_display_name(f"embed-shard ({modality}, teacher)")
+                    embedded.set_display_name(f"embed-shard ({modality})")
                     taught[f"{modality}_teacher_vectors"] = embedded.outputs["embeddings"]
                     distilled = distill_encoder(
                         run=context,
@@ -111,7 +111,7 @@ def distillation(
                     pod_settings.apply(distilled, cluster, "distill_encoder", modality)
                     distilled.set_display_name(f"distill-encoder ({modality})")
                     encoder = encoders[f"{modality}_encoder"] = distilled.outputs["encoder"]
-                    student = embed_utterances(encoder=encoder, **arguments)
+                    student = embed_utterances(encoder=encoder, student=True, **arguments)
                     pod_settings.apply(student, cluster, "embed_shard", modality)
                     student.set_display_name(f"embed-shard ({modality}, student)")
                     vectors[f"{modality}_vectors"] = student.outputs["embeddings"]

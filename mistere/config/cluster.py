@@ -112,7 +112,7 @@ class ClusterConfig(Section):
     def _known(cls, steps: dict[str, StepSettings]) -> dict[str, StepSettings]:
         known = [*every_stage(), *(task for stage, info in every_stage().items() for task in info.tasks(stage))]
         for name in steps:
-            if name not in known and not split_task(name)[0]:
+            if name not in known and "-".join(split_task(name)) != name:
                 raise ValueError(f"there is no step {name!r}{did_you_mean(name, known)}")
         return steps
 

@@ -29,6 +29,8 @@ RETRAINING: Final = "retraining"
 SCORING: Final = "scoring"
 MONITORING: Final = "monitoring"
 DISTILLATION: Final = "distillation"
+STUDENT_SUFFIX: Final = "-student"
+"""Ends the name of a task that a distillation runs on the student, after another one of the same stage on the teacher."""
 
 
 class StageInfo(Section):
@@ -40,6 +42,8 @@ class StageInfo(Section):
         pipeline: the pipeline that it is a part of; ``none`` for a stage that only a command runs.
         also: further pipelines that it is a part of.
         per_modality: whether the pipeline runs it once for each modality, as task ``STAGE-MODALITY``.
+        student_after: the stage of a distillation after which this one runs again, on the student, as task ``STAGE-MODALITY-student``;
+            empty for none.
         optional: whether it is part of a run only where a setting asks for it; lists of tasks name it once it has a record.
         exit_handler: whether it runs at the end of every run, whatever happened.
         secrets: secrets that its pod needs besides the object store's; ``signing`` and ``registry`` (the credentials of the images'
@@ -53,6 +57,7 @@ class StageInfo(Section):
     pipeline: PipelineName | Literal["none"] = "retraining"
     also: tuple[PipelineName, ...] = ()
     per_modality: bool = False
+    student_after: str = ""
     optional: bool = False
     exit_handler: bool = False
     secrets: tuple[Literal["tracking", "webhook", "signing", "registry"], ...] = ()
@@ -64,6 +69,11 @@ class StageInfo(Section):
         if not self.per_modality:
             return {stage: self.doing}
         return {f"{stage}-{modality}": self.doing.format(modality=modality) for modality in modalities}
+
+    def student_tasks(self, stage: str, modalities: Iterable[str] = DEFAULT_MODALITIES) -> dict[str, str]:
+        """What each task of the stage on the student of a distillation does, by the task's name."""
+        tasks = self.tasks(stage, modalities) if self.student_after else {}
+        return {f"{task}{STUDENT_SUFFIX}": f"{doing} for the student" for task, doing in tasks.items()}
 
 
 @cache
@@ -97,6 +107,10 @@ def every_stage(components: Path = PROJECT_ROOT / "components") -> dict[str, Sta
         UsageError: a ``stage.yaml`` is not valid, or names a stage that does not exist.
     """
     declarations = {path.parent.name: _read(path) for path in sorted(components.glob(f"*/{_DECLARATION}"))}
+    for name, info in declarations.items():
+        if (stage := info.student_after) and stage not in declarations:
+            path = components / name / _DECLARATION
+            raise UsageError(f"{path}: student_after: there is no stage {stage!r}{did_you_mean(stage, declarations)}")
     depths = {name: _depth(name, declarations, components) for name in declarations}
     return {name: declarations[name] for name in sorted(declarations, key=lambda name: (depths[name], name))}
 
@@ -105,25 +119,33 @@ def task_titles(
     modalities: Iterable[str] = DEFAULT_MODALITIES, pipeline: PipelineName = "retraining"
 ) -> dict[str, str]:
     """What each task of a run does, by the task's name and in the order of the pipeline, without the exit handler."""
-    names = tuple(modalities)
-    return {
-        task: doing
-        for stage, info in stages(pipeline=pipeline).items()
-        if not info.exit_handler
-        for task, doing in info.tasks(stage, names).items()
-    }
+    names, found = tuple(modalities), stages(pipeline=pipeline)
+    titles: dict[str, str] = {}
+    for stage, info in found.items():
+        if info.exit_handler:
+            continue
+        titles |= info.tasks(stage, names)
+        for other, again in found.items():
+            if pipeline == DISTILLATION and again.student_after == stage:
+                titles |= again.student_tasks(other, names)
+    return titles
 
 
 def task_title(task: str) -> str:
     """What a task does, by its name; empty if no stage has such a task."""
     stage, modality = split_task(task)
-    return every_stage()[stage].tasks(stage, [modality])[task] if stage else ""
+    if not stage:
+        return ""
+    info = every_stage()[stage]
+    return {**info.tasks(stage, [modality]), **info.student_tasks(stage, [modality])}[task]
 
 
 def split_task(task: str) -> tuple[str, str]:
     """The stage and the modality of a task by its name; both empty if no stage has such a task."""
     stage, _, modality = task.partition("-")
     info = every_stage().get(stage)
+    if info is not None and info.student_after:
+        modality = modality.removesuffix(STUDENT_SUFFIX)
     if info is None or info.per_modality == (not modality) or (modality and name_problem(modality)):
         return "", ""
     return stage, modality

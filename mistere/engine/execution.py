@@ -44,6 +44,7 @@ from mistere.common.processes.threads import limit_spinning
 from mistere.common.progress import emit
 from mistere.common.secrets.redaction import redact
 from mistere.config.base import Section
+from mistere.config.stages import STUDENT_SUFFIX
 from mistere.engine.attempts import AttemptsExhaustedError, begin_attempt, forget_attempts
 from mistere.engine.finished_steps import find_finished, remember
 from mistere.engine.live_progress import StoredProgress
@@ -105,6 +106,7 @@ def execute(
     modality: str = "",
     shard: TaskShard | None = None,
     pod_of: str = "",
+    student: bool = False,
 ) -> Mapping[str, str]:
     """Run one task of the pipeline, or reuse its finished outputs.
 
@@ -119,6 +121,7 @@ def execute(
         modality: for stages that run once per modality; passed to the stage.
         shard: for stages that split their work; passed to the stage.
         pod_of: the stage whose settings the pod has, where stages share a pod; empty for this one.
+        student: whether a distillation runs the stage again, on the student: the task has another name and record then.
 
     Returns:
         The stage's plain values.
@@ -134,6 +137,8 @@ def execute(
     context = RunContext.model_validate(dict(run))
     store = open_store(context.store)
     task = f"{stage.name}-{modality}" if modality else stage.name
+    if student:
+        task = f"{task}{STUDENT_SUFFIX}"
     if shard is not None and shard.of > 1:
         task = f"{task}-{shard.index + 1}of{shard.of}"
     record = StageRecord(

@@ -515,6 +515,7 @@ def test_an_interrupt_on_a_terminal_prompts(
         ("finetune-encoder", "finetune_encoder-speech"),
         ("finetune-encoder-2", "finetune_encoder-text"),
         ("finetune-encoder (text)", "finetune_encoder-text"),
+        ("embed-shard (text, student)", "embed_shard-text-student"),
         ("train-moe", "train_moe"),
         ("root-driver", ""),
         ("pull-data-driver", ""),

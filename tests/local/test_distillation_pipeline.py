@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mistere.artifacts.io import open_artifact
-from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.manifests import EmbeddingSet, ModelBundle
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ExitCode
 from mistere.common.paths import sqlite_url
@@ -58,9 +58,16 @@ def test_the_pipeline_makes_the_student_of_the_command(tmp_path: Path) -> None:
     assert [one.task for one in outcome.stages] == [
         *("plan_distillation", "pull_data", "validate_data", "open_teacher"),
         *("embed_shard-speech", "embed_shard-text", "extract_embeddings-speech", "extract_embeddings-text"),
-        *("distill_encoder-speech", "distill_encoder-text", "distill_mixture", "evaluate_model"),
+        *("distill_encoder-speech", "distill_encoder-text"),
+        *("embed_shard-speech-student", "embed_shard-text-student"),
+        *("extract_embeddings-speech-student", "extract_embeddings-text-student"),
+        *("distill_mixture", "evaluate_model"),
         *("gate_model", "register_model", "report_run"),
     ]
+    embedded = {one.task: one.outputs["embeddings"] for one in outcome.stages if one.stage == "extract_embeddings"}
+    taught = open_artifact(store, EmbeddingSet, embedded["extract_embeddings-text"]).manifest.encoder
+    learnt = open_artifact(store, EmbeddingSet, embedded["extract_embeddings-text-student"]).manifest.encoder
+    assert taught.digest == "t" * 64 and learnt.digest not in {"", taught.digest}
     (version,) = registered_versions(tracking, "mistere")
     bundle = open_artifact(store, ModelBundle, version.bundle_digest).manifest
     assert bundle.teacher is not None and bundle.teacher.bundle_digest == digest
@@ -69,6 +76,7 @@ def test_the_pipeline_makes_the_student_of_the_command(tmp_path: Path) -> None:
     assert lineage.teacher is not None and lineage.run.run_id == "student"
     assert standing(store, version.bundle_digest).state == "waiting"
     page = store.read(report_key("student", "run_report.html"))[0].decode()
+    assert "turning text into vectors for the student" in page and "embed_shard-text-student" in page
     assert "waits for approval" in page and "teacher_comparison" in page.replace("-", "_").replace(" ", "_")
 
     command = ("distill", teacher, "--data", str(data), "--profile", "tiny", "--output", str(tmp_path), "--no-register")

@@ -102,9 +102,9 @@ class StudentSteps:
         Args:
             utterances: the dataset.
             encoder: the encoder.
-            whose: ``teacher`` or ``student``, for messages.
+            whose: ``teacher`` or ``student``.
         """
-        modality = encoder.manifest.modality
+        modality, student = encoder.manifest.modality, whose == "student"
         settings = {"undecodable": encoder.manifest.encoder.settings.get("undecodable", "fail")}
         common = {"utterances": self._reference(utterances)}
         shard = self._execute(
@@ -114,11 +114,18 @@ class StudentSteps:
             "vectors",
             modality=modality,
             shard=TaskShard(0, 1),
+            student=student,
             title=f"embedding with the {whose}'s {modality} encoder",
         )
         self._open(shard, EmbeddingShard)
         joined = self._execute(
-            "extract_embeddings", {}, {**common, "shards": [str(shard)]}, "embeddings", modality=modality
+            "extract_embeddings",
+            {},
+            {**common, "shards": [str(shard)]},
+            "embeddings",
+            modality=modality,
+            student=student,
+            title=f"joining the {whose}'s {modality} vectors",
         )
         return self._open(joined, EmbeddingSet)
 

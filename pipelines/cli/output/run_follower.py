@@ -189,11 +189,11 @@ class _Steps:
 def task_of(display_name: str) -> str:
     """Map a step's display name on the server to its task name in the records.
 
-    A task of a modality is ``finetune-encoder (text)``; an earlier release had ``finetune-encoder`` and ``finetune-encoder-2``.
+    A task of a modality is ``finetune-encoder (text)``, that of a student ``embed-shard (text, student)``; an earlier release had ``finetune-encoder`` and ``finetune-encoder-2``.
     """
     name, _, suffix = display_name.partition(" ")
     stage = name.removesuffix("-2").replace("-", "_")
-    modality = suffix.strip("()") or DEFAULT_MODALITIES[name.endswith("-2")]
+    modality = suffix.strip("()").replace(", ", "-") or DEFAULT_MODALITIES[name.endswith("-2")]
     return next((task for task in (stage, f"{stage}-{modality}") if task_title(task)), "")
 
 

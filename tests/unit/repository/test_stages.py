@@ -158,6 +158,7 @@ def test_stage_order_matches_the_compiled_pipeline() -> None:
         ("{doing: x, colour: red}", "colour: Extra inputs are not permitted"),
         ("{doing: x, after: frist}", r"after: there is no stage 'frist'; did you mean 'first'\?"),
         ("{doing: x, after: second}", "after: second itself comes after second"),
+        ("{doing: x, student_after: frist}", r"student_after: there is no stage 'frist'; did you mean 'first'\?"),
         ("- doing", "the file: Input should be"),
     ],
 )

@@ -66,6 +66,10 @@ _SECONDS = {
     "open_teacher": 2.0,
     "distill_encoder-speech": 52.0,
     "distill_encoder-text": 31.0,
+    "embed_shard-speech-student": 4.0,
+    "embed_shard-text-student": 1.5,
+    "extract_embeddings-speech-student": 0.4,
+    "extract_embeddings-text-student": 0.3,
     "distill_mixture": 18.0,
 }
 SENTENCES = [

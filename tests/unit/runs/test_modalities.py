@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mistere.common.errors import UsageError
+from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.loader import complete_config, load_config
 from mistere.config.modalities import DEFAULT_MODALITIES, modalities_of, name_problem
 from mistere.config.stages import split_task, task_title, task_titles
@@ -117,6 +118,18 @@ def test_tasks_follow_the_modalities() -> None:
     seen = ordered_tasks(["train_moe", "embed_shard-face-2of2", "embed_shard-face-1of2"])
     assert [task for task in seen if "embed" in task][:2] == ["embed_shard-face-1of2", "embed_shard-face-2of2"]
     assert "embed_shard-speech" not in seen
+
+
+def test_a_student_has_tasks_of_its_own() -> None:
+    student = "embed_shard-text-student"
+    assert task_title(student) == "turning text into vectors for the student"
+    assert split_task(student) == ("embed_shard", "text") and split_task("embed_shard-student")[1] == "student"
+    assert not task_title("finetune_encoder-text-student") and student not in task_titles()
+    tasks = list(task_titles(["text"], "distillation"))
+    assert tasks.index("embed_shard-text") < tasks.index("distill_encoder-text") < tasks.index(student)
+    assert tasks.index("extract_embeddings-text-student") == tasks.index("distill_mixture") - 1
+    with pytest.raises(ValueError, match="there is no step 'embed_shard-text-student'"):
+        ClusterConfig(steps={student: StepSettings(cpu="1")})
 
 
 def test_a_template_repeats_the_lines_of_a_modality() -> None:
