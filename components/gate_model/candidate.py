@@ -67,6 +67,21 @@ class Candidate:
         return list(self.experts[:-1])
 
 
+def compared(difference: Interval, model: str) -> str:
+    """The paired difference of weighted F1 from an earlier model's, as the end of a sentence.
+
+    Args:
+        difference: of the candidate from that model.
+        model: ``champion``, for example.
+    """
+    if difference.exactly_zero:
+        return f"is exactly the {model}'s"
+    return (
+        f"differs from the {model}'s by {difference.value:+z.3f} "
+        f"(paired 95 % interval {difference.low:+z.3f} to {difference.high:+z.3f})"
+    )
+
+
 def passed(rule: str, measured: float | None, bound: float | None, sentence: str) -> RuleResult:
     """The candidate meets the rule."""
     return RuleResult(rule=rule, outcome="promote", measured=measured, bound=bound, sentence=sentence)

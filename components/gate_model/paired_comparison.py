@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from components.gate_model.candidate import Candidate, held, passed, rejected
+from components.gate_model.candidate import Candidate, compared, held, passed, rejected
 from mistere.artifacts.manifests import ChampionEvaluation, RuleResult
 
 
@@ -51,14 +51,13 @@ class PairedComparison:
         difference = candidate.interval(self.figure)
         if difference is None:
             return rejected(rule, None, bound, f"The difference from the {model} was not measured.")
-        sentence = (
-            f"Weighted F1 differs from the {model}'s by {difference.value:+z.3f} "
-            f"(paired 95 % interval {difference.low:+z.3f} to {difference.high:+z.3f})"
-        )
+        sentence = f"Weighted F1 {compared(difference, model)}"
         required = f"better than the {model}" if superior else f"not worse by more than {-bound:.3f}"
         if difference.low > 0 or (not superior and difference.low >= bound):
             return passed(rule, difference.low, bound, f"{sentence}: {required}.")
         if difference.high < (0.0 if self.rejects == "worse" else bound):
             much = "" if self.rejects == "worse" else f" by more than {-bound:.3f}"
             return rejected(rule, difference.low, bound, f"{sentence}: worse than the {model}{much}.")
+        if difference.exactly_zero:
+            return held(rule, difference.low, bound, f"{sentence}: not {required}.")
         return held(rule, difference.low, bound, f"{sentence}: undecided whether it is {required}.")

@@ -129,9 +129,10 @@ def _champion_tile(outcome: Outcome, model: Evaluated, champion: Estimate | None
     lines = [f"{other} on the same test split", *_interval(champion)]
     difference = model.estimate("champion.difference.weighted_f1")
     if difference is not None:
-        bounds = bounds_text(difference, signed=True)
+        bounds = "" if difference.exactly_zero else bounds_text(difference, signed=True)
+        change = "none" if difference.exactly_zero else f"{difference.value:+z.3f}"
         lines.append(
-            f"difference of the {'student' if outcome.teacher else 'new model'}: {difference.value:+z.3f}"
+            f"difference of the {'student' if outcome.teacher else 'new model'}: {change}"
             + (f" ({bounds}, paired)" if bounds else "")
         )
     return f"{champion.value:.3f}", lines

@@ -49,6 +49,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def exactly_zero(self) -> bool:
+        """Whether a paired difference is 0 in every resample, as of two models that predict alike."""
+        return self.value == self.low == self.high == 0
+
 
 Figure = Callable[[np.ndarray], np.ndarray]
 """A figure ``[...]`` (or ``[..., C]``, one per class) from confusion counts ``[..., C, C]``."""

@@ -43,8 +43,10 @@ def bounds_text(estimate: Estimate, signed: bool = False) -> str:
 
 
 def estimate_text(estimate: Estimate | None, signed: bool = False) -> str:
-    """``0.612 (0.550 to 0.670)``."""
+    """``0.612 (0.550 to 0.670)``; ``no difference`` for a signed figure that is exactly 0."""
     if estimate is None:
         return "not measured"
+    if signed and estimate.exactly_zero:
+        return "no difference"
     value, bounds = f"{estimate.value:+z.3f}" if signed else f"{estimate.value:.3f}", bounds_text(estimate, signed)
     return f"{value} ({bounds})" if bounds else value

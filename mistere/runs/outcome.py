@@ -63,6 +63,11 @@ class Estimate(BaseModel):
     low: float | None = None
     high: float | None = None
 
+    @property
+    def exactly_zero(self) -> bool:
+        """Whether a paired difference is 0 in every resample, as of two models that predict alike."""
+        return self.value == self.low == self.high == 0
+
     @classmethod
     def of(cls, metrics: dict[str, float], name: str) -> Estimate | None:
         """The metric ``name`` with ``name.low`` and ``name.high``; None if it was not measured."""

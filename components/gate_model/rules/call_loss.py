@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from components.gate_model.candidate import Candidate, not_evaluated, not_measured, passed, rejected
+from components.gate_model.candidate import Candidate, compared, not_evaluated, not_measured, passed, rejected
 from components.gate_model.example_figures import interval
 from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
@@ -66,10 +66,8 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     counted = {name: differences[name] for name in thresholds.call_levels or differences}
     worst = min(counted, key=lambda name: counted[name].high)
     difference = counted[worst]
-    sentence = (
-        f"Under the effects of real calls, most is lost with {LEVELS[worst].words}: weighted F1 differs from the champion's by "
-        f"{difference.value:+z.3f} (paired 95 % interval {difference.low:+z.3f} to {difference.high:+z.3f})"
-    )
+    change = compared(difference, "champion")
+    sentence = f"Under the effects of real calls, most is lost with {LEVELS[worst].words}: weighted F1 {change}"
     if difference.high < -allowed:
         return rejected(NAME, difference.high, -allowed, f"{sentence}, a loss of more than the allowed {allowed:.3f}.")
     return passed(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from components.gate_model.candidate import Candidate, not_evaluated, not_measured, passed, rejected
+from components.gate_model.candidate import Candidate, compared, not_evaluated, not_measured, passed, rejected
 from components.gate_model.example_figures import interval
 from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
@@ -65,10 +65,7 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
             NAME,
             f"No slice has the {counted(enough, 'test utterance')} of {counted(dialogues, 'dialogue')} that a comparison requires.",
         )
-    sentence = (
-        f"Of the slices, {_words(worst)} loses most: weighted F1 differs from the champion's by {measured.value:+z.3f} "
-        f"(paired 95 % interval {measured.low:+z.3f} to {measured.high:+z.3f})"
-    )
+    sentence = f"Of the slices, {_words(worst)} loses most: weighted F1 {compared(measured, 'champion')}"
     if measured.high < -allowed:
         return rejected(NAME, measured.high, -allowed, f"{sentence}, a loss of more than the allowed {allowed:.3f}.")
     return passed(NAME, measured.high, -allowed, f"{sentence}, not shown to lose more than the allowed {allowed:.3f}.")

@@ -132,9 +132,11 @@ def _show(exported: Exported, target: Path) -> None:
     if exported.quality is not None:
         one = exported.quality
         gap = one.difference
+        bounds = "" if gap.exactly_zero else f"{gap.low:+z.3f} to {gap.high:+z.3f}, "
+        change = "no difference" if gap.exactly_zero else f"{gap.value:+z.3f}"
         print_text(
-            f"weighted F1 {one.exported.value:.3f}, the bundle's {one.bundle.value:.3f}: {gap.value:+z.3f} "
-            f"({gap.low:+z.3f} to {gap.high:+z.3f}, {counted(one.turns, 'turn')})"
+            f"weighted F1 {one.exported.value:.3f}, the bundle's {one.bundle.value:.3f}: {change} "
+            f"({bounds}{counted(one.turns, 'turn')})"
         )
         if one.undecodable:
             count = len(one.undecodable)

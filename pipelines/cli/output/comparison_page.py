@@ -205,8 +205,12 @@ def _verdict(one: ComparedModel, other: ComparedModel, pairing: Pairing | None, 
     difference = pairing.differences(weighted_f1)[0]
     bounds = f"paired {COVERAGE} interval {difference.low:+z.3f} to {difference.high:+z.3f}"
     change = f"weighted F1 differs by {difference.value:+z.3f} ({bounds})"
-    if difference.low == difference.high == 0:
-        return Verdict("no difference", "soft", f"{one.name} is exactly as good as {other.name}: {change}.")
+    if difference.exactly_zero:
+        return Verdict(
+            "no difference",
+            "soft",
+            f"{one.name} is exactly as good as {other.name}: weighted F1 is the same in every resample.",
+        )
     if difference.low > 0:
         return Verdict("better", "good", f"{one.name} is better than {other.name}: {change}.")
     if difference.high < 0:

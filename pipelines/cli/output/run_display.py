@@ -143,9 +143,9 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
             other = "teacher" if outcome.teacher else "champion before"
             console.print(f"  {other:<18} {_interval(outcome.champion_weighted_f1)}", markup=False)
         if outcome.champion_difference:
-            console.print(
-                f"  {'difference, paired':<18} {_interval(outcome.champion_difference, '+.3f')}", markup=False
-            )
+            difference = outcome.champion_difference
+            change = "none" if difference.exactly_zero else _interval(difference, "+z.3f")
+            console.print(f"  {'difference, paired':<18} {change}", markup=False)
     console.print(f"\nreport   {outcome.report}", markup=False)
     if outcome.bundle:
         console.print(f"bundle   {outcome.bundle}", markup=False)

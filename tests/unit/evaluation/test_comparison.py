@@ -133,6 +133,7 @@ def test_comparison_omits_differences_without_predictions(better: ComparedModel)
 def test_comparison_of_a_model_with_itself_is_zero(better: ComparedModel) -> None:
     seen = words(render_comparison(better, better))
     assert "no difference" in seen and "version 3 (first) is exactly as good as" in seen
+    assert "the same in every resample" in seen and "+0.000" not in seen
     named = replace(better, short="v3", digest="d" * 64)
     seen = words(render_comparison(named, named))
     assert "same version" in seen and "version 3 compared with itself" in seen

@@ -235,6 +235,16 @@ def test_champion_rule_decides_by_the_paired_interval_in_both_modes(
     assert (result.outcome, result.bound, result.measured) == (not_worse, -0.01, low)
 
 
+def test_champion_rule_says_that_identical_models_do_not_differ() -> None:
+    metrics = with_bounds("champion.difference.weighted_f1", 0.0, 0.0, 0.0)
+    result = champion_result(metrics=metrics)
+    assert result.outcome == "promote"
+    assert result.sentence == "Weighted F1 is exactly the champion's: not worse by more than 0.010."
+    result = champion_result(metrics=metrics, thresholds={"champion_mode": "superiority"})
+    assert result.outcome == "hold"
+    assert result.sentence == "Weighted F1 is exactly the champion's: not better than the champion."
+
+
 def test_champion_rule_passes_a_significant_loss_within_the_margin() -> None:
     metrics = with_bounds("champion.difference.weighted_f1", -0.008, -0.005, -0.002)
     assert champion_result(metrics=metrics).outcome == "promote"
