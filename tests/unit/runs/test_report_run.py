@@ -319,10 +319,10 @@ def test_report_of_a_single_expert_omits_the_gate(tmp_path: Path) -> None:
 def test_report_notes_a_collapsed_gate_and_its_leader(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     html, data = report(recorded)
-    assert re.search(r"leads: speech \d+ %, text \d+ %, cross-modal \d+ %; evenness 0\.\d\d", html)
+    assert re.search(r"leads: speech \d+\s%, text \d+\s%, cross-modal \d+\s%; evenness 0\.\d\d", html)
     assert html.count(GATE_WORDS) == 1
     assert re.search(
-        r"AUC of trust is 0\.\d\d \[0\.\d\d, \d\.\d\d\].* an average one in \d+ %, the most confident one in \d+ %",
+        r"AUC of trust is 0\.\d\d \[0\.\d\d, \d\.\d\d\].* an average one in \d+\s%, the most confident one in \d+\s%",
         html,
     )
     assert re.search(r"AUC of each expert&#39;s weight, and of its confidence: speech 0\.\d\d \(0\.\d\d\), text ", html)
