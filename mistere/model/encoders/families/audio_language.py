@@ -20,7 +20,7 @@ from mistere.model.encoders.families.decoder_text import write_byte_tokenizer
 from mistere.model.encoders.families.family import Family, pad_stack
 from mistere.model.encoders.families.whisper import log_mel, tower_states
 from mistere.model.encoders.preparation import Features
-from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
+from mistere.model.encoders.pretrained import load_tokenizer
 
 AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 """The place of the audio, and its beginning and end."""
@@ -84,14 +84,7 @@ class AudioLanguage(Family):
     def load_backbone(self) -> nn.Module:
         from transformers import Qwen2AudioModel
 
-        backbone: Any = load_pretrained(
-            Qwen2AudioModel,
-            self.directory,
-            source=self.settings.source,
-            dtype=self.dtype,
-            optional=r"embed_positions",
-            four_bits=self.settings.tuning == "qlora",
-        )
+        backbone = self.pretrained(Qwen2AudioModel, optional=r"embed_positions")
         backbone.audio_tower.requires_grad_(False)
         model: nn.Module = backbone
         return model

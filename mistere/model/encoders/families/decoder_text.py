@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mistere.data.kinds.text import Transcript
 from mistere.model.encoders.families.family import Family, pad_stack
 from mistere.model.encoders.preparation import Features
-from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
+from mistere.model.encoders.pretrained import load_tokenizer
 
 _LONGEST_TOKEN = 64
 _TINY: dict[str, int] = {
@@ -59,13 +59,7 @@ class DecoderText(Family):
     def load_backbone(self) -> nn.Module:
         from transformers import AutoModel
 
-        return load_pretrained(
-            AutoModel,
-            self.directory,
-            source=self.settings.source,
-            dtype=self.dtype,
-            four_bits=self.settings.tuning == "qlora",
-        )
+        return self.pretrained(AutoModel)
 
     def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
         return list(backbone.layers)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.fused import FusedLayer
 from mistere.model.encoders.preparation import Features
+from mistere.model.encoders.pretrained import load_pretrained
 
 
 class Family(ABC):
@@ -96,6 +97,25 @@ class Family(ABC):
     @abstractmethod
     def load_backbone(self) -> nn.Module:
         """The pretrained backbone, in evaluation mode."""
+
+    def pretrained(self, auto: Any, optional: str = r"^$") -> Any:
+        """The backbone of a class of ``transformers``, from :attr:`directory` as :attr:`settings` want it.
+
+        Args:
+            auto: class with ``from_pretrained``.
+            optional: regular expression on the names of unused weights, which may be missing.
+
+        Raises:
+            UsageError: the weights do not match the configuration, or bitsandbytes is not installed.
+        """
+        return load_pretrained(
+            auto,
+            self.directory,
+            source=self.settings.source,
+            dtype=self.dtype,
+            optional=optional,
+            four_bits=self.settings.tuning == "qlora",
+        )
 
     @abstractmethod
     def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:

@@ -65,14 +65,7 @@ class ImageFrames(Family):
         from transformers import CLIPVisionModel, ViTModel
 
         clip = read_json(self.directory / "config.json").get("model_type") != "vit"
-        backbone: Any = load_pretrained(
-            CLIPVisionModel if clip else ViTModel,
-            self.directory,
-            source=self.settings.source,
-            dtype=self.dtype,
-            optional=r"^pooler\.",
-            four_bits=self.settings.tuning == "qlora",
-        )
+        backbone = self.pretrained(CLIPVisionModel if clip else ViTModel, optional=r"^pooler\.")
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
         if clip:

@@ -19,7 +19,6 @@ from mistere.common.parsing.documents import read_json
 from mistere.model.encoders.families.audio_language import AUDIO_TOKENS, AudioLanguage
 from mistere.model.encoders.families.decoder_text import write_byte_tokenizer
 from mistere.model.encoders.families.family import copy_model_files
-from mistere.model.encoders.pretrained import load_pretrained
 
 _NAME: Final = re.compile(r"^(?:thinker\.)?(?:model\.)?(?P<part>audio_tower|language_model)\.(?P<rest>.+)")
 _TEXT_NAME: Final = re.compile(r"^(?:thinker\.)?model\.(?P<rest>(?:embed_tokens|layers|norm)\..+)")
@@ -98,14 +97,7 @@ class Omni(AudioLanguage):
     def load_backbone(self) -> nn.Module:
         from transformers import Qwen2_5OmniThinkerModel
 
-        backbone: Any = load_pretrained(
-            Qwen2_5OmniThinkerModel,
-            self.directory,
-            source=self.settings.source,
-            dtype=self.dtype,
-            optional=r"^visual\.",
-            four_bits=self.settings.tuning == "qlora",
-        )
+        backbone = self.pretrained(Qwen2_5OmniThinkerModel, optional=r"^visual\.")
         del backbone.visual
         backbone.audio_tower.requires_grad_(False)
         model: nn.Module = backbone

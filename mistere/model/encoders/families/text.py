@@ -16,7 +16,7 @@ from mistere.model.encoders.families.family import Family, copy_model_files, pad
 from mistere.model.encoders.fused import MOST_POSITIONS, FusedLayer, LayerParts, fused_states
 from mistere.model.encoders.inputs.token_window import token_window
 from mistere.model.encoders.preparation import Features
-from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
+from mistere.model.encoders.pretrained import load_tokenizer
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789'.,?!-"
 
@@ -70,14 +70,7 @@ class BidirectionalText(Family):
     def load_backbone(self) -> nn.Module:
         from transformers import AutoModel
 
-        backbone: Any = load_pretrained(
-            AutoModel,
-            self.directory,
-            source=self.settings.source,
-            dtype=self.dtype,
-            optional=r"^pooler\.|position_ids$",
-            four_bits=self.settings.tuning == "qlora",
-        )
+        backbone = self.pretrained(AutoModel, optional=r"^pooler\.|position_ids$")
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
         model: nn.Module = backbone

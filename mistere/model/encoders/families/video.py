@@ -17,7 +17,6 @@ from mistere.model.encoders.families.family import Family
 from mistere.model.encoders.families.image import TINY, image_side, write_preprocessor
 from mistere.model.encoders.images import Preprocessing
 from mistere.model.encoders.preparation import Features
-from mistere.model.encoders.pretrained import load_pretrained
 
 
 class Video(Family):
@@ -47,14 +46,7 @@ class Video(Family):
     def load_backbone(self) -> nn.Module:
         from transformers import VideoMAEModel
 
-        return load_pretrained(
-            VideoMAEModel,
-            self.directory,
-            source=self.settings.source,
-            dtype=self.dtype,
-            optional=r"^layernorm\.",
-            four_bits=self.settings.tuning == "qlora",
-        )
+        return self.pretrained(VideoMAEModel, optional=r"^layernorm\.")
 
     def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
         model: Any = backbone

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from mistere.common.errors import UsageError
 from mistere.model.encoders.families.family import Family, pad_stack
 from mistere.model.encoders.preparation import Features
-from mistere.model.encoders.pretrained import load_pretrained
 
 
 class Waveform(Family):
@@ -64,14 +63,7 @@ class Waveform(Family):
     def load_backbone(self) -> nn.Module:
         from transformers import AutoModel
 
-        backbone: Any = load_pretrained(
-            AutoModel,
-            self.directory,
-            source=self.settings.source,
-            dtype=self.dtype,
-            optional=r"masked_spec_embed$",
-            four_bits=self.settings.tuning == "qlora",
-        )
+        backbone = self.pretrained(AutoModel, optional=r"masked_spec_embed$")
         backbone.config.apply_spec_augment = False
         if getattr(backbone, "masked_spec_embed", None) is not None:
             backbone.masked_spec_embed.requires_grad_(False)  # used for masking in pre-training only
