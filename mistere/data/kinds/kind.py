@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mistere.common.errors import MistereError
+from mistere.common.modalities import HasModalities, cell_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,6 +155,13 @@ class Kind(ABC):
         Raises:
             UnreadableError: the cell does not decode.
         """
+
+    def input_of(
+        self, utterance: HasModalities, modality: str, settings: EncoderConfig, context: Sequence[str] = ()
+    ) -> Any | None:
+        """As :meth:`encoder_input`, of the cell that an utterance has of a modality; None if it has none."""
+        cell = cell_of(utterance, modality)
+        return None if cell is None else self.encoder_input(cell, settings, context)
 
     def batch_budget(self, extraction: ExtractionSettings, rate: float) -> float:
         """The padded size of a batch at most, in units of a family's ``length``.

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from mistere.common.errors import MistereError
-from mistere.common.modalities import HasModalities, cell_of
+from mistere.common.modalities import HasModalities
 from mistere.common.processes.threads import usable_cores
 from mistere.config.encoder import Device, EncoderConfig, ExtractionSettings
 from mistere.data.kinds import kind_of
@@ -120,8 +120,7 @@ class Embedder:
         Raises:
             UnreadableError: the modality's value does not decode.
         """
-        cell = cell_of(utterance, self.modality)
-        value = None if cell is None else self.kind.encoder_input(cell, self.settings, context)
+        value = self.kind.input_of(utterance, self.modality, self.settings, context)
         return None if value is None else self.encoder.family.prepare(value)
 
     def prepare_samples(self, wave: np.ndarray, rate: int) -> Features:

@@ -13,7 +13,7 @@ import numpy as np
 from mistere.artifacts.onnx_manifest import EncoderGraph
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError
-from mistere.common.modalities import HasModalities, cell_of
+from mistere.common.modalities import HasModalities
 from mistere.common.processes.threads import usable_cores
 from mistere.config.encoder import EncoderConfig
 from mistere.data.kinds import kind_of
@@ -87,8 +87,7 @@ class GraphEmbedder:
         Raises:
             UnreadableError: the modality's value does not decode.
         """
-        cell = cell_of(utterance, self.modality)
-        value = None if cell is None else self.kind.encoder_input(cell, self.settings, context)
+        value = self.kind.input_of(utterance, self.modality, self.settings, context)
         if value is None:
             return None
         if self._graph.kind == "text":
