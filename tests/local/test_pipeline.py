@@ -174,7 +174,7 @@ def test_the_champion_stays_if_the_smoke_test_fails(
 
 
 def test_the_deployed_model_is_served_and_queried_as_the_docs_say(first: Run, output: Path, tmp_path: Path) -> None:
-    section = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").split("## Demo page")[0]
+    section = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").split("## Log\n")[0]
     serve, *queries = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     (tmp_path / "output").symlink_to(output)
@@ -190,7 +190,7 @@ def test_the_deployed_model_is_served_and_queried_as_the_docs_say(first: Run, ou
         finally:
             server.send_signal(signal.SIGINT)
             assert server.wait(60) == 130, "as a program that Ctrl-C ends"
-    assert len(answers) == 5
+    assert len(answers) == 6
     assert any(label in answers[0].stdout for label in LABELS) and "model version" in answers[0].stdout
     decoder = json.JSONDecoder()
     v1, end = decoder.raw_decode(answers[1].stdout)
