@@ -18,7 +18,7 @@ from mistere.engine.execution import execute
 from mistere.engine.run_settings import declared_config, is_complete, run_context
 from mistere.engine.stage import Result, Stage, Step
 from mistere.registry.release.champion import chosen_bundle
-from mistere.runs.run_info import RunOrigin, changed_stage_settings, read_origin, write_run_info
+from mistere.runs.run_info import unrecorded_origin, write_run_info
 
 SECTIONS: Final = ("distillation", "validation", "evaluation", "gate", "registry")
 """The sections of the configuration that are parameters of the pipeline."""
@@ -121,7 +121,9 @@ def run(config: PlanParameters, step: Step) -> Result:
             f"{step.store.uri} does not say what data the teacher {digest[:12]} was made with: name it with `mistere submit --data`."
         )
     step.progress(f"teacher {digest[:12]}, data {data[:12]}")
-    origin = _origin(config, step, whole)
+    source = step.run.data_digest or "the teacher's data"
+    parameters = {name: whole.section(name) for name in SECTIONS}
+    origin = unrecorded_origin(step.store, step.run.schedule, whole, parameters, source, recorded=config.complete)
     if origin is not None:
         context = step.run.model_copy(update={"data_digest": data, "data_remote": remote})
         write_run_info(step.store, context, origin)
@@ -137,20 +139,6 @@ def run(config: PlanParameters, step: Step) -> Result:
             "margin": str(whole.distillation.margin),
             "code_state": step.run.code_state,
         }
-    )
-
-
-def _origin(config: PlanParameters, step: Step, whole: Config) -> RunOrigin | None:
-    """How the run was started, if nobody has recorded it: by a schedule, or by another client than ``mistere``."""
-    if step.run.schedule:
-        return read_origin(step.store, step.run.schedule)
-    if config.complete:
-        return None
-    return RunOrigin(
-        config={name: whole.section(name) for name in SECTIONS},
-        command="started in Kubeflow Pipelines",
-        source=step.run.data_digest or "the teacher's data",
-        changed=changed_stage_settings(whole),
     )
 
 

@@ -23,7 +23,7 @@ from mistere.kubernetes.current_pod import is_inside
 from mistere.registry.mlflow.model_registry import mirror_champion, resolve_anchor
 from mistere.registry.release.champion import read_champion
 from mistere.registry.release.unfinished import take_back_abandoned
-from mistere.runs.run_info import RunOrigin, changed_stage_settings, read_origin, write_run_info
+from mistere.runs.run_info import unrecorded_origin, write_run_info
 from mistere.serving.kserve.supported_settings import check_cluster_support
 
 Sections = Mapping[str, Mapping[str, Any]]
@@ -123,7 +123,9 @@ def run(config: RunParameters, step: Step) -> Result:
     digest, remote = step.run.data_digest, step.run.data_remote
     if not digest:
         digest, remote = latest_data(step.store)
-    origin = _origin(config, step, whole)
+    source = step.run.data_digest or "the latest published data"
+    parameters = whole.parameters()
+    origin = unrecorded_origin(step.store, step.run.schedule, whole, parameters, source, recorded=config.complete)
     if origin is not None:
         context = step.run.model_copy(update={"data_digest": digest, "data_remote": remote})
         write_run_info(step.store, context, origin)
@@ -143,20 +145,6 @@ def run(config: RunParameters, step: Step) -> Result:
         for sentence in preflight(whole, step.run.tracking_uri, remote, digest):
             step.progress.note(sentence)
     return Result(values={**values, INPUTS_VALUE: inputs})
-
-
-def _origin(config: RunParameters, step: Step, whole: Config) -> RunOrigin | None:
-    """How the run was started, if nobody has recorded it: by a schedule, or by another client than ``mistere``."""
-    if step.run.schedule:
-        return read_origin(step.store, step.run.schedule)
-    if config.complete:
-        return None
-    return RunOrigin(
-        config=whole.parameters(),
-        command="started in Kubeflow Pipelines",
-        source=step.run.data_digest or "the latest published data",
-        changed=changed_stage_settings(whole),
-    )
 
 
 def shards(section: Mapping[str, Any]) -> list[dict[str, int]]:

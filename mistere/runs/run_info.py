@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
@@ -93,6 +94,31 @@ def write_origin(store: ObjectStore, schedule: str, origin: RunOrigin) -> None:
         origin: of all its runs.
     """
     store.write(_origin_key(schedule), origin.sealed())
+
+
+def unrecorded_origin(
+    store: ObjectStore, schedule: str, whole: Config, config: Mapping[str, Any], source: str, *, recorded: bool
+) -> RunOrigin | None:
+    """How a run was started that nobody has recorded: by a schedule, or by another client than ``mistere``; None if it is recorded.
+
+    Args:
+        store: holds the definitions of schedules.
+        schedule: that started the run; empty for none.
+        whole: the complete configuration.
+        config: what of it the pipeline is handed.
+        source: the data, in words.
+        recorded: whether the command that started the run has recorded it.
+    """
+    if schedule:
+        return read_origin(store, schedule)
+    if recorded:
+        return None
+    return RunOrigin(
+        config=dict(config),
+        command="started in Kubeflow Pipelines",
+        source=source,
+        changed=changed_stage_settings(whole),
+    )
 
 
 def read_origin(store: ObjectStore, schedule: str) -> RunOrigin:
