@@ -110,16 +110,10 @@ def asked(bundle: str, bodies: Sequence[bytes]) -> tuple[float, float]:
                 raise SystemExit(content[:300].decode())
             connection.close()
 
-        start, before = time.perf_counter(), cpu_seconds(server.process.pid)
+        start, before = time.perf_counter(), server.cpu_seconds()
         with ThreadPoolExecutor(CLIENTS) as pool:
             list(pool.map(ask, bodies))
-        return time.perf_counter() - start, cpu_seconds(server.process.pid) - before
-
-
-def cpu_seconds(process: int) -> float:
-    """CPU time of a process so far."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter() - start, server.cpu_seconds() - before
 
 
 def main() -> None:

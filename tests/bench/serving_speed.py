@@ -30,7 +30,7 @@ from mistere.model.inference import load_bundle
 from tests.bench.reference import mlserver_runtime
 from tests.bench.shared.requests import Send, embedded_request, grpc_sender, rest_sender, v1_body, versions
 from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
-from tests.bench.shared.servers import free_port, predictor, running
+from tests.bench.shared.servers import Running, free_port, predictor, running
 
 CLIENTS = 16
 _OVERHEAD_TURNS = 40
@@ -122,40 +122,51 @@ def overhead(bundle: str, model: EmotionModel, vectors: dict[str, np.ndarray], s
         )
 
 
-def alternating_rates(senders: dict[str, Send], seconds: float, turns: int = 5) -> dict[str, np.ndarray]:
-    """Requests per second of each server in each round; alternating them spreads machine load evenly."""
-    rates: dict[str, list[float]] = {name: [] for name in senders}
+def alternating_rates(
+    arms: dict[str, tuple[Running, Send]], seconds: float, turns: int = 5
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Requests per second and CPU milliseconds per request in each round; alternating spreads machine load evenly."""
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for _ in range(turns):
-        for name, send in senders.items():
-            rates[name].append(concurrent_rate(send, seconds / 2)[0])
-    return {name: np.array(each) for name, each in rates.items()}
+        for name, (server, send) in arms.items():
+            before = server.cpu_seconds()
+            rate, durations = concurrent_rate(send, seconds / 2)
+            # Each client's first request, before the round, is in the CPU time too.
+            used = (server.cpu_seconds() - before) / (len(durations) + CLIENTS)
+            measured[name].append((rate, 1000 * used))
+    return {name: (np.array([r for r, _ in each]), np.array([c for _, c in each])) for name, each in measured.items()}
 
 
 def throughput(bundle: str, model: EmotionModel, dialogues: list[list[Utterance]], seconds: float) -> None:
     embedded = [embedded_request(model, vectors) for vectors in model.embed(dialogues[:CLIENTS])]
     messages = [request.to_grpc().SerializeToString() for request in embedded]
-    bodies = [v1_body(dialogue) for dialogue in dialogues]
+    bodies = {
+        "one turn of raw text and audio": [v1_body(dialogue[:1]) for dialogue in dialogues],
+        f"{len(dialogues[0])} turns of raw text and audio": [v1_body(dialogue) for dialogue in dialogues],
+    }
     without = ("--vector-store-mib", "0", "--audio-store-mib", "0")
     alone = ("--batch-utterances", "0")
-    for what in ("raw text and audio", "vectors"):
-        raw = what != "vectors"
-        options = without if raw else ()
+    for what in (*bodies, "vectors"):
+        options = without if what in bodies else ()
         with predictor(bundle, *options) as batched, predictor(bundle, *options, *alone) as single:
             servers = {"batched": batched, "alone": single}
-            rates = alternating_rates(
-                {
-                    name: rest_sender(server.port, "/v1/models/mistere:predict", bodies)
-                    if raw
-                    else grpc_sender(server.grpc_port, messages)
-                    for name, server in servers.items()
-                },
-                seconds,
-            )
-            gain = rates["batched"] / rates["alone"]
-            middle = {name: float(np.median(each)) for name, each in rates.items()}
+            arms = {
+                name: (
+                    server,
+                    rest_sender(server.port, "/v1/models/mistere:predict", bodies[what])
+                    if what in bodies
+                    else grpc_sender(server.grpc_port, messages),
+                )
+                for name, server in servers.items()
+            }
+            measured = alternating_rates(arms, seconds)
+            (fast, little), (slow, much) = measured["batched"], measured["alone"]
+            gain, saved = fast / slow, much / little
             print(
-                f"{what}, {CLIENTS} clients: batched {middle['batched']:.1f} requests/s, alone {middle['alone']:.1f}: "
-                f"{np.median(gain):.2f}x ({gain.min():.2f} to {gain.max():.2f} in {len(gain)} turns)"
+                f"{what}, {CLIENTS} clients: batched {np.median(fast):.1f} requests/s, alone {np.median(slow):.1f}: "
+                f"{np.median(gain):.2f}x ({gain.min():.2f} to {gain.max():.2f} in {len(gain)} turns); "
+                f"CPU {np.median(little):.1f} and {np.median(much):.1f} ms a request: {np.median(saved):.2f}x "
+                f"({saved.min():.2f} to {saved.max():.2f})"
             )
             for name, server in servers.items():
                 by_phase = ", ".join(f"{phase} {1000 * value:.1f}" for phase, value in sorted(server.phases().items()))

@@ -21,7 +21,6 @@ from websockets.asyncio.client import connect
 from mistere.common.counting import counted
 from mistere.data.audio import decode, resample
 from mistere.predictor.stream.turns import RATE, ChannelSplitter
-from tests.bench.score import cpu_seconds
 from tests.bench.shared.served_bundle import bundle_and_example, bundle_parser
 from tests.bench.shared.servers import predictor
 
@@ -96,9 +95,9 @@ def main() -> None:
     bundle, example = bundle_and_example(options)
     clips = [resample(*decode(turn.audio), RATE) for turn in example if turn.audio]
     with predictor(bundle, "--max-streams", str(options.calls)) as server:
-        before = cpu_seconds(server.process.pid)
+        before = server.cpu_seconds()
         waits, errors, audio = asyncio.run(calls(server.port, clips, options.calls, options.seconds))
-        used = cpu_seconds(server.process.pid) - before
+        used = server.cpu_seconds() - before
         memory = server.resident_mb()
     p50, p99 = np.quantile(waits, (0.5, 0.99)) * 1000
     print(f"{counted(options.calls, 'call')}, {counted(len(waits), 'turn')}, {counted(errors, 'error')}")

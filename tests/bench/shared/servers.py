@@ -31,6 +31,11 @@ class Running:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
+    def cpu_seconds(self) -> float:
+        """Processor seconds of all its threads since the start."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def phases(self) -> dict[str, float]:
         """Mean seconds per request in each phase since the start."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
