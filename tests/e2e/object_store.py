@@ -16,8 +16,9 @@ from mistere.common.processes.parent_death import die_with_parent
 from tests.local.servers import free_port
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool")
-_ATTEMPTS = 10
-"""Restart limit: the OSD exits if it queries the monitor before it knows the cluster's id, a race."""
+_ATTEMPTS = 8
+"""Start limit. A command, or the OSD right after it is up, fails if it reaches the monitor before it knows the cluster's id, a race."""
+_START_SECONDS = 120.0
 
 _SETTINGS = """\
 [global]
@@ -54,6 +55,10 @@ rgw run sync thread = false
 """
 
 
+class _NotUpError(Exception):
+    """A server of the cluster has ended, or does not get ready."""
+
+
 @contextmanager
 def radosgw(folder: Path, access_key: str, secret_key: str) -> Iterator[str]:
     """An empty S3 server with one user.
@@ -65,41 +70,73 @@ def radosgw(folder: Path, access_key: str, secret_key: str) -> Iterator[str]:
 
     Yields:
         Its URL on this machine.
+
+    Raises:
+        MistereError: it does not start; with the ends of its logs.
     """
+    reasons = []
+    for attempt in range(_ATTEMPTS):
+        with ExitStack() as servers:
+            try:
+                url = _start(servers, folder / str(attempt), access_key, secret_key)
+            except _NotUpError as error:
+                reasons.append(str(error))
+                continue
+            yield url
+            return
+    logs = "\n".join(f"{log.name}: {_end(log)}" for log in sorted((folder / str(_ATTEMPTS - 1)).glob("*.out")))
+    raise MistereError(
+        f"the S3 server did not start in {_ATTEMPTS} attempts ({'; '.join(reasons)}). The ends of the last one's logs:\n{logs}"
+    )
+
+
+def _start(servers: ExitStack, folder: Path, access_key: str, secret_key: str) -> str:
     for name in ("run", "mon", "osd", "rgw"):
         (folder / name).mkdir(parents=True)
     monitor, gateway, fsid = free_port(), free_port(), str(uuid.uuid4())
     settings = folder / "ceph.conf"
     settings.write_text(_SETTINGS.format(fsid=fsid, monitor=monitor, gateway=gateway, folder=folder), encoding="utf-8")
     conf = ["-c", str(settings)]
+    address = f"v1:127.0.0.1:{monitor}"
+    _call("monmaptool", "--create", "--clobber", "--addv", "a", address, "--fsid", fsid, f"{folder}/monmap")
+    _call("ceph-mon", *conf, "-i", "a", "--mkfs", "--monmap", f"{folder}/monmap")
+    started = [servers.enter_context(_server(["ceph-mon", *conf, "-i", "a", "-f"], folder / "mon.out"))]
+    osd = str(uuid.uuid4())
+    # The monitor may reject the call during its election; registering the same disk again is idempotent.
+    _wait_until("the monitor", lambda: _succeeds("ceph", *conf, "osd", "new", osd) is not None, started)
+    _call("ceph-osd", *conf, "-i", "0", "--mkfs", "--osd-uuid", osd)
+    add = ("ceph", *conf, "osd", "crush", "add", "osd.0", "1.0", "host=h", "root=default")
+    _wait_until("the monitor", lambda: _succeeds(*add) is not None, started)
+    started.append(servers.enter_context(_server(["ceph-osd", *conf, "-i", "0", "-f"], folder / "osd.out")))
 
-    def call(*command: str) -> str:
-        return subprocess.run([*command], check=True, capture_output=True, text=True, timeout=120).stdout
+    def disk_is_up() -> bool:
+        answer = _succeeds("ceph", *conf, "osd", "stat", "--format", "json")
+        return answer is not None and bool(json.loads(answer)["num_up_osds"])
 
-    with ExitStack() as servers:
-        address = f"v1:127.0.0.1:{monitor}"
-        call("monmaptool", "--create", "--clobber", "--addv", "a", address, "--fsid", fsid, f"{folder}/monmap")
-        call("ceph-mon", *conf, "-i", "a", "--mkfs", "--monmap", f"{folder}/monmap")
-        servers.enter_context(_server(["ceph-mon", *conf, "-i", "a", "-f"], folder / "mon.out"))
-        osd = str(uuid.uuid4())
-        # The monitor may reject the call during its election; registering the same disk again is idempotent.
-        _wait_until(lambda: subprocess.run(["ceph", *conf, "osd", "new", osd], capture_output=True).returncode == 0)
-        call("ceph-osd", *conf, "-i", "0", "--mkfs", "--osd-uuid", osd)
-        call("ceph", *conf, "osd", "crush", "add", "osd.0", "1.0", "host=h", "root=default")
+    _wait_until("the OSD", disk_is_up, started)
+    started.append(servers.enter_context(_server(["radosgw", *conf, "-n", "client.rgw", "-f"], folder / "rgw.out")))
+    _wait_until("the gateway", lambda: _answers(f"http://127.0.0.1:{gateway}/"), started)
+    user = ["--uid=mistere", "--display-name=mistere", f"--access-key={access_key}", f"--secret-key={secret_key}"]
+    _call("radosgw-admin", *conf, "-n", "client.rgw", "user", "create", *user)
+    return f"http://127.0.0.1:{gateway}"
 
-        def disk_is_up() -> bool:
-            return bool(json.loads(call("ceph", *conf, "osd", "stat", "--format", "json"))["num_up_osds"])
 
-        for _ in range(_ATTEMPTS):
-            disk = servers.enter_context(_server(["ceph-osd", *conf, "-i", "0", "-f"], folder / "osd.out"))
-            _wait_until(lambda disk=disk: disk.poll() is not None or disk_is_up())
-            if disk.poll() is None:
-                break
-        gate = servers.enter_context(_server(["radosgw", *conf, "-n", "client.rgw", "-f"], folder / "rgw.out"))
-        _wait_until(lambda: gate.poll() is not None or _answers(f"http://127.0.0.1:{gateway}/"))
-        user = ["--uid=mistere", "--display-name=mistere", f"--access-key={access_key}", f"--secret-key={secret_key}"]
-        call("radosgw-admin", *conf, "-n", "client.rgw", "user", "create", *user)
-        yield f"http://127.0.0.1:{gateway}"
+def _succeeds(*command: str) -> str | None:
+    """What the command prints; nothing if it fails or does not end."""
+    try:
+        ended = subprocess.run([*command], capture_output=True, text=True, timeout=_START_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+    return ended.stdout if ended.returncode == 0 else None
+
+
+def _call(*command: str) -> None:
+    if _succeeds(*command) is None:
+        raise _NotUpError(f"{command[0]} failed")
+
+
+def _end(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
 
 
 @contextmanager
@@ -125,9 +162,12 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _wait_until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+def _wait_until(what: str, reached: Callable[[], bool], started: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
     while not reached():
+        ended = [str(process.args[0]) for process in started if process.poll() is not None]  # type: ignore[index]
+        if ended:
+            raise _NotUpError(f"{ended[0]} has ended")
         if time.monotonic() > deadline:
-            raise MistereError("the S3 server did not start within two minutes: its logs say why; try again.")
+            raise _NotUpError(f"{what} did not get ready in {_START_SECONDS:.0f} s")
         time.sleep(0.3)
