@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+_START_SECONDS = 90.0
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -64,19 +66,23 @@ def postgresql(folder: Path) -> Iterator[str]:
             [postgres, "-D", str(data), "-p", str(port), *settings], stdout=log, stderr=log, **account
         )  # type: ignore[call-overload]
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 break
             except OSError:
                 if time.monotonic() > deadline or server.poll() is not None:
-                    raise
+                    raise AssertionError((folder / "log").read_text()[-2000:]) from None
                 time.sleep(0.1)
         yield f"postgresql://mlflow:s3cret@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown, which does not wait for connections to close
-        server.wait(20)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
 
 @contextmanager
@@ -90,7 +96,7 @@ def mlflow_server(database: str, folder: Path) -> Iterator[str]:
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # the tests start no jobs
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
