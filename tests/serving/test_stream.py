@@ -164,6 +164,19 @@ def test_a_wrong_message_ends_the_stream_with_a_sentence(
         assert closed[1].startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    ("message", "code"), [(b"\0", 1003), ("{}", 1008), (b"\0" * (MAX_MESSAGE_BYTES + 2), 1009)], ids=str
+)
+def test_turns_that_ended_before_a_wrong_message_are_answered(server: Server, message: bytes | str, code: int) -> None:
+    five = np.concatenate([np.concatenate([voice(0.5), silence(0.9)])] * 5)
+    with opened(server, {}) as stream:
+        stream.send(five.tobytes())
+        stream.send(voice(0.5).tobytes())  # a sixth turn, which is open
+        stream.send(message)
+        assert [json.loads(stream.recv(60))["turn"] for _ in range(5)] == list(range(5))
+        assert closed_with(stream)[0] == code
+
+
 def test_pages_of_other_hosts_and_other_paths_are_refused(server: Server) -> None:
     for path, origin in (
         ("/v1/stream", "https://evil.example.org"),

@@ -98,6 +98,15 @@ def test_a_wrong_message_ends_the_stream_with_a_status(
     assert ended.value.code().name == status and ended.value.details().startswith(sentence), ended.value
 
 
+def test_turns_that_ended_before_a_wrong_message_are_answered(server: Server) -> None:
+    five = np.concatenate([np.concatenate([voice(0.5), silence(0.9)])] * 5)
+    received = []
+    with pytest.raises(grpc.RpcError, match="A binary message must hold whole samples"):
+        for message in stream(server, iter([START, five.tobytes(), b"\0"])):
+            received.append(json.loads(message.json))  # noqa: PERF401  (what came before the error counts)
+    assert [turn["turn"] for turn in received[1:]] == list(range(5))
+
+
 def test_both_kinds_of_streams_share_one_limit_and_a_cancelled_call_makes_room(server: Server) -> None:
     wait_until(lambda: metric(server, "mistere_streams") == 0)
     left = metric(server, 'mistere_streams_closed_total{code="1006"}')

@@ -179,6 +179,21 @@ def test_a_stop_loses_no_turn_that_has_ended() -> None:
     assert turns == list(range(12)) and reason == "The server stops: open a new stream."
 
 
+def test_silence_of_the_client_loses_no_turn_that_has_ended() -> None:
+    async def work() -> tuple[list[int], str]:
+        plane = Plane()
+        client = Client(spoken(5))
+        serving = asyncio.create_task(client.session(plane, replace(FEW, idle_seconds=0.05)).run(asyncio.Event()))
+        await asyncio.sleep(0.1)
+        plane.may_answer.set()
+        with pytest.raises(StreamError) as ended:
+            await serving
+        return client.turns(), str(ended.value)
+
+    turns, reason = run(work())
+    assert turns == list(range(5)) and reason == "No message arrived within 0.05 s."
+
+
 def test_an_error_has_the_id_of_its_request() -> None:
     async def work() -> tuple[list[str], list[dict[str, Any]]]:
         plane = Plane()

@@ -79,7 +79,9 @@ class StreamSession:
         self._room = asyncio.Semaphore(_WAITING_TURNS)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Serve until the client ends the stream, or the server stops; all turns that ended by then are answered.
+        """Serve until the client ends the stream, the server stops, or a message is wrong or missing; turns that ended by then are answered.
+
+        An open turn is answered, too, except after a message that is wrong or missing, of which it would be the part before.
 
         Raises:
             StreamError: the stream ends with another code than 1000.
@@ -96,16 +98,20 @@ class StreamSession:
             reading = asyncio.create_task(self._read())
             tasks += [answering, reading]
             await asyncio.wait({answering, reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            stopped = not reading.done() and not answering.done()
-            if stopped:
+            ending = _stopping() if not reading.done() and not answering.done() else None
+            if ending is not None:
                 reading.cancel()
                 await asyncio.wait({reading})
             elif reading.done():
-                reading.result()
+                try:
+                    reading.result()
+                except StreamError as error:
+                    ending = error
+                    self._splitter.close()
             tasks.append(asyncio.create_task(self._end_turns()))  # beside the answers: it waits while too many turns do
             await answering
-            if stopped:
-                raise _stopping()
+            if ending is not None:
+                raise ending
         finally:
             for task in tasks:
                 task.cancel()
