@@ -26,6 +26,7 @@ from mistere.predictor.connections.limits import ACCEPTED_AT_ONCE, connection_li
 from mistere.predictor.connections.log_limit import limit_repeated_lines
 from mistere.predictor.connections.registry import Connections
 from mistere.predictor.connections.stream_protocol import LimitedStreamProtocol
+from mistere.predictor.connections.web_pages import WebPages, guarded
 from mistere.predictor.model import EmotionPredictor
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.protocol.grpc_service import PredictorGRPCServer
@@ -94,11 +95,12 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
         most = connection_limit(limits.connections)
         self._streams = Streams(self.dataplane, limits) if limits.streams else None
         self._grpc = PredictorGRPCServer(self.dataplane, settings, most, self._streams)
-        sockets = None if self._streams is None else WebSocketStreams(self._streams, settings.options.stream_origins)
+        pages = WebPages(settings.host, settings.options.stream_origins)
+        sockets = None if self._streams is None else WebSocketStreams(self._streams, pages)
         connections = Connections(most)
         self._rest = _RestServer(
             uvicorn.Config(
-                build_application(self.dataplane, limits, sockets),
+                guarded(build_application(self.dataplane, limits, sockets), pages),
                 http=partial(LimitedHttpProtocol, connections, limits),  # type: ignore[arg-type]  # called as a class is
                 ws=partial(LimitedStreamProtocol, connections, limits) if self._streams else "none",  # type: ignore[arg-type]
                 ws_max_size=2 * MAX_MESSAGE_BYTES,  # up to it, the session answers with a sentence

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from mistere.predictor.connections.web_pages import WebPages
 from mistere.predictor.stream.messages import CloseCode
 from mistere.predictor.stream.session import Receive, Send
 from mistere.predictor.stream.streams import ClientLeftError, Streams
@@ -24,15 +24,15 @@ class WebSocketStreams:
 
     Args:
         streams: all streams of the server.
-        origins: web pages of other hosts that may open a stream.
+        pages: the web pages that may open a stream.
     """
 
-    def __init__(self, streams: Streams, origins: tuple[str, ...]) -> None:
-        self._streams, self._origins = streams, origins
+    def __init__(self, streams: Streams, pages: WebPages) -> None:
+        self._streams, self._pages = streams, pages
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one connection."""
-        if not self._is_allowed(socket.headers.get("origin"), socket.headers.get("host", "")):
+        if not self._pages.may_stream(socket.headers.get("origin"), socket.headers.get("host", "")):
             await socket.close()  # before it is accepted: 403
             return
         await socket.accept()
@@ -42,15 +42,6 @@ class WebSocketStreams:
         code, reason = ended
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client has disconnected
             await socket.close(int(code), reason.encode()[:_MAX_REASON].decode(errors="ignore"))
-
-    def _is_allowed(self, origin: str | None, host: str) -> bool:
-        """Whether a web page may open a stream: browsers let every page open WebSockets to every host, also to local ones."""
-        if origin is None or origin in self._origins:
-            return True
-        try:
-            return urlsplit(origin).netloc == host
-        except ValueError:  # of http://[
-            return False
 
 
 def _receive(socket: WebSocket) -> Receive:

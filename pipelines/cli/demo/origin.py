@@ -8,17 +8,16 @@ The page has no login, so other web pages that its user opens must not reach it.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from mistere.common.errors import UsageError
+from mistere.common.parsing.web_headers import host_name, is_address, is_loopback, parse_origin
 
 MISDIRECTED: Final = (421, b"This address is not the page's: see --public-url.\n")
 FOREIGN: Final = (403, b"The request comes from another page.\n")
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -43,29 +42,20 @@ class AllowedHosts:
         hosts = [value for name, value in given if name == b"host"]
         if len(hosts) != 1 or not self._is_own(hosts[0]):
             return MISDIRECTED
-        own = {_origin(f"http://{hosts[0]}"), _origin(self.public_url)}
-        origins = [_origin(value) for name, value in given if name == b"origin"]
+        own = {parse_origin(f"http://{hosts[0]}"), parse_origin(self.public_url)}
+        origins = [parse_origin(value) for name, value in given if name == b"origin"]
         return None if all(origin and origin in own for origin in origins) else FOREIGN
 
     def _is_own(self, host: str) -> bool:
         """Whether a ``Host`` header names this server. Its port may differ: SSH and kubectl forward others."""
-        name = _name(f"//{host}")
+        name = host_name(host)
+        public = parse_origin(self.public_url)
         if not name:
             return False
-        if name in {"localhost", self.host.lower(), _name(self.public_url)}:
+        if name in {"localhost", self.host.lower(), public[1] if public else ""}:
             return True
-        try:  # no DNS name can take the place of an address
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return address.is_loopback or not self._is_local()
-
-    def _is_local(self) -> bool:
-        """Whether the server listens for this machine only."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        # No DNS name can take the place of an address.
+        return is_loopback(name) or (is_address(name) and not is_loopback(self.host))
 
 
 def check_public_url(url: str) -> None:
@@ -74,24 +64,5 @@ def check_public_url(url: str) -> None:
     Raises:
         UsageError: it is not the address of a page.
     """
-    if not _origin(url) or urlsplit(url).path.strip("/"):
+    if not parse_origin(url) or urlsplit(url).path.strip("/"):
         raise UsageError(f"--public-url {url}: write it as https://demo.example.org, without a path.")
-
-
-def _name(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
-
-
-def _origin(url: str) -> tuple[str, str, int | None] | None:
-    """Scheme, host and port; None for ``null`` and what is no address."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or _PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    if parts.scheme not in _PORTS or not parts.hostname or parts.username is not None:
-        return None
-    return parts.scheme, parts.hostname, port
