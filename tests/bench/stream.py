@@ -27,6 +27,7 @@ from tests.bench.shared.servers import predictor
 _PIECE = RATE // 10
 _SILENCE = RATE
 _SPREAD_SECONDS = 5.0
+_REFUSED = 429
 
 
 def played(clips: Sequence[np.ndarray], call: int, seconds: float) -> list[bytes]:
@@ -47,7 +48,7 @@ def ends_of(pieces: Sequence[bytes]) -> list[int]:
 
 
 async def call(url: str, pieces: Sequence[bytes], delay: float) -> tuple[list[float], int]:
-    """Make a call; returns the seconds from the end of each turn to its answer, and the errors."""
+    """Make a call; returns the seconds from the end of each turn to its answer, and the number of refused turns."""
     await asyncio.sleep(delay)
     ends = ends_of(pieces)
     waits: list[float] = []
@@ -57,14 +58,20 @@ async def call(url: str, pieces: Sequence[bytes], delay: float) -> tuple[list[fl
         await stream.recv()
 
         async def listen() -> int:
-            """Receive the answers; returns the number of errors."""
-            errors = 0
+            """Receive the answers; returns the number of turns that were refused because too many requests waited.
+
+            Raises:
+                SystemExit: a turn could not be answered for another reason.
+            """
+            refused = 0
             async for text in stream:
                 message = json.loads(text)
                 if message["type"] == "turn" and message["turn"] < len(ends):  # others are ended by the end of the call
                     waits.append(time.perf_counter() - sent[ends[message["turn"]]])
-                errors += message["type"] == "error"
-            return errors
+                if message["type"] == "error" and message["code"] != _REFUSED:
+                    raise SystemExit(f"a turn got code {message['code']}: {message['error']}")
+                refused += message["type"] == "error"
+            return refused
 
         listening = asyncio.create_task(listen())
         begin = time.perf_counter()
@@ -77,14 +84,14 @@ async def call(url: str, pieces: Sequence[bytes], delay: float) -> tuple[list[fl
 
 
 async def calls(port: int, clips: Sequence[np.ndarray], number: int, seconds: float) -> tuple[list[float], int, float]:
-    """Make calls at once; returns all waits, the errors, and the seconds of audio."""
+    """Make calls at once; returns all waits, the number of refused turns, and the seconds of audio."""
     audio = [played(clips, each, seconds) for each in range(number)]
     url = f"ws://127.0.0.1:{port}/v1/stream"
     results = await asyncio.gather(
         *(call(url, pieces, _SPREAD_SECONDS * each / number) for each, pieces in enumerate(audio))
     )
     waits = [wait for each, _ in results for wait in each]
-    return waits, sum(errors for _, errors in results), sum(len(pieces) for pieces in audio) * 0.1
+    return waits, sum(refused for _, refused in results), sum(len(pieces) for pieces in audio) * 0.1
 
 
 def main() -> None:
@@ -96,11 +103,14 @@ def main() -> None:
     clips = [resample(*decode(turn.audio), RATE) for turn in example if turn.audio]
     with predictor(bundle, "--max-streams", str(options.calls)) as server:
         before = server.cpu_seconds()
-        waits, errors, audio = asyncio.run(calls(server.port, clips, options.calls, options.seconds))
+        waits, refused, audio = asyncio.run(calls(server.port, clips, options.calls, options.seconds))
         used = server.cpu_seconds() - before
         memory = server.resident_mb()
     p50, p99 = np.quantile(waits, (0.5, 0.99)) * 1000
-    print(f"{counted(options.calls, 'call')}, {counted(len(waits), 'turn')}, {counted(errors, 'error')}")
+    turns = len(waits) + refused
+    print(
+        f"{counted(options.calls, 'call')}, {counted(turns, 'turn')}, refused {refused} ({100 * refused / turns:.1f} %)"
+    )
     print(f"answer after the end of a turn: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
     print(f"real-time factor (CPU time of the server by audio): {used / audio:.4f}; resident {memory:.0f} MB")
 

@@ -11,7 +11,7 @@ import pytest
 from mistere.common.processes.child_environment import child_environment
 from pipelines.cli.commands import bench_script
 
-SERVING = ["score", "serve", "serving_fairness", "serving_speed", "shadow", "stream"]
+SERVING = ["dialogue_length", "score", "serve", "serving_fairness", "serving_speed", "shadow", "stream"]
 NO_EMBEDDINGS = {"context_turns": ["{}"], "published_settings": ["{}"], "meld_text": ["{}", "{}"]}
 
 
