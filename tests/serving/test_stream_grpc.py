@@ -204,7 +204,7 @@ def test_a_stop_answers_open_turns_and_ends_calls(bundle: str, tmp_path: Path) -
 
 
 def test_the_published_description_is_what_the_server_reads(tmp_path: Path) -> None:
-    folder = Path(grpc_stream.__file__).parent
+    folder = ROOT / "docs" / "examples"
     described = tmp_path / "described"
     assert protoc.main(["", f"-I{folder}", f"--descriptor_set_out={described}", "live_audio.proto"]) == 0
     (file,) = descriptor_pb2.FileDescriptorSet.FromString(described.read_bytes()).file
@@ -222,7 +222,7 @@ def test_the_grpc_client_of_the_guide_prints_labels(server: Server, tmp_path: Pa
     programs = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     (program,) = [each for each in programs if "import grpc" in each]
     (tmp_path / "call.wav").write_bytes(encoded(call(), RATE, "PCM_16"))
-    folder = Path(grpc_stream.__file__).parent
+    folder = ROOT / "docs" / "examples"
     options = [f"-I{folder}", f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}", "live_audio.proto"]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *options], check=True)
     result = subprocess.run(

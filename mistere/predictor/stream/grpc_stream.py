@@ -1,6 +1,6 @@
 """``live_audio.v1.LiveAudio/Stream``: a stream over gRPC, beside the Open Inference Protocol on its port.
 
-``live_audio.proto`` describes the messages to clients. Its two messages are declared again here, so that the server needs no generated
+``docs/examples/live_audio.proto`` describes the messages to clients. Its two messages are declared again here, so that the server needs no generated
 module; a test compares both.
 """
 
