@@ -16,6 +16,7 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ExitCode, UsageError
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.quantities import GIB, quantity
+from mistere.model.encoders.lookup.checkpoint_size import WeightSize
 from mistere.serving.deployment import Deployment
 from mistere.serving.kserve.bundle_needs import BundleNeeds, amounts_for, bundle_needs, check_room
 from mistere.serving.kserve.cluster_release import on_cluster
@@ -29,6 +30,8 @@ from pipelines.cli.doctor.result import run_group
 from pipelines.profiles import load_profile
 
 LARGE = 30 * 10**9
+HEADER = 1000
+"""Bytes of a header of safetensors."""
 DIGEST = "d" * 64
 IMAGE = "registry.example/predictor"
 SMALL = BundleNeeds(files=200 * 2**20, weights=(100 * 2**20, 80 * 2**20))
@@ -39,8 +42,11 @@ GPU = BundleNeeds(files=2_700_000_000, weights=(1_270_000_000, 1_420_000_000))
 
 
 def sparse(path: Path, size: int) -> None:
-    """A file of a size that takes no room."""
+    """A safetensors file of a size, in 16 bits, that takes no room."""
+    data = size - 8 - HEADER
+    header = {"weight": {"dtype": "BF16", "shape": [data // 2], "data_offsets": [0, data]}}
     with path.open("wb") as file:
+        file.write(HEADER.to_bytes(8, "little") + json.dumps(header).encode().ljust(HEADER))
         file.truncate(size)
 
 
@@ -212,7 +218,8 @@ def test_sizes_that_are_not_known_here_are_left_to_the_deployment(folder: Path) 
     config = load_profile(
         "tiny", [f"text.source=path:{folder}", "speech.source=s3://models/wavlm", "deployment.memory_limit=auto"]
     )
-    assert planned_sizes(config) == {"speech": None, "text": (LARGE, 2)}
+    weights = LARGE - 8 - HEADER
+    assert planned_sizes(config) == {"speech": None, "text": WeightSize(stored=weights, float32=2 * weights)}
     assert (
         check_planned_room(config) == "the models of text (27.9 GiB) fit; that of speech is known when it is deployed."
     )

@@ -29,7 +29,7 @@ from pipelines.compile import compile_pipeline
 from pipelines.profiles import load_profile
 from pipelines.train_image import check_train_image
 from tests.local.workshop import make_dataset, rows
-from tests.stand_ins.hub import BAD_TOKEN, GATED, SHA, TOKEN, Hub, hub_server
+from tests.stand_ins.hub import BAD_TOKEN, GATED, SHA, TOKEN, Hub, hub_server, use_endpoint, use_hub
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -40,20 +40,10 @@ def _server() -> Iterator[Hub]:
         yield hub
 
 
-def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """What ``HF_ENDPOINT`` sets when ``huggingface_hub`` is imported."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
-    template = "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", f"{url}{template}")
-
-
 @pytest.fixture
 def hub(_server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     """The hub's stand-in, with an empty cache and no token."""
-    use_endpoint(monkeypatch, _server.url)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    use_hub(monkeypatch, _server.url, tmp_path)
     _server.down = 0
     return _server
 

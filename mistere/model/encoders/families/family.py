@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.fused import FusedLayer
+from mistere.model.encoders.lookup.checkpoint_size import BaseWeights
 from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_pretrained
 
@@ -62,6 +63,11 @@ class Family(ABC):
     def export_base(cls, source: Path, target: Path) -> None:
         """Copy what the backbone needs from a ``transformers`` folder: configuration, weights, preprocessing."""
         copy_model_files(source, target)
+
+    @classmethod
+    def base_weights(cls, model_type: str) -> BaseWeights:
+        """What :meth:`export_base` keeps of the weights of a checkpoint, so that its size is known before it is downloaded."""
+        return BaseWeights()
 
     @classmethod
     @abstractmethod

@@ -15,6 +15,7 @@ from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
 from mistere.model.encoders.families.family import Family, pad_stack
 from mistere.model.encoders.images import Preprocessing
+from mistere.model.encoders.lookup.checkpoint_size import BaseWeights
 from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_pretrained
 
@@ -48,6 +49,11 @@ class ImageFrames(Family):
         for file in target.glob("*.safetensors*"):
             file.unlink()
         model.save_pretrained(str(target))
+
+    @classmethod
+    def base_weights(cls, model_type: str) -> BaseWeights:
+        """Of a CLIP with both towers, the vision tower in float32."""
+        return BaseWeights(names=r"^vision_model\.", float32=True) if model_type == "clip" else BaseWeights()
 
     @classmethod
     def write_random(cls, target: Path, seed: int, variant: str = "") -> None:

@@ -19,10 +19,13 @@ from mistere.common.parsing.documents import read_json
 from mistere.model.encoders.families.audio_language import AUDIO_TOKENS, AudioLanguage
 from mistere.model.encoders.families.decoder_text import write_byte_tokenizer
 from mistere.model.encoders.families.family import copy_model_files
+from mistere.model.encoders.lookup.checkpoint_size import BaseWeights
 
 _NAME: Final = re.compile(r"^(?:thinker\.)?(?:model\.)?(?P<part>audio_tower|language_model)\.(?P<rest>.+)")
 _TEXT_NAME: Final = re.compile(r"^(?:thinker\.)?model\.(?P<rest>(?:embed_tokens|layers|norm)\..+)")
 """As published, the language model's layers are directly below the thinker's model."""
+_KEPT: Final = r"^(?:thinker\.)?(?:(?:model\.)?(?:audio_tower|language_model)|model\.(?:embed_tokens|layers|norm))\."
+"""Both, without what is to be read of them."""
 _NO_VISION: Final = {"depth": 0, "hidden_size": 8, "intermediate_size": 8, "num_heads": 1, "out_hidden_size": 8}
 """A vision tower without layers, which is removed after loading."""
 
@@ -54,8 +57,15 @@ class Omni(AudioLanguage):
         if not _export_weights(source, target):
             raise UsageError(f"encoder {source}: its weights hold no audio_tower and no language model.")
         kept = {**thinker, "model_type": "qwen2_5_omni_thinker", "architectures": ["Qwen2_5OmniThinkerModel"]}
+        if stored := config.get("dtype", config.get("torch_dtype")):
+            kept.setdefault("dtype", stored)  # the type of the weights may be stated for the whole model only
         kept["vision_config"] = {**_NO_VISION, "model_type": "qwen2_5_omni_vision_encoder"}
         (target / "config.json").write_text(json.dumps(kept, indent=1, sort_keys=True), encoding="utf-8")
+
+    @classmethod
+    def base_weights(cls, model_type: str) -> BaseWeights:
+        """The audio tower and the language model, without its output layer."""
+        return BaseWeights(names=_KEPT)
 
     @classmethod
     def write_random(cls, target: Path, seed: int, variant: str = "") -> None:

@@ -21,6 +21,7 @@ from mistere.common.parsing.documents import read_json
 from mistere.model.encoders.families.family import Family, attention_bias, copy_model_files, pad_stack, save_half
 from mistere.model.encoders.fused import MOST_POSITIONS, FusedConvolution, FusedLayer, LayerParts, fused_states
 from mistere.model.encoders.inputs.power_spectrum import power_spectra
+from mistere.model.encoders.lookup.checkpoint_size import BaseWeights
 from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_pretrained
 
@@ -60,6 +61,11 @@ class Whisper(Family):
             {name: tensor.contiguous() for name, tensor in model.encoder.state_dict().items()},
             target / "model.safetensors",
         )
+
+    @classmethod
+    def base_weights(cls, model_type: str) -> BaseWeights:
+        """The encoder, in float32."""
+        return BaseWeights(names=r"^(?:model\.)?encoder\.", float32=True)
 
     @classmethod
     def write_random(cls, target: Path, seed: int, variant: str = "") -> None:

@@ -5,10 +5,14 @@ A bare name (``bert-base-uncased``) means the hub unless a folder has it. What w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.parsing.documents import read_json
+from mistere.model.encoders.lookup.checkpoint_size import StoredWeight
 
 _SECONDS: Final = 10.0
 _FILES: Final = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.model"]
@@ -77,8 +81,25 @@ def check_hub_model(name: str) -> None:
         )
 
 
-def hub_weight_bytes(name: str) -> int:
-    """The bytes of a model's safetensors weights, as the hub states them; 0 if it does not answer.
+@dataclass(frozen=True)
+class HubCheckpoint:
+    """What the hub says of a model's weights.
+
+    Attributes:
+        commit: the revision's commit.
+        model_type: from its configuration; empty if the hub does not state it.
+        files: bytes of the safetensors files by name.
+        counts: numbers of weights by type, such as ``BF16``; empty if the hub does not state them.
+    """
+
+    commit: str
+    model_type: str
+    files: dict[str, int]
+    counts: dict[str, int]
+
+
+def hub_checkpoint(name: str) -> HubCheckpoint | None:
+    """Ask the hub for the sizes and types of a model's weights; None if it does not answer.
 
     Args:
         name: ``NAME`` or ``NAME@REVISION``.
@@ -89,9 +110,44 @@ def hub_weight_bytes(name: str) -> int:
     try:
         info = HfApi().model_info(repository, revision=revision or None, timeout=_SECONDS, files_metadata=True)
     except _errors():
-        return 0
-    weights = [file for file in info.siblings or [] if "/" not in file.rfilename]
-    return sum(file.size or 0 for file in weights if file.rfilename.endswith(".safetensors"))
+        return None
+    root = {file.rfilename: file.size or 0 for file in info.siblings or [] if "/" not in file.rfilename}
+    files = {file: size for file, size in root.items() if file.endswith(".safetensors")}
+    model_type = str((info.config or {}).get("model_type", ""))
+    counts = dict(info.safetensors.parameters) if info.safetensors else {}
+    return HubCheckpoint(str(info.sha), model_type, files, counts)
+
+
+def hub_configuration(name: str, commit: str) -> dict[str, Any]:
+    """The ``config.json`` of a model; empty if the hub does not give it, or it is no object."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        content = read_json(Path(hf_hub_download(name.partition("@")[0], "config.json", revision=commit)))
+    except _errors():
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def hub_stored_weights(name: str, commit: str, files: Iterable[str]) -> list[StoredWeight] | None:
+    """The tensors of safetensors files on the hub: their headers alone are downloaded.
+
+    Returns:
+        None if the hub does not give them, as those of a gated model without access.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import SafetensorsParsingError
+
+    api, repository = HfApi(), name.partition("@")[0]
+    failures: tuple[type[BaseException], ...] = (*_errors(), SafetensorsParsingError)
+    tensors: list[StoredWeight] = []
+    for file in files:
+        try:
+            header = api.parse_safetensors_file_metadata(repository, file, revision=commit, timeout=_SECONDS)
+        except failures:
+            return None
+        tensors += [StoredWeight(key, one.dtype, one.parameter_count) for key, one in header.tensors.items()]
+    return tensors
 
 
 def _is_cached(repository: str, revision: str) -> bool:
