@@ -110,7 +110,14 @@ class OnnxModel(Manifest):
     precision: Literal["float32", "int8"]
     bundle: ModelBundle = Field(description="The source bundle's manifest, without files and provenance.")
     bundle_digest: Segment
-    difference: float = Field(description="Largest difference of a probability from the bundle's, in float32.")
+    difference: float = Field(
+        description="Largest difference of a probability from the bundle's, of the graphs in float32."
+    )
+    int8_difference: float | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,  # models in float32 keep their digests
+        description="The same of the graphs in 8-bit integers, which are those in the folder; none in float32.",
+    )
     figures: dict[str, float] = Field(
         default_factory=dict, description="Of the check on a dataset: weighted F1 and its paired difference."
     )

@@ -55,7 +55,12 @@ def export(
         str | None,
         typer.Option(help="A registered version (3, @challenger, MODEL/3) or a bundle; by default the champion."),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantise to 8-bit integers: a quarter of the size.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise to 8-bit integers: a quarter of the size; needs --data.")
+    ] = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Let --int8 write a model whose loss no --data measures.")
+    ] = False,
     data: Annotated[
         str,
         typer.Option(
@@ -82,7 +87,7 @@ def export(
     """
     from pipelines.cli.commands.export import export as command
 
-    measure = {"data": data, "split": split, "dialogues": dialogues, "margin": margin}
+    measure = {"unchecked": unchecked, "data": data, "split": split, "dialogues": dialogues, "margin": margin}
     raise typer.Exit(command(target, model, output, store, tracking, int8=int8, **measure))  # type: ignore[arg-type]
 
 

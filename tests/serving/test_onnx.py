@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from mistere.model.onnx.session import GraphSession
 from mistere.model.readable_dialogues import readable
 from mistere.predictor.server import _load_verified, check_onnx_options
 from pipelines.cli.commands.export import deciding_margin, examples
+from pipelines.cli.commands.export import export as export_command
 from tests.local.workshop import mistere
 from tests.serving.conftest import LABELS, ROOT, Server, Utterance, clip, launch
 
@@ -147,6 +149,8 @@ def test_int8_computes_in_integers_and_is_compared_on_a_dataset(bundle: str, tmp
     ]
     manifest = export(bundle, tmp_path / "int8", int8=True, dialogues=lambda: labelled, margin=1.0)
     assert manifest.precision == "int8" and manifest.figures["bundle.weighted_f1"] == 1.0
+    written = json.loads((tmp_path / "int8" / MANIFEST).read_text())
+    assert 0 < written["difference"] < 1e-4 < written["int8_difference"] < 1, "of the graphs before and after"
     assert manifest.figures["turns"] == 25 and manifest.figures["difference.weighted_f1.low"] <= 0
     for name in ("mixture.onnx", "text/encoder.onnx", "speech/encoder.onnx"):
         assert b"MatMulInteger" in (tmp_path / "int8" / name).read_bytes()
@@ -364,6 +368,34 @@ def test_a_panic_of_a_library_is_one_sentence(exported: Path, monkeypatch: pytes
     monkeypatch.setattr("mistere.predictor.warm_up.predict_once", fail)
     with pytest.raises(ArtifactError, match=r"cannot predict an utterance \(index out of bounds\); export"):
         serve_until_loaded(exported)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"int8": True},
+            "--int8 changes the model's answers: name a labelled dataset with --data.* or .* with --unchecked",
+        ),
+        (
+            {"int8": True, "unchecked": True, "data": "data/sample"},
+            "--unchecked is for --int8 without --data: leave it out",
+        ),
+        ({"unchecked": True}, "--unchecked is for --int8 without --data: leave it out"),
+    ],
+)
+def test_int8_is_measured_or_its_lack_is_asked_for(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        export_command(tmp_path / "model", "no such bundle", tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.long
+def test_an_unmeasured_model_in_int8_comes_with_a_warning(bundle: str, tmp_path: Path) -> None:
+    done = mistere("export", str(tmp_path / "model"), "--model", bundle, "--int8", "--unchecked")
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: nothing shows that this model in int8 is as good as the bundle" in done.stdout
+    assert re.search(r"probabilities in int8 differ by up to \d", done.stdout)
 
 
 @pytest.mark.long

@@ -44,12 +44,10 @@ class Exported:
     Attributes:
         manifest: as it was written.
         quality: weighted F1 beside the bundle's; None without a dataset.
-        int8_difference: largest difference of a probability in 8-bit integers; None in float32.
     """
 
     manifest: OnnxModel
     quality: QualityDifference | None
-    int8_difference: float | None
 
     @property
     def size(self) -> int:
@@ -135,14 +133,19 @@ def export_model(
             quality = quality_difference(model, exported, dialogues(), model.labels)
             if margin is not None:
                 _check_quality(quality, margin)
-        update: dict[str, Any] = {"difference": difference, "precision": "int8" if int8 else "float32"}
-        manifest = with_files(manifest.model_copy(update={**update, "figures": _figures(quality)}), work)
+        update: dict[str, Any] = {
+            "difference": difference,
+            "int8_difference": int8_difference,
+            "precision": "int8" if int8 else "float32",
+            "figures": _figures(quality),
+        }
+        manifest = with_files(manifest.model_copy(update=update), work)
         (work / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         work.chmod(0o755)
         work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Exported(manifest, quality, int8_difference)
+    return Exported(manifest, quality)
 
 
 def _write_encoder(embedder: Embedder, folder: Path) -> EncoderGraph:

@@ -40,6 +40,7 @@ def export(
     tracking: str | None = None,
     *,
     int8: bool = False,
+    unchecked: bool = False,
     data: str = "",
     split: str = "dev",
     dialogues: int = 200,
@@ -53,7 +54,8 @@ def export(
         output: the output directory of ``mistere run``.
         store: the store; None for that of the output directory.
         tracking: the tracking server that belongs to the store.
-        int8: quantise the graphs to 8-bit integers.
+        int8: quantise the graphs to 8-bit integers, which needs ``data``.
+        unchecked: quantise them without.
         data: a dataset to compare weighted F1 on; empty for none.
         split: of the dataset; on test, weighted F1 is reported and decides nothing.
         dialogues: the first of the split, at most as many.
@@ -63,12 +65,19 @@ def export(
         0, or 3 if it may lose more than the margin; nothing is written then.
 
     Raises:
-        UsageError: there is no such model or dataset, or the folder exists.
+        UsageError: there is no such model or dataset, the folder exists, or 8-bit integers are wanted without a dataset.
         DataError: the dataset is damaged or has no labels.
         MistereError: an encoder cannot be exported, or the exported model differs from the bundle.
     """
     if split not in SPLITS:
         raise UsageError(f"--split: there is no split {split!r}{did_you_mean(split, SPLITS)}")
+    if int8 and not data and not unchecked:
+        raise UsageError(
+            "--int8 changes the model's answers: name a labelled dataset with --data, which measures by how much, or write the model "
+            "unmeasured with --unchecked."
+        )
+    if unchecked and (data or not int8):
+        raise UsageError("--unchecked is for --int8 without --data: leave it out.")
     from mistere.model.onnx.session import check_packages
 
     check_packages()
@@ -127,8 +136,8 @@ def _show(exported: Exported, target: Path) -> None:
         f"{target}: {exported.size / 1e6:.1f} MB in {manifest.precision}, from bundle {manifest.bundle_digest[:12]}"
     )
     print_text(f"probabilities in float32 differ by up to {manifest.difference:.1e} from the bundle's")
-    if exported.int8_difference is not None:
-        print_text(f"probabilities in int8 differ by up to {exported.int8_difference:.2g}")
+    if manifest.int8_difference is not None:
+        print_text(f"probabilities in int8 differ by up to {manifest.int8_difference:.2g} from the bundle's")
     if exported.quality is not None:
         one = exported.quality
         gap = one.difference
@@ -145,5 +154,7 @@ def _show(exported: Exported, target: Path) -> None:
                 f"first: {one.undecodable[0]}"
             )
     elif manifest.precision == "int8":
-        print_text("weighted F1 was not compared: name a dataset with --data")
+        print_text(
+            "WARNING: nothing shows that this model in int8 is as good as the bundle: weighted F1 was not compared; export again with --data"
+        )
     print_text(f"serve it with `mistere serve --onnx {target}`")
