@@ -19,6 +19,7 @@ from mistere.config.predictor_options import check_variables, is_option, with_va
 Mode = Literal["local", "standard", "knative"]
 SMALLEST: Final = {"cache": "8Gi", "memory": "2Gi", "memory_limit": "4Gi"}
 """What ``auto`` means at least, for each setting that may be ``auto``."""
+_KNATIVE_SECONDS: Final = 300
 
 
 def _normalized_keys(text: str) -> str:
@@ -80,6 +81,8 @@ class DeploymentConfig(Section):
             ``predictor.shadow`` with its address.
         other_inputs: release a model that does not understand the requests of the deployed model's clients, because it takes vectors instead of
             texts and recordings, or other vectors. Otherwise such a release ends with an error, and the deployed model stays.
+        request_timeout: seconds after which what passes requests on ends one, and a stream of live audio likewise. 0: never in Standard mode; after
+            300 s, its own default, in Knative mode, which has no "never" and takes at most 600 s as it is installed.
         ready_timeout: time limit until the predictor is ready, seconds; on a cluster at least 60 s and the time of a download
             of the bundle at 40 MiB/s.
         tolerance: largest allowed difference between the endpoint's and the offline probabilities.
@@ -116,6 +119,7 @@ class DeploymentConfig(Section):
     predictor: PredictorConfig = PredictorConfig()
     shadow: bool = False
     other_inputs: bool = False
+    request_timeout: int = Field(default=0, ge=0, le=7 * 86400)
     ready_timeout: float = Field(default=120.0, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
     half_tolerance: float = Field(default=0.02, gt=0)
@@ -146,6 +150,14 @@ class DeploymentConfig(Section):
         has_gpu = self.mode == "local" or self.gpus > 0  # a machine may have one
         is_half = self.predictor.dtype == "auto" and self.predictor.device != "cpu" and has_gpu
         return self.predictor.dtype in ("auto", "float32") and not is_half and not self.predictor.int8
+
+    @property
+    def request_seconds(self) -> int:
+        """Seconds after which a request is ended on its way to the predictor; 0 for never.
+
+        KServe passes its timeout on to Knative, where 0 means the default, 300 s (knative/serving, pkg/apis/serving/v1/revision_defaults.go).
+        """
+        return self.request_timeout or (_KNATIVE_SECONDS if self.mode == "knative" else 0)
 
     def with_amounts(self, amounts: Mapping[str, Any] | None = None) -> DeploymentConfig:
         """The section with amounts in place of ``auto``; the smallest ones for those that are not given."""

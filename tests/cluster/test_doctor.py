@@ -588,6 +588,9 @@ def test_the_deployment_mode_selects_the_checks(kubernetes_api: KubernetesApi) -
     served = cluster_results("deployment.mode=standard", "deployment.storage_secret=serving")
     assert served["right to deploy"].status == "failed" and served["KServe's mode"].status == "ok"
     assert "there is no secret serving in namespace mistere" in served["of the predictor"].sentence
+    remote = plan("sample", "deployment.mode=knative", host="https://kfp.example.org")
+    cut = results_of(local_machine.group(remote))["deployment"]
+    assert cut.status == "note" and "ends each stream of live audio after 300 s" in cut.sentence
     knative = cluster_results("deployment.mode=knative")["KServe's mode"]
     assert knative.status == "failed" and "Knative Serving is not installed" in knative.sentence
 

@@ -104,6 +104,13 @@ def test_a_route_counts_once_its_gateway_has_taken_it(parents: list[dict[str, An
     assert found == expected == "" or (expected and expected in found)
 
 
+def test_the_route_has_a_time_limit_only_if_one_is_set() -> None:
+    """A controller may refuse a route with the field, so that its absence is the default."""
+    assert "timeouts" not in http_route(FULL, 10)["spec"]["rules"][0]
+    limited = http_route(FULL.model_copy(update={"request_timeout": 900}), 10)
+    assert limited["spec"]["rules"][0]["timeouts"] == {"request": "900s"}
+
+
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValidationError, match="must ascend"):
         CanaryConfig(steps=[10, 10])

@@ -16,7 +16,7 @@ from mistere.config.base import Toleration
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
 from mistere.serving.kserve.inference_service import candidate_of, inference_service, revision_of
-from mistere.serving.kserve.supported_settings import check_support
+from mistere.serving.kserve.supported_settings import check_support, stream_limit
 from pipelines.profiles import load_profile
 
 CRD = Path(__file__).resolve().parents[2].parent / "shared" / "crds" / "serving.kserve.io_inferenceservices.yaml"
@@ -189,6 +189,36 @@ def test_knative_manifests_have_no_field_that_knative_rejects() -> None:
     assert container["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert predictor["annotations"]["serving.knative.dev/progress-deadline"] == "120s"
+
+
+def test_nothing_ends_a_stream_of_live_audio_but_what_is_set() -> None:
+    """KServe's own default is 60 s; 0 is no limit in an HTTPRoute (Standard mode), and Knative's default of 300 s there."""
+
+    def timeout(**settings: object) -> int:
+        return int(manifest(DeploymentConfig.model_validate(settings))["spec"]["predictor"]["timeout"])
+
+    assert (timeout(mode="standard"), timeout(mode="knative")) == (0, 300)
+    assert timeout(mode="standard", request_timeout=90) == timeout(mode="knative", request_timeout=90) == 90
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["standard"], ""),
+        (["local", "deployment.request_timeout=60"], ""),
+        (["standard", "deployment.request_timeout=60"], "ends each stream of live audio after 60 s; 0 lets it last."),
+        (["knative"], "Knative ends each stream of live audio after 300 s (deployment.request_timeout): deploy with"),
+        (
+            ["knative", "deployment.request_timeout=900"],
+            "after 900 s (deployment.request_timeout); more than 600 s need max-rev",
+        ),
+        (["knative", "deployment.predictor.max_streams=0"], ""),
+        (["knative", "modalities=[text]"], ""),
+    ],
+)
+def test_what_cuts_streams_is_said_before_a_run(settings: list[str], sentence: str) -> None:
+    found = stream_limit(load_profile("tiny", [f"deployment.mode={settings[0]}", *settings[1:]]))
+    assert found == sentence == "" or (sentence and sentence in found)
 
 
 def test_standard_mode_keeps_all_pods_during_a_rollout() -> None:

@@ -71,7 +71,9 @@ def inference_service(
     predictor: dict[str, Any] = {
         "minReplicas": config.min_replicas,
         "maxReplicas": config.max_replicas,
-        "timeout": 60,
+        # In Standard mode KServe writes it into its HTTPRoute (timeouts.request, 60 s without it: httproute_reconciler.go), where 0s means
+        # never (Gateway API); in Knative mode it is the revision's timeoutSeconds, which ends WebSockets, too (knative/serving issue 16638).
+        "timeout": config.request_seconds,
         "annotations": {_BUNDLE_ANNOTATION: digest},
         "labels": {**labels, BUNDLE_LABEL: digest[:12]},
         "serviceAccountName": SERVICE_ACCOUNT,

@@ -6,6 +6,7 @@ from typing import Final
 
 from mistere.common.errors import UsageError
 from mistere.config.deployment import DeploymentConfig
+from mistere.config.loader import Config
 from mistere.config.predictor import BUNDLE_STORE, LOCAL_SHADOW
 from mistere.serving.kserve.inference_service import CANDIDATE
 
@@ -88,6 +89,28 @@ def check_cluster_support(config: DeploymentConfig) -> None:
             "deployment.node_selector and deployment.tolerations need deployment.mode=standard: Knative rejects both in its "
             "default configuration."
         )
+
+
+def stream_limit(config: Config) -> str:
+    """After what time streams of live audio are cut in a run's deployment, as a sentence; empty if nothing here cuts them.
+
+    Knative's proxy in the pod ends a WebSocket when the revision's timeout has passed, however much it carries (knative/serving issues 16169
+    and 16638, versions 1.19 and 1.21).
+    """
+    deployment = config.deployment
+    seconds = deployment.request_seconds
+    hears = any(encoder.kind == "audio" for encoder in config.encoders().values())
+    if deployment.mode == "local" or not (seconds and deployment.predictor.max_streams and hears):
+        return ""
+    if deployment.mode == "standard":
+        return f"deployment.request_timeout ends each stream of live audio after {seconds} s; 0 lets it last."
+    above = (
+        "; more than 600 s need max-revision-timeout-seconds in its ConfigMap config-defaults" if seconds > 600 else ""
+    )
+    return (
+        f"Knative ends each stream of live audio after {seconds} s (deployment.request_timeout){above}: deploy with deployment.mode=standard "
+        "if calls may last longer, or set deployment.predictor.max_streams=0 if there are none."
+    )
 
 
 def _check_predictor(config: DeploymentConfig) -> None:

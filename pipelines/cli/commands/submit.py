@@ -18,6 +18,7 @@ from mistere.engine.stage import RunContext, new_run_id
 from mistere.registry.release.champion import read_champion
 from mistere.runs.outcome import has_stages
 from mistere.runs.run_info import RunOrigin, write_run_info
+from mistere.serving.kserve.supported_settings import stream_limit
 from pipelines.bundle_estimate import check_planned_room, hidden_options
 from pipelines.catalogue import RETRAINING, SCORING, find_pipeline
 from pipelines.cli.drift import drift_guard
@@ -95,8 +96,8 @@ def submit(
     check_train_image(config)
     if chosen is RETRAINING:
         check_planned_room(config)
-        if hidden := hidden_options(config.deployment):
-            print_text(hidden)
+        for sentence in filter(None, (hidden_options(config.deployment), stream_limit(config))):
+            print_text(sentence)
     target = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)
     if chosen is RETRAINING and (notice := release_notice(config.gate, tree.commit, tree.dirty, tree.uncommitted)):

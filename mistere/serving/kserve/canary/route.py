@@ -66,6 +66,7 @@ def http_route(config: DeploymentConfig, share: int | None, *, receives: bool = 
     parent = {"name": gateway.name, "namespace": gateway.namespace or config.namespace}
     if gateway.listener:
         parent["sectionName"] = gateway.listener
+    limit = config.request_timeout
     backends = [_backend(config.service, 100 if share is None else 100 - share)]
     if share is not None:
         backends.append(_backend(candidate_name(config.service), share))
@@ -81,7 +82,8 @@ def http_route(config: DeploymentConfig, share: int | None, *, receives: bool = 
         "spec": {
             "parentRefs": [parent],
             **({"hostnames": list(gateway.hostnames)} if gateway.hostnames else {}),
-            "rules": [{"backendRefs": backends}],
+            # Only if it is set: a controller may refuse a route with this field, as GKE's does (kserve/kserve issue 5311).
+            "rules": [{"backendRefs": backends, **({"timeouts": {"request": f"{limit}s"}} if limit else {})}],
         },
     }
 

@@ -12,7 +12,7 @@ from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.digests.git_problems import missing_commit
 from mistere.common.paths import LOCK_FILE, cache_directory, require_cache
 from mistere.kubernetes.images import IMAGES_LOCK
-from mistere.serving.kserve.supported_settings import check_cluster_support
+from mistere.serving.kserve.supported_settings import check_cluster_support, stream_limit
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
 from pipelines.cli.output.release_notice import release_notice
@@ -128,4 +128,6 @@ def _deployment(plan: Plan) -> CheckResult:
     if not plan.on_a_cluster:
         return ok("local: a run on this machine deploys no service.")
     check_cluster_support(deployment)
-    return ok(f"deployment.mode={deployment.mode}.")
+    mode = f"deployment.mode={deployment.mode}."
+    limit = stream_limit(plan.config)
+    return note(f"{mode} {limit}") if limit else ok(mode)
