@@ -30,8 +30,8 @@ NOT_IN_IMAGES = frozenset(
 )
 """Files in the folders of the layers that no image holds: what ``mistere compile`` writes, and the schedules."""
 BUILD_FILES = (
-    "docker/Dockerfile", "docker/install.sh", "docker/index.sh", "docker/debian_packages.py", "docker/*.lock",
-    "pyproject.toml", "requirements*.lock",
+    "docker/Dockerfile", "docker/install.sh", "docker/index.sh", "docker/debian_install.sh", "docker/debian_packages.py",
+    "docker/*.lock", "pyproject.toml", "requirements*.lock",
 )  # fmt: skip
 """Glob patterns of the other files that an image is built from."""
 _NAMES_A_VERSION = ("pipelines/images.lock.yaml", "**/*.dvc", ".dvc/config")

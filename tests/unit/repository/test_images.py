@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mistere.common.digests.code import closure, statements
+from mistere.common.digests.code import BUILD_FILES, closure, statements
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, image, read_images
@@ -204,6 +204,20 @@ def test_images_run_as_a_non_root_user_and_have_labels() -> None:
         stage = dockerfile.partition(f" AS {role}\n")[2].partition("\nFROM ")[0]
         assert "USER 10001:10001" in stage
         assert "org.opencontainers.image.revision" in stage and "org.opencontainers.image.version" in stage
+
+
+def test_the_predictor_alone_has_libopus_in_its_image_and_in_its_sbom() -> None:
+    """Live audio in Opus needs it; the version is pinned, Debian's security updates of it are not."""
+    dockerfile = (DOCKER / "Dockerfile").read_text()
+    installing = {
+        stage.partition("\n")[0]: re.findall(r"debian_install\.sh '([^']+)'", stage)
+        for stage in re.split(r"^FROM \S+ AS ", dockerfile, flags=re.MULTILINE)
+    }
+    packages = {stage: names for stage, names in installing.items() if names}
+    assert packages == {stage: ["libopus0=1.3.1-*"] for stage in ("predictor-packages", "predictor")}
+    sbom = dockerfile.partition(" AS predictor-packages\n")[2].partition("\nFROM ")[0]
+    assert sbom.index("debian_install.sh '") < sbom.index("install.sh predictor"), "the SBOM is written after it"
+    assert "docker/debian_install.sh" in BUILD_FILES
 
 
 def test_makefile_and_image_tools_pin_the_same_uv() -> None:
