@@ -47,7 +47,7 @@ from tests.e2e import object_store
 from tests.e2e.cluster import Cluster, running
 from tests.e2e.compiled_pipeline import SECRETS_VARIABLE, CompiledPipeline
 from tests.e2e.containers import CONFINED, CONFINEMENT, no_container_left, podman
-from tests.e2e.exported import serve_export
+from tests.e2e.exported import serve_student
 from tests.e2e.pods import Namespace, PredictorPod, step_container, storage_secret, wait_for
 from tests.local.servers import mlflow_server, postgresql, programs
 
@@ -180,6 +180,11 @@ def ask_predictor(tracking: str, config: Config, cluster: Cluster) -> str:
     confined = podman("exec", name, "python3", "-c", CONFINEMENT)
     if confined != CONFINED:
         raise MistereError(f"the predictor's container is not confined: {confined}.")
+    opus = podman(
+        "exec", name, "python3", "-c", "from mistere.predictor.stream.opus import has_opus; print(has_opus())"
+    )
+    if opus != "True":
+        raise MistereError("the predictor's container cannot decode Opus.")
     return (
         f"the InferenceService {service} answered {len(example.dialogue)} utterances by REST and gRPC; largest difference from "
         f"the offline evaluation {worst:.1e}; user 10001, no capabilities, read-only root"
@@ -264,9 +269,7 @@ def main(profile: str) -> int:
             return outcome.exit_code
         progress(ask_predictor(tracking, config, cluster))
         deployed = read_deployment(open_store(STORE), config.deployment.service)
-        example = read_example(open_artifact(open_store(STORE), ModelBundle, deployed.bundle_digest).path)
-        assert example is not None, "ask_predictor has read it"
-        progress(serve_export(deployed.bundle_location, example, folder))
+        progress(serve_student(deployed.bundle_location, profile, folder))
     if podman("ps", "--all", "--quiet", "--filter", f"label=mistere.e2e={label}"):
         raise MistereError("a container was left behind.")
     codes = [ended.exit_code for ended in PredictorPod.ended]
