@@ -13,7 +13,8 @@ from mistere.metrics.classification import DialogueBootstrap, Interval, confusio
 
 PREFIX = "dev.modalities."
 _RESAMPLES = 2000
-_EVERY_SUBSET = 3
+EVERY_SUBSET = 3
+"""Of up to this many modalities every subset is compared."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class SubsetScore:
     Attributes:
         modalities: names, in order.
         weighted_f1: with its interval.
-        difference: this subset minus all modalities, paired over the same resampled dialogues; 0 for all modalities.
+        difference: this subset minus the first, paired over the same resampled dialogues; 0 for the first, which has all modalities
+            unless stated otherwise.
     """
 
     modalities: tuple[str, ...]
@@ -38,15 +40,31 @@ class SubsetScore:
 
 @dataclass(frozen=True)
 class ModalityChoice:
-    """The scores of all subsets; the first has all modalities."""
+    """The scores of all subsets; the first has all modalities.
+
+    Attributes:
+        subsets: the scores.
+        applied: whether the model uses the winner; otherwise it uses all modalities, and the comparison only informs.
+    """
 
     subsets: Sequence[SubsetScore]
+    applied: bool = True
 
     @property
-    def chosen(self) -> SubsetScore:
+    def winner(self) -> SubsetScore:
         """All modalities, unless a subset is significantly better; of several such subsets, the best on dev."""
         better = [subset for subset in self.subsets[1:] if subset.better]
         return max(better, key=lambda subset: subset.weighted_f1.value, default=self.subsets[0])
+
+    @property
+    def chosen(self) -> SubsetScore:
+        """The subset that the model uses."""
+        return self.winner if self.applied else self.subsets[0]
+
+    @property
+    def hurting(self) -> list[str]:
+        """The modalities that the winner does without."""
+        return [name for name in self.subsets[0].modalities if name not in self.winner.modalities]
 
     @property
     def left_out(self) -> list[str]:
@@ -67,18 +85,22 @@ class ModalityChoice:
     def sentence(self) -> str:
         """The choice in one sentence."""
         every = " and ".join(self.subsets[0].modalities)
-        if self.left_out:
-            chosen, hurts = self.chosen, plural(len(self.left_out), "hurts and is", "hurt and are")
+        if self.hurting:
+            winner, hurt = self.winner, plural(len(self.hurting), "hurts", "hurt")
+            if self.applied:
+                end = f" and {plural(len(self.hurting), 'is', 'are')} left out"
+            else:
+                end = ", but all are used; mixture.modalities=auto leaves out what hurts"
             return (
-                f"On dev, {' and '.join(chosen.modalities)} alone scores {_points(chosen.difference)} points of weighted F1 "
-                f"against {every}: {' and '.join(self.left_out)} {hurts} left out."
+                f"On dev, {' and '.join(winner.modalities)} alone scores {points(winner.difference)} points of weighted F1 "
+                f"against {every}: {' and '.join(self.hurting)} {hurt}{end}."
             )
         best = max(self.subsets[1:], key=lambda subset: subset.weighted_f1.value, default=None)
         if best is None:
             return f"{every} is the only modality."
         return (
             f"On dev, no subset of the modalities is significantly better than {every}, so all are used; the best one, "
-            f"{' and '.join(best.modalities)}, scores {_points(best.difference)} points of weighted F1 against it."
+            f"{' and '.join(best.modalities)}, scores {points(best.difference)} points of weighted F1 against it."
         )
 
     def metrics(self) -> dict[str, float]:
@@ -117,7 +139,7 @@ def choice_from_metrics(metrics: Mapping[str, float]) -> ModalityChoice | None:
 def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
     """The subsets to compare, all modalities first: every one of up to three modalities; of more, all, all but one, and one."""
     count = len(names)
-    sizes = range(count, 0, -1) if count <= _EVERY_SUBSET else (count, count - 1, 1)
+    sizes = range(count, 0, -1) if count <= EVERY_SUBSET else (count, count - 1, 1)
     return [subset for size in sizes for subset in combinations(names, size)]
 
 
@@ -131,7 +153,7 @@ def compare_subsets(
     """Compare subsets with 95 % intervals from resampled dialogues.
 
     Args:
-        predictions: of each subset, classes ``[N]`` for each seed; the first subset has all modalities.
+        predictions: of each subset, classes ``[N]`` for each seed; differences are to the first.
         true: classes ``[N]``.
         dialogues: the dialogue of each utterance ``[N]``.
         classes: number of labels.
@@ -159,6 +181,7 @@ def compare_subsets(
     )
 
 
-def _points(difference: Interval) -> str:
+def points(difference: Interval) -> str:
+    """A difference in points with its interval: ``+1.2 [-0.3, +2.8]``."""
     value, low, high = (100 * one for one in (difference.value, difference.low, difference.high))
     return f"{value:+z.1f} [{low:+z.1f}, {high:+z.1f}]"

@@ -30,6 +30,14 @@ def train(
         str | None,
         typer.Option(help="Parts to leave out: gate,contrastive,kl,context,modality_dropout,fusion."),
     ] = None,
+    compare_modalities: Annotated[
+        bool | None,
+        typer.Option(
+            "--compare-modalities/--no-compare-modalities",
+            help="Also train with every subset of the modalities and compare them on dev; by default where that is cheap.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -53,7 +61,9 @@ def train(
 
     parts = [part.strip() for part in ablate.split(",") if part.strip()] if ablate else []
     place = registry if register else None
-    raise typer.Exit(command(embeddings, profile, settings or [], seeds, parts, output, track, place))
+    raise typer.Exit(
+        command(embeddings, profile, settings or [], seeds, parts, output, track, place, compare_modalities)
+    )
 
 
 @experiment_app.command()

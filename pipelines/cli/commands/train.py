@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mistere.common.counting import percent
@@ -49,6 +48,7 @@ def train(
     output: Path | None,
     tracking_uri: str | None,
     registry: Path | None = None,
+    compare: bool | None = None,
 ) -> int:
     """Train and evaluate the mixture, print the results and write the output.
 
@@ -64,6 +64,7 @@ def train(
         output: folder of the results; None for a new one.
         tracking_uri: the MLflow server; None for none.
         registry: the output directory to register the model in; None for none.
+        compare: whether to compare the subsets of the modalities; None where that is cheap.
 
     Returns:
         The exit code: 0, or that of the registration.
@@ -96,7 +97,7 @@ def train(
     location = registry_location(registry, None, None, create=True) if registry else None
     if location is not None:
         check_tracking(location.tracking_uri)
-    _train(embeddings, profile_config, data, seeds, parts, tracking_uri, folder)
+    _train(embeddings, profile_config, data, seeds, parts, tracking_uri, folder, compare)
     if location is None:
         return 0
     from pipelines.cli.commands.registry.register import SECTIONS, register
@@ -129,14 +130,17 @@ def _train(
     parts: Sequence[str],
     tracking_uri: str | None,
     folder: TrainingFolder,
+    compare: bool | None,
 ) -> None:
     from mistere.model.mixture.automatic_settings import TrainSize, automatic_values, describe, resolve
     from mistere.model.mixture.modality_subsets import train_subsets
     from mistere.model.mixture.training import train_mixture
     from pipelines.cli.experiments.ablation import ablate
     from pipelines.cli.experiments.figures import as_json, summarize
+    from pipelines.cli.experiments.modality_comparison import compare_modalities
     from pipelines.cli.experiments.report import best_on_dev, render
     from pipelines.cli.experiments.trial import Quiet, run_trial, seeds_of
+    from pipelines.cli.output.modality_table import modality_table
 
     mixture = profile_config.mixture
 
@@ -188,6 +192,9 @@ def _train(
         ]
         figures = summarize(trials, data, profile_config.evaluation)
         ablation = ablate(parts, mixture, data, trials, profile_config.evaluation, train_once) if parts else None
+        if choice is None:
+            configs = seeds_of(profile_config.mixture, seeds)
+            choice = compare_modalities(configs, data, trials, train_subset, console.print, compare)
     best = best_on_dev(trials)
     page = render(
         mixture, data, trials, best, figures, ablation, str(embeddings), choice, automatic=describe(automatic, size)
@@ -195,7 +202,9 @@ def _train(
     _write(folder, data, best, page, as_json(figures, trials, ablation, choice, automatic))
     folder.end()
     if choice:
-        _show_choice(console, choice)
+        console.print()
+        console.print(modality_table(choice.subsets, choice.chosen, "dev"))
+        console.print(choice.sentence(), markup=False)
     _show(console, data, trials, figures, ablation)
     if tracking_uri:
         _track(tracking_uri, profile_config, mixture, trials)
@@ -286,22 +295,6 @@ def _track(tracking_uri: str, profile_config: Config, mixture: MixtureConfig, tr
             parameters=changed_settings(mixture) | {"seed": trial.seed},
             history=trial.trained.history,
         )
-
-
-def _show_choice(console: Console, choice: ModalityChoice) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for index, column in enumerate(("dev", "weighted F1", "difference in points")):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    for subset in choice.subsets:
-        value, low, high = (
-            100 * one for one in (subset.difference.value, subset.difference.low, subset.difference.high)
-        )
-        difference = "" if subset is choice.subsets[0] else f"{value:+z.1f} [{low:+z.1f}, {high:+z.1f}]"
-        style = "bold" if subset is choice.chosen else ""
-        table.add_row(" + ".join(subset.modalities), f"{subset.weighted_f1.value:.3f}", escape(difference), style=style)
-    console.print()
-    console.print(table)
-    console.print(choice.sentence(), markup=False)
 
 
 def _show(

@@ -32,6 +32,7 @@ def tune(
     from pipelines.cli.experiments.source import open_source
     from pipelines.cli.experiments.tuning import score_name
     from pipelines.cli.experiments.tuning import tune as search
+    from pipelines.cli.output.modality_table import modality_table
     from pipelines.cli.output.task_progress import task_progress
     from pipelines.profiles import load_profile
 
@@ -60,6 +61,11 @@ def tune(
         parts = [weight for key, weight in result.importance.items() if key.partition(".")[0] == name]
         weight = f"   (importance {sum(parts):.2f})" if parts else ""
         console.print(f"  mixture.{name:<20} {_typed(value)}{weight}")
+    if result.subsets:
+        scores = result.subsets.scores
+        console.print()
+        console.print(modality_table(scores, scores[0], "best trial with"))
+        console.print(result.subsets.sentence())
     console.print(f"\n{result.finding}")
     found = result.settings if result.gain else {}  # the initial settings need no options
     chosen = [f"mixture.{name}={_typed(value)}" for name, value in found.items()]
@@ -73,6 +79,8 @@ def tune(
 
 def _as_json(result: Tuned, folds: int) -> dict[str, Any]:
     """The content of ``tune.json``."""
+    from pipelines.cli.experiments.modality_comparison import as_rows
+
     name = "cross_validation.weighted_f1" if folds else "dev.weighted_f1"
     content: dict[str, Any] = {name: result.weighted_f1, f"{name}.start": result.start}
     if result.gain:
@@ -83,6 +91,9 @@ def _as_json(result: Tuned, folds: int) -> dict[str, Any]:
             "gain.low": round(gain.low, 6),
             "gain.high": round(gain.high, 6),
         }
+    if result.subsets:
+        rows = as_rows(result.subsets.scores, name)
+        content["modalities"] = {"finding": result.subsets.sentence(), "subsets": rows}
     return content | {
         "finding": result.finding,
         "trials": result.trials,

@@ -13,6 +13,7 @@ from mistere.metrics.classification import Interval
 from mistere.metrics.modality_choice import ModalityChoice
 from mistere.model.embeddings import EmbeddedDialogues
 from pipelines.cli.experiments.ablation import Ablation, spread
+from pipelines.cli.experiments.modality_comparison import as_rows
 from pipelines.cli.experiments.trial import Resamples, Trial, predicted
 
 
@@ -105,15 +106,9 @@ def as_json(
     if choice:
         content["modalities"] = {
             "chosen": list(choice.chosen.modalities),
+            "winner": list(choice.winner.modalities),
             "finding": choice.sentence(),
-            "subsets": [
-                {
-                    "modalities": list(subset.modalities),
-                    "dev.weighted_f1": [subset.weighted_f1.value, subset.weighted_f1.low, subset.weighted_f1.high],
-                    "difference": [subset.difference.value, subset.difference.low, subset.difference.high],
-                }
-                for subset in choice.subsets
-            ],
+            "subsets": as_rows(choice.subsets, "dev.weighted_f1"),
         }
     if ablation:
         content["ablation"] = [

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mistere.config.mixture import MixtureConfig
+from mistere.metrics.modality_choice import subsets_of
 from mistere.model.embeddings import EmbeddedDialogues
 
 if TYPE_CHECKING:
     import optuna
 
 _ENOUGH_FOR_LARGE = 3000
-_ALL_SUBSETS = 3
 _SEVERAL_MODALITIES = ("fusion", "modality_dropout")
 _PROJECTED_WIDTHS = (64, 128, 256)
 
@@ -80,7 +79,7 @@ def space(data: EmbeddedDialogues, config: MixtureConfig) -> list[Dimension]:
         return Dimension(name, initial, choices=choices if initial in choices else (*choices, initial))
 
     names = list(data.dimensions)
-    subsets = tuple("+".join(subset) for subset in _subsets(names))
+    subsets = tuple("+".join(subset) for subset in subsets_of(names))
     dimensions = [Dimension("modalities", subsets[0], choices=subsets)] if len(names) > 1 else []
     dimensions += [
         between("learning_rate", 1e-4, 3e-3, log=True),
@@ -124,10 +123,10 @@ def _by_modality(config: MixtureConfig, widths: Mapping[str, int]) -> list[Dimen
     return dimensions
 
 
-def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Subsets of the modalities, the largest first."""
-    sizes = range(len(names), 0, -1) if len(names) <= _ALL_SUBSETS else (len(names), len(names) - 1, 1)
-    return [subset for size in sizes for subset in itertools.combinations(names, size)]
+def subsets_in(dimensions: Sequence[Dimension]) -> list[tuple[str, ...]]:
+    """The subsets of the modalities in a search space, the largest first; an empty one alone if it does not vary them."""
+    choices = next((dimension.choices for dimension in dimensions if dimension.name == "modalities"), ("",))
+    return [tuple(choice.split("+")) for choice in choices]
 
 
 def initial_parameters(dimensions: Sequence[Dimension]) -> dict[str, Any]:

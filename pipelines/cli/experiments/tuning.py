@@ -18,17 +18,28 @@ import numpy as np
 from mistere.common.errors import UsageError
 from mistere.common.paths import sqlite_url
 from mistere.config.mixture import MixtureConfig
+from mistere.metrics.modality_choice import EVERY_SUBSET
 from mistere.model.embeddings import EmbeddedDialogues
 from pipelines.cli.experiments.choice import Gain, finding, gain_of_choice, train_advantage
 from pipelines.cli.experiments.held_out import HeldOut
-from pipelines.cli.experiments.search_space import Dimension, as_settings, initial_parameters, space, suggest
+from pipelines.cli.experiments.modality_comparison import BestTrials, best_trials
+from pipelines.cli.experiments.search_space import (
+    Dimension,
+    as_settings,
+    initial_parameters,
+    space,
+    subsets_in,
+    suggest,
+)
 
 if TYPE_CHECKING:
     import optuna
 
 STUDY_FILE = "study.db"
 _STARTUP_TRIALS, _WARMUP_EPOCHS, _WARMUP_FOLDS = 5, 5, 2
-_INITIAL, _PREDICTED = "initial", "predicted"
+_INITIAL, _SUBSET, _PREDICTED = "initial", "subset", "predicted"
+_TRIALS_PER_SUBSET = 4
+"""With at least so many trials, the search first tries every subset of the modalities with the initial settings."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class Tuned:
         importance: share of each setting in the variance of the score; empty with too few trials.
         gain: best minus initial settings; None if the initial ones are the best.
         finding: one sentence that says whether there are enough dialogues to choose by.
+        subsets: the best trial of each subset of the modalities; None if the search does not vary them.
     """
 
     settings: dict[str, Any]
@@ -54,6 +66,7 @@ class Tuned:
     importance: dict[str, float]
     gain: Gain | None
     finding: str
+    subsets: BestTrials | None
 
 
 def tune(
@@ -87,10 +100,10 @@ def tune(
     held_out = HeldOut(data, seeds, folds, config.seed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     dimensions = space(held_out.data, config)
-    study = _study(config, held_out, dimensions, output)
+    study = _study(config, held_out, dimensions, output, trials)
 
     def objective(trial: optuna.Trial) -> float:
-        may_prune = not trial.user_attrs.get(_INITIAL)
+        may_prune = not {_INITIAL, _SUBSET} & trial.user_attrs.keys()
 
         def report(step: int, value: float) -> None:
             trial.report(value, step)
@@ -121,7 +134,9 @@ def score_name(folds: int) -> str:
     return "cross-validated weighted F1" if folds else "dev weighted F1"
 
 
-def _study(config: MixtureConfig, held_out: HeldOut, dimensions: list[Dimension], output: Path) -> optuna.Study:
+def _study(
+    config: MixtureConfig, held_out: HeldOut, dimensions: list[Dimension], output: Path, trials: int
+) -> optuna.Study:
     import hashlib
 
     import optuna
@@ -152,9 +167,26 @@ def _study(config: MixtureConfig, held_out: HeldOut, dimensions: list[Dimension]
         for trial in study.get_trials(deepcopy=False, states=[states.COMPLETE, states.WAITING])
     ):
         study.enqueue_trial(initial_parameters(dimensions), user_attrs={_INITIAL: True})
+    _try_subsets(study, dimensions, trials)
     # Vary the seed with the number of trials, so a resumed search does not repeat its suggestions.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
     return study
+
+
+def _try_subsets(study: optuna.Study, dimensions: list[Dimension], trials: int) -> None:
+    """Enqueue the initial settings with each subset of the modalities that has not been tried, if that is cheap."""
+    import optuna
+
+    subsets = subsets_in(dimensions)
+    if len(subsets[0]) > EVERY_SUBSET or trials < _TRIALS_PER_SUBSET * len(subsets):
+        return
+    states = optuna.trial.TrialState
+    known = study.get_trials(deepcopy=False, states=[states.COMPLETE, states.PRUNED, states.WAITING])
+    tried = {trial.user_attrs.get(_SUBSET) for trial in known}
+    for subset in subsets[1:]:
+        if (name := "+".join(subset)) not in tried:
+            parameters = initial_parameters(dimensions) | {"modalities": name}
+            study.enqueue_trial(parameters, user_attrs={_SUBSET: name})
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -183,15 +215,19 @@ def _result(study: optuna.Study, config: MixtureConfig, held_out: HeldOut, dimen
     advantage = None
     if held_out.folds:
         advantage = train_advantage(predictions[start], true, owners, held_out.train_utterances, classes)
+    subsets = subsets_in(dimensions)
+    used = [tuple(trial.params.get("modalities", "+".join(subsets[0])).split("+")) for trial in complete]
+    values = [float(trial.value or 0.0) for trial in complete]
     return Tuned(
         as_settings(complete[best].params, dimensions, config),
-        float(complete[best].value or 0.0),
-        float(complete[start].value or 0.0),
+        values[best],
+        values[start],
         len(finished),
         len(finished) - len(complete),
         importance,
         gain,
         finding(gain, len(held_out.dialogues), len(complete), held_out.folds, advantage),
+        best_trials(subsets, used, values, predictions, best, held_out),
     )
 
 
