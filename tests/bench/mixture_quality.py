@@ -3,7 +3,7 @@
 usage: mistere bench mixture_quality [--sets NAME ...] [--arms NAME ...] [--seeds N] [--set KEY=VALUE ...] [--json FILE]
 
 For each set and arm prints weighted F1 on test (mean over seeds) and the mixture minus the arm, both with the 95 % interval from
-resampled test dialogues; then what the gate's weights say. The mixture uses the settings of `mistere train --profile PROFILE`.
+resampled test dialogues; then each modality's expert alone beside the BiGRU on that modality, and what the gate's weights say. The mixture uses the settings of `mistere train --profile PROFILE`.
 Without options it runs the quick sets; `--sets all` runs every set. The sample is read from the output folder of `mistere run`
 (`--sample`), MELD text from the folder that `mistere bench meld_text` wrote (`--meld`); a set whose folder is absent is skipped.
 """
@@ -26,7 +26,7 @@ from mistere.config.mixture import MixtureConfig
 from mistere.metrics.classification import Interval, confusion, weighted_f1
 from mistere.metrics.expert_gate import gate_statistics
 from mistere.metrics.gate_trust import GateTrust
-from mistere.model.embeddings import EmbeddedDialogues
+from mistere.model.embeddings import UNLABELLED, EmbeddedDialogue, EmbeddedDialogues
 from mistere.model.mixture.prediction import predict
 from mistere.model.mixture.training import TrainedMixture, train_mixture
 from pipelines.cli.experiments.source import open_source
@@ -82,11 +82,14 @@ def measure_set(data: EmbeddedDialogues, config: Config, arms: Sequence[str], se
     """Train the mixture and the arms with each seed; weighted F1, paired differences and the gate's figures."""
     modalities = list(data.dimensions)
     classes: dict[str, list[np.ndarray]] = {}
+    experts: dict[str, list[np.ndarray]] = {name: [] for name in modalities}
     gates: list[dict[str, float]] = []
     for settings in seeds_of(config.mixture, seeds):
         trained = train_mixture(settings, data, progress=Quiet("train"))
         test = Predictions(trained, data, "test")
         gates.append(test.trust())
+        for index, name in enumerate(modalities):
+            experts[name].append(test.experts[:, index].argmax(-1))
         predicted = {"mixture": test.classes}
         if "mean_of_experts" in arms:
             predicted["mean_of_experts"] = test.mean_of_experts()
@@ -104,8 +107,41 @@ def measure_set(data: EmbeddedDialogues, config: Config, arms: Sequence[str], se
     for name, values in classes.items():
         if name != "mixture":
             table[name]["mixture_minus_arm"] = _rounded(resamples.difference(classes["mixture"], values))
+    alone = {
+        name: beside_bigru(data, config, name, experts[name], classes[f"bigru_{name}"])
+        for name in modalities
+        if f"bigru_{name}" in classes
+    }
     gate = {name: round(float(np.mean([one[name] for one in gates])), 4) for name in gates[0] if all(gates)}
-    return {"arms": table, "gate": gate}
+    return {"arms": table, "experts": alone, "gate": gate}
+
+
+def beside_bigru(
+    data: EmbeddedDialogues, config: Config, modality: str, expert: Sequence[np.ndarray], baseline: Sequence[np.ndarray]
+) -> dict[str, list[float]]:
+    """An expert and the BiGRU on its modality, on the test utterances that have it: the expert has no answer elsewhere.
+
+    Args:
+        data: of the set.
+        config: with the settings of the resamples.
+        modality: of the expert.
+        expert: its classes ``[N]`` for each seed.
+        baseline: those of the BiGRU.
+    """
+    only = data.only([modality])
+    present = [~np.isnan(only.read(dialogue)[modality]).any(1) for dialogue in data.split("test")]
+    there = [
+        EmbeddedDialogue(one.dialogue_id, one.rows, np.where(rows, one.labels, UNLABELLED))
+        for one, rows in zip(data.split("test"), present, strict=True)
+    ]
+    rows = np.concatenate(present)
+    resamples = Resamples(data.with_splits({"test": there}), config.evaluation)
+    one, other = [values[rows] for values in expert], [values[rows] for values in baseline]
+    return {
+        "expert": _rounded(resamples.mean(one)),
+        "bigru": _rounded(resamples.mean(other)),
+        "expert_minus_bigru": _rounded(resamples.difference(one, other)),
+    }
 
 
 def _train_alone(settings: MixtureConfig, data: EmbeddedDialogues) -> TrainedMixture:
@@ -145,6 +181,12 @@ def show(name: str, result: dict[str, Any], seconds: float) -> None:
             gain, least, most = (100 * figure for figure in values["mixture_minus_arm"])
             line += f"        {gain:+5.1f} [{least:+.1f}, {most:+.1f}]"
         print(line)
+    for modality, values in result["experts"].items():
+        expert, bigru = (100 * values[key][0] for key in ("expert", "bigru"))
+        gain, least, most = (100 * figure for figure in values["expert_minus_bigru"])
+        print(
+            f"  {modality} alone: expert {expert:.1f}, BiGRU {bigru:.1f}, expert minus BiGRU {gain:+.1f} [{least:+.1f}, {most:+.1f}]"
+        )
     if not gate:
         return
     print(

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from mistere.model.embeddings import EmbeddedDialogues
+from pipelines.profiles import load_profile
+from tests.bench.mixture_quality import beside_bigru
 from tests.bench.reference.synthetic_dialogues import CLASSES, SAME_MEAN, SETS, generate
 
 
@@ -81,3 +83,12 @@ def test_the_hard_set_has_absent_modalities_rare_classes_and_shifted_dialogues()
             np.var([np.nanmean(shown.read(one)["speech"], axis=0) for one in shown.split("train")], axis=0).mean()
         )
     assert variances[0] > 1.5 * variances[1]
+
+
+def test_an_expert_is_compared_with_the_bigru_where_its_modality_is_present() -> None:
+    data = generate(SETS["hard"])
+    rows, true = _rows(data, "speech", "test")
+    no_answer = np.where(np.isnan(rows).any(1), (true + 1) % CLASSES, true)  # right wherever there is speech
+    compared = beside_bigru(data, load_profile("tiny"), "speech", [no_answer], [np.zeros_like(true)])
+    assert compared["expert"] == [1.0, 1.0, 1.0] and compared["bigru"][0] < 0.5
+    assert compared["expert_minus_bigru"][0] == pytest.approx(1 - compared["bigru"][0], abs=2e-4)
