@@ -26,7 +26,7 @@ REQUESTS = Counter(
 )
 PHASES = Histogram(
     "mistere_phase_seconds",
-    "Time of a request by phase: decode (request), transcribe, slices (encoding a long request), queue, encode (utterances), mixture, explain, respond.",
+    "Time of a request, or of an interim answer, by phase: decode (request), transcribe, slices (encoding a long request), queue, encode (utterances), mixture, explain, respond.",
     ["phase"],
     buckets=_SECONDS,
 )
@@ -47,7 +47,7 @@ UNKNOWN_SCRIPT = Counter(
 LABELS = Counter("mistere_predicted_label", "Utterances by predicted label.", ["label"])
 LAST_LABELS = Counter(
     "mistere_last_label",
-    "Dialogues by the predicted label of their last utterance, so that a conversation sent again as it grows counts each turn once.",
+    "Dialogues by the predicted label of their last utterance, so that a conversation sent again as it grows counts each turn once; none if that is context only.",
     ["label"],
 )
 CONTEXT = Counter(
@@ -166,6 +166,8 @@ def observe_prediction(
         predicted: label per utterance; empty for one that is context only.
     """
     UTTERANCES.observe(len(modalities))
+    if predicted and predicted[-1]:  # an earlier label was the last one of an earlier request
+        labelled(LAST_LABELS, predicted[-1]).inc()
     if "" in predicted:
         kept = [index for index, label in enumerate(predicted) if label]
         CONTEXT.inc(len(predicted) - len(kept))
@@ -177,5 +179,3 @@ def observe_prediction(
             labelled(MISSING, modality).inc(count)
     for label, count in Counts(predicted).items():
         labelled(LABELS, label).inc(count)
-    if predicted:
-        labelled(LAST_LABELS, predicted[-1]).inc()

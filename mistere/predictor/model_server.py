@@ -37,8 +37,6 @@ from mistere.predictor.stream.streams import Streams
 from mistere.predictor.stream.websocket import WebSocketStreams
 
 _FIRST_PAUSE, _MAX_PAUSE = 1.0, 30.0  # seconds
-
-
 _BACKLOG = 1024
 """Connections that the kernel holds until they are accepted."""
 

@@ -255,13 +255,15 @@ def test_the_counters_are_those_of_the_predictor(server: Server) -> None:
     counter = LiveCounter(pods)  # type: ignore[arg-type]
     counter.read()
     answer = server.client.predict_rest([Utterance("Where were you?"), Utterance("Here.")])
-    assert httpx.post(f"{server.url}/v2/models/mistere/infer", content=b"{").status_code == 400
+    for body in (b"{", b'{"inputs": [{"name": "smell", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}'):
+        assert httpx.post(f"{server.url}/v2/models/mistere/infer", content=body).status_code == 400
     pods.pages["a"] = httpx.get(f"{server.url}/metrics").text
     counter.read()
     found = counter.figures()
-    assert (found.requests, found.answered, found.errors, found.refused) == (2, 1, 0, 1)
+    assert (found.requests, found.answered, found.errors, found.refused) == (3, 1, 0, 2)
     assert {label: n for label, n in found.labels.items() if n} == {answer.predicted[-1]: 1}
-    assert sum(found.seconds.values()) == 1 and 0 < found.percentile(0.99) <= 60
+    assert sum(found.seconds.values()) == 1, "the time of a refusal is not that of an answer"
+    assert 0 < found.percentile(0.99) <= 60
 
 
 def test_a_page_that_is_none_is_one_sentence() -> None:

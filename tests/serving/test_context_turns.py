@@ -165,6 +165,13 @@ def test_metrics_leave_context_out(server: Server) -> None:
     assert (labelled, context) == (2, 1) and weights == 2 * 3  # three experts
 
 
+def test_a_label_counts_once_if_the_dialogue_goes_on_with_context(server: Server) -> None:
+    before = counted(server, "mistere_last_label_total")
+    for flags in ([True], [True, False], [True, False, False], [True, False, False, True]):
+        labels(infer(server, tensor("text", ["Yes."] * len(flags)), tensor("predict", flags, datatype="BOOL")))
+    assert counted(server, "mistere_last_label_total") - before == 2
+
+
 def test_a_dialogue_file_marks_context(server: Server, tmp_path: Any) -> None:
     file = tmp_path / "dialogue.json"
     file.write_text(json.dumps([{"text": "Hello, how can I help?", "predict": False}, {"text": "I am furious."}]))

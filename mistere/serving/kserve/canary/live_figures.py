@@ -18,7 +18,8 @@ from mistere.serving.kserve.revision import Revision, is_ready
 
 _REQUESTS: Final = "mistere_requests_total"
 _SECONDS: Final = "request_predict_seconds_bucket"
-"""KServe's histogram of the time from a parsed request to its answer, so that a slow client counts for nothing."""
+"""KServe's histogram of the time from a parsed request to its answer, so that a slow client counts for nothing. The predictor observes
+answered requests only: a refusal is fast, and a stream's interim answer is none."""
 _LABELS: Final = "mistere_last_label_total"
 """Not the labels of all utterances: a conversation that is sent again as it grows would repeat its first ones."""
 _OVERLOADED: Final = 429
@@ -45,7 +46,7 @@ class LiveFigures:
         refused: those that were refused for what they say, such as an unknown field.
         left: those whose client left before the answer.
         seconds: answers by the upper bound of their bucket, seconds; not cumulative.
-        labels: answered dialogues by the predicted label of their last utterance.
+        labels: answered dialogues by the predicted label of their last utterance; none for one that ends with a context turn.
     """
 
     requests: int = 0

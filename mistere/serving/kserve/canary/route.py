@@ -32,8 +32,6 @@ _RECEIVES: Final = "mistere/candidate-receives"
 """Annotation of a route from which a Gateway may have learnt a share of the candidate, until it has confirmed that there is none."""
 SETTLING_SECONDS: Final = 5.0
 """Time in which the proxies of a Gateway apply a route that its controller has accepted; the status does not tell."""
-
-
 _ATTEMPTS: Final = 5
 """How often a share is written where something else changes the route at the same time."""
 
