@@ -105,7 +105,7 @@ class LoadedModel:
             detail,
             explain,
             [index for index, turn in enumerate(content) if not turn.predict],
-            script_warning([read], self._model)[0],
+            script_warning([read], self._model),
         )
         return replace(answer, text_sources=list(text_sources(sent, read, self._model) or ()))
 

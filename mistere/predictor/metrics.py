@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter as Counts
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
-import numpy as np
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
-from prometheus_client.core import SummaryMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Gauge, Histogram
 
 from mistere.predictor.tracing.request_trace import TRACES, RequestTrace, TimedPhase
 
@@ -30,7 +25,11 @@ PHASES = Histogram(
     ["phase"],
     buckets=_SECONDS,
 )
-UTTERANCES = Histogram("mistere_request_utterances", "Utterances per request.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+UTTERANCES = Histogram(
+    "mistere_request_utterances",
+    "Utterances per dialogue of an answered request, with those that were sent before.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+)
 BATCH = Histogram("mistere_batch_dialogues", "Dialogues per batch.", buckets=(1, 2, 4, 8, 16, 32))
 CACHED = Counter(
     "mistere_utterance_vectors", "Vectors of utterances taken from the cache (hit) or computed (miss).", ["found"]
@@ -40,11 +39,9 @@ TRANSCRIPTS = Counter(
     "Transcripts of recordings without text taken from the cache (hit) or computed (miss).",
     ["found"],
 )
-MISSING = Counter("mistere_missing_modality", "Utterances without a modality.", ["modality"])
 UNKNOWN_SCRIPT = Counter(
-    "mistere_unknown_script", "Utterances whose text is in a script that the model was not trained on."
+    "mistere_unknown_script", "New turns whose text is in a script that the model was not trained on."
 )
-LABELS = Counter("mistere_predicted_label", "Utterances by predicted label.", ["label"])
 LAST_LABELS = Counter(
     "mistere_last_label",
     "Dialogues by the predicted label of their last utterance, so that a conversation sent again as it grows counts each turn once; none if that is context only.",
@@ -52,7 +49,7 @@ LAST_LABELS = Counter(
 )
 CONTEXT = Counter(
     "mistere_context_utterances",
-    "Utterances that are context only, which the counters of labels, weights and missing modalities leave out.",
+    "Utterances that are context only, each time they are sent; the counters mistere_traffic_… leave them out.",
 )
 QUEUE_DEPTH = Gauge("mistere_queue_depth", "Requests accepted and not yet answered.")
 SAMPLE = Counter(
@@ -84,35 +81,6 @@ INTERIM = Counter(
     ["outcome"],
 )
 MODEL = Gauge("mistere_model_info", "The served model.", ["name", "version"])
-
-
-class ExpertWeights(Collector):
-    """A summary of the expert gate's weights by expert. It adds all utterances of a request at once, which costs less than one by one."""
-
-    def __init__(self) -> None:
-        self._totals: dict[str, float] = {}
-        self._utterances = 0
-        self._lock = threading.Lock()
-
-    def add(self, experts: Sequence[str], weights: np.ndarray) -> None:
-        """Add the weights ``[n, E]`` of n utterances."""
-        totals = weights.sum(axis=0, dtype=np.float64).tolist()
-        with self._lock:
-            self._utterances += len(weights)
-            for expert, total in zip(experts, totals, strict=True):
-                self._totals[expert] = self._totals.get(expert, 0.0) + total
-
-    def collect(self) -> Iterable[SummaryMetricFamily]:
-        """The summary in Prometheus' form."""
-        family = SummaryMetricFamily("mistere_expert_weight", "Weight of an expert, per utterance.", labels=["expert"])
-        with self._lock:
-            for expert, total in self._totals.items():
-                family.add_metric([expert], count_value=self._utterances, sum_value=total)
-        return [family]
-
-
-EXPERT_WEIGHTS = ExpertWeights()
-REGISTRY.register(EXPERT_WEIGHTS)
 
 
 @cache
@@ -153,29 +121,13 @@ def observe_phase(
         trace.phases.append(TimedPhase(name, began, ended, sizes or {}))
 
 
-def observe_prediction(
-    experts: list[str], weights: np.ndarray, modalities: list[str], known: list[str], predicted: list[str]
-) -> None:
-    """Count one dialogue.
+def observe_dialogue(predicted: Sequence[str]) -> None:
+    """Count one answered dialogue.
 
     Args:
-        experts: names of the experts, ``E``.
-        weights: the expert gate's weights, ``[n, E]``.
-        modalities: the present modalities of each utterance, ``+``-joined or ``none``.
-        known: the modalities that the model reads.
         predicted: label per utterance; empty for one that is context only.
     """
-    UTTERANCES.observe(len(modalities))
+    UTTERANCES.observe(len(predicted))
+    CONTEXT.inc(sum(not label for label in predicted))
     if predicted and predicted[-1]:  # an earlier label was the last one of an earlier request
         labelled(LAST_LABELS, predicted[-1]).inc()
-    if "" in predicted:
-        kept = [index for index, label in enumerate(predicted) if label]
-        CONTEXT.inc(len(predicted) - len(kept))
-        weights, modalities = weights[kept], [modalities[index] for index in kept]
-        predicted = [predicted[index] for index in kept]
-    EXPERT_WEIGHTS.add(experts, weights)
-    for present, count in Counts(modalities).items():
-        for modality in set(known).difference(present.split("+")):
-            labelled(MISSING, modality).inc(count)
-    for label, count in Counts(predicted).items():
-        labelled(LABELS, label).inc(count)

@@ -26,7 +26,6 @@ from mistere.predictor.protocol.codec import (
     DialogueRequest,
     decode_request,
     encode_response,
-    expert_names,
     model_version,
     predicted_labels,
     script_warning,
@@ -241,8 +240,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         ]
         with metrics.phase("respond"):
             detail = dialogues[0].detail
-            warnings, unknown = script_warning(dialogues, model)
-            metrics.UNKNOWN_SCRIPT.inc(unknown)
+            warnings = script_warning(dialogues, model)
             sources = [text_sources(*pair, model) for pair in zip(asked, dialogues, strict=True)]
             further = further_outputs(sources, explanations)
             parameters = {**warnings, **(explanation_parameters(model) if dialogues[0].explain else {})}
@@ -366,12 +364,11 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         """Count, time and log an answered request, and pass it on to the observers."""
         metrics.labelled(PREDICT_HIST_TIME, self.name).observe(answered.seconds)
         identity, predictions = answered.identity, answered.predictions
-        known, experts = sorted(model.vector_digests), expert_names(model.experts)
         counted: Counter[str] = Counter()
         for prediction in predictions:
             predicted = predicted_labels(prediction, model.labels)
             counted.update(label for label in predicted if label)
-            metrics.observe_prediction(experts, prediction.expert_weights, prediction.modalities, known, predicted)
+            metrics.observe_dialogue(predicted)
         logger.info(
             "request=%s utterances=%d labels=%s version=%s ms=%.1f%s",
             log_value(identity),

@@ -40,7 +40,7 @@ def exported() -> dict[str, set[str]]:
             labels = {label for sample in metric.samples for label in sample.labels}
             for suffix in SUFFIXES[metric.type]:
                 names[metric.name + suffix] = labels | ({"le"} if suffix == "_bucket" else set())
-    declared = {"mistere_expert_weight": {"expert"}}
+    declared = {}
     for value in vars(metrics).values():
         if hasattr(value, "_labelnames"):
             declared[value._name] = set(value._labelnames)

@@ -210,6 +210,8 @@ def test_texts_in_an_unknown_script_are_named(server: Server) -> None:
     assert answer_v1["parameters"]["unknown_script"] == "Cyrillic: 1"
     assert "unknown_script" not in server.client.predict_rest([Utterance("Hello.")]).parameters
     assert count() == before + 4
+    server.client.predict_rest([Utterance(text) for text in (*texts, "Да")])
+    assert count() == before + 5, "each turn counts once"
 
 
 def test_metrics(server: Server) -> None:
@@ -220,8 +222,8 @@ def test_metrics(server: Server) -> None:
         'mistere_phase_seconds_count{phase="decode"}',
         'mistere_phase_seconds_count{phase="encode"}',
         'mistere_phase_seconds_count{phase="mixture"}',
-        'mistere_missing_modality_total{modality="speech"}',
-        'mistere_expert_weight_sum{expert="cross_modal"}',
+        'mistere_traffic_modality_total{modality="speech"}',
+        'mistere_traffic_expert_weight_sum{expert="cross_modal"}',
         "mistere_batch_dialogues_count",
         "mistere_queue_depth",
     ):

@@ -140,17 +140,17 @@ def text_sources(sent: DialogueRequest, read: DialogueRequest, model: EmotionMod
     return sources or ["none"] * len(read)  # embeddings have no texts
 
 
-def script_warning(dialogues: Sequence[DialogueRequest], model: EmotionModel) -> tuple[dict[str, str], int]:
-    """The parameter that names utterances in an unknown script, if there are any, and how many they are.
+def script_warning(dialogues: Sequence[DialogueRequest], model: EmotionModel) -> dict[str, str]:
+    """The parameter that names utterances in an unknown script, if there are any.
 
     Utterances are counted over all dialogues of a request.
     """
     texts = [turn.text for dialogue in dialogues for turn in dialogue.turns]
     unknown = unknown_scripts(texts, model.bundle.scripts)
     if not unknown:
-        return {}, 0
+        return {}
     listed = [f"{script}: {', '.join(map(str, unknown[script]))}" for script in sorted(unknown)]
-    return {protocol.UNKNOWN_SCRIPT: "; ".join(listed)}, sum(map(len, unknown.values()))
+    return {protocol.UNKNOWN_SCRIPT: "; ".join(listed)}
 
 
 def check_turns(turns: Sequence[RequestTurn], model: EmotionModel, transcribe: bool = True) -> None:

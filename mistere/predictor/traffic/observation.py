@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from mistere.common.modalities import SPEECH, TEXT
 from mistere.config.predictor import BUNDLE_STORE
 from mistere.data.scripts import main_script
 from mistere.data.text_repair import is_blank
+from mistere.predictor import metrics
 from mistere.predictor.protocol.codec import expert_names
 from mistere.predictor.settings import ServerSettings
 from mistere.predictor.traffic.prometheus import TRAFFIC
@@ -43,7 +44,7 @@ def traffic_observer(model: EmotionModel, settings: ServerSettings) -> TrafficOb
     store = open_store(location) if location else None
     recorder = TrafficRecorder(figures, model.bundle.digest, store, settings.options.traffic_seconds)
     TRAFFIC.recorder = recorder
-    return TrafficObserver(recorder, expert_names(model.experts))
+    return TrafficObserver(recorder, expert_names(model.experts), model.bundle.scripts)
 
 
 class TrafficObserver:
@@ -52,10 +53,12 @@ class TrafficObserver:
     Args:
         recorder: receives the counts.
         experts: names of the columns of a prediction's weights, which may be more than the model's experts.
+        scripts: of the texts that the model was trained on; none if they are not recorded.
     """
 
-    def __init__(self, recorder: TrafficRecorder, experts: Sequence[str]) -> None:
+    def __init__(self, recorder: TrafficRecorder, experts: Sequence[str], scripts: Iterable[str] = ()) -> None:
         self.recorder = recorder
+        self._scripts = frozenset(scripts)
         self._columns = [list(experts).index(name) for name in recorder.figures.experts]
         self._memory = TurnMemory()
 
@@ -121,7 +124,10 @@ class TrafficObserver:
                 texts = [(dialogue.turns[index].text or "").strip() for index in chosen]
                 texts = [text for text in texts if text and not is_blank(text)]
                 counted["texts"] = len(texts)
-                positions.append(_text_positions(figures, texts))
+                scripts = [script for text in texts if (script := main_script(text)) is not None]
+                positions.append(_text_positions(figures, texts, scripts))
+                if self._scripts:
+                    metrics.UNKNOWN_SCRIPT.inc(sum(script not in self._scripts for script in scripts))
         self.recorder.add(positions, counted, pairs)
 
 
@@ -130,12 +136,11 @@ def _sound_positions(figures: Figures, sounds: Sequence[tuple[float, float]]) ->
     return [place for sound in sounds for place in (seconds.position(sound[0]), level.position(sound[1]))]
 
 
-def _text_positions(figures: Figures, texts: Sequence[str]) -> list[int]:
-    length, scripts = figures.by_name["text_length"], figures.script_positions
-    found = [script for text in texts if (script := main_script(text)) is not None]
+def _text_positions(figures: Figures, texts: Sequence[str], scripts: Sequence[str]) -> list[int]:
+    length, places = figures.by_name["text_length"], figures.script_positions
     return [
         *(length.position(len(text)) for text in texts),
-        *(scripts.get(script, scripts[OTHER]) for script in found),
+        *(places.get(script, places[OTHER]) for script in scripts),
     ]
 
 

@@ -44,9 +44,9 @@ class TurnMemory:
         self._lock = threading.Lock()
 
     def new_turns(self, turns: Sequence[bytes], predicted: Sequence[bool], unique: bool) -> tuple[list[bool], bool]:
-        """Which turns of a dialogue are predicted and were not counted before, and whether the dialogue is new.
+        """Which turns of a dialogue are predicted and were not counted before, and whether the dialogue is new: none of its turns was.
 
-        The turns count as counted from now on.
+        The turns count as counted from now on. A turn of context may be that of many dialogues, such as an agent's greeting.
 
         Args:
             turns: names each turn, as :func:`chained` does.
@@ -55,21 +55,22 @@ class TurnMemory:
                 are all known is taken for another one that begins alike if the known one has gone on since.
         """
         new: list[bool] = []
-        begins = False
+        counted = False
         last = len(turns) - 1
         with self._lock:
             known = self._turns
             for index, name in enumerate(turns):
                 state = known.get(name, 0)
                 again = not unique and index == last and state == _COUNTED | _CONTINUED
-                begins = begins or (not index and (not state or again))
-                new.append(predicted[index] and (not state & _COUNTED or again))
+                fresh = not state & _COUNTED or again
+                counted = counted or not fresh
+                new.append(predicted[index] and fresh)
                 known[name] = state | (_COUNTED if predicted[index] else 0) | (_CONTINUED if index < last else 0)
                 if state:
                     known.move_to_end(name)
             while len(known) > self._capacity:
                 known.popitem(last=False)
-        return new, begins
+        return new, any(new) and not counted
 
     def __len__(self) -> int:
         """The number of turns that are remembered."""

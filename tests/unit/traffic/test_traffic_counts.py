@@ -145,6 +145,15 @@ def test_another_dialogue_that_begins_alike_is_counted() -> None:
     assert (total.total("dialogues"), total.total("turns")) == (3, 6)
 
 
+def test_dialogues_that_begin_with_the_same_context_are_told_apart() -> None:
+    counted = observer()
+    for answer in ("I am angry.", "I am glad.", "Nothing."):
+        observe(counted, texts("Hello.", answer), prediction([-1, 0]))
+        total = observe(counted, texts("Hello.", answer, "Goodbye."), prediction([-1, 0, -1]))
+    observe(counted, texts("Hello."), prediction([-1]))  # nobody has answered yet
+    assert (total.total("dialogues"), total.total("turns")) == (3, 3)
+
+
 def test_vectors_are_turns_too() -> None:
     counted = observer()
     vectors = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
