@@ -15,7 +15,7 @@ from mistere.config.loader import Config
 from mistere.config.stages import PipelineName
 from mistere.kubernetes.image_signatures import check_registry
 from mistere.kubernetes.images import image
-from mistere.serving.kserve.supported_settings import check_cluster_support
+from mistere.serving.kserve.supported_settings import check_cluster_support, check_release_time
 
 if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
@@ -113,6 +113,7 @@ class Retraining(Pipeline):
 
     def check(self, config: Config) -> None:
         check_cluster_support(config.deployment)
+        check_release_time(config.deployment, config.cluster.step("deploy_model").timeout)
 
     def check_signatures(self, config: Config) -> None:
         check_signer(

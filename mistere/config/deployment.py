@@ -60,8 +60,8 @@ class DeploymentConfig(Section):
         gateway: the Gateway that passes requests on (``standard`` only). With its name, a release gives the new model shares of the
             requests first.
         canary: these shares, and the live checks between them; only with a Gateway.
-        storage_secret: secret whose keys become the pod's environment, like ``cluster.storage_secret`` for the steps; empty if
-            the service account's identity can read the store.
+        storage_secret: secret with the keys of ``cluster.storage_secret``, for the pod; others in it are ignored. Empty if the service
+            account's identity can read the store.
         image_pull_secret: secret for the image's registry; empty for none.
         cache: size limit of the pod's cache, which holds the model's files; ``auto`` follows from their sizes.
         cache_claim: a PersistentVolumeClaim (ReadWriteMany) in the service's namespace that holds the cache, so that a new pod need

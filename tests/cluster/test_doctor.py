@@ -264,6 +264,16 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         "failed",
         "lacks AWS_SECRET_ACCESS_KEY (it has AWS_SECRET_KEY, probably for 'AWS_SECRET_ACCESS_KEY')",
     ),
+    "an option of the predictor in the store's secret": (
+        put(
+            "/secrets/mistere-storage",
+            KubernetesApi.secret("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MISTERE_PREDICTOR_INT8"),
+        ),
+        ("deployment.mode=standard", "deployment.storage_secret=mistere-storage"),
+        "of the predictor",
+        "note",
+        "the secret mistere-storage has MISTERE_PREDICTOR_INT8, which reaches no pod",
+    ),
     "no webhook": (
         drop("/secrets/mistere-webhook"),
         (),
@@ -585,6 +595,9 @@ def test_the_deployment_mode_selects_the_checks(kubernetes_api: KubernetesApi) -
     assert results_of(local_machine.group(plan()))["deployment"].status == "ok", "`mistere run` deploys locally"
     remote = plan(host="https://kfp.example.org")
     assert results_of(local_machine.group(remote))["deployment"].sentence == "deployment.mode=standard."
+    long = ("deployment.gateway.name=public", "deployment.canary.window_seconds=3600")
+    refused = results_of(local_machine.group(plan("sample", *long, host="https://kfp.example.org")))["deployment"]
+    assert "cluster.steps.deploy_model.timeout=3600 ends it before" in refused.sentence and refused.exit_code == 2
     served = cluster_results("deployment.mode=standard", "deployment.storage_secret=serving")
     assert served["right to deploy"].status == "failed" and served["KServe's mode"].status == "ok"
     assert "there is no secret serving in namespace mistere" in served["of the predictor"].sentence

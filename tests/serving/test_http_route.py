@@ -14,7 +14,9 @@ from mistere.common.errors import UsageError
 from mistere.config.canary import CanaryConfig, GatewayConfig
 from mistere.config.deployment import DeploymentConfig
 from mistere.serving.kserve.canary.route import http_route, problem, route_path, share_of_candidate
-from mistere.serving.kserve.supported_settings import check_cluster_support
+from mistere.serving.kserve.supported_settings import check_cluster_support, check_release_time
+from pipelines.catalogue import Retraining
+from pipelines.profiles import load_profile
 from tests.serving.test_inference_service import LOADER, strict
 
 CRD = Path(__file__).resolve().parents[2].parent / "shared" / "crds" / "gateway.networking.k8s.io_httproutes.yaml"
@@ -121,3 +123,17 @@ def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(UsageError, match=r"deployment\.gateway needs deployment\.mode=standard"):
         check_cluster_support(DeploymentConfig(mode="knative", gateway=GatewayConfig(name="public")))
     check_cluster_support(FULL)
+
+
+def test_a_canary_that_outlasts_its_step_is_refused() -> None:
+    """Three windows of 300 s, and 120 s each for the candidate and for the service."""
+    check_release_time(PLAIN, 3 * 300 + 2 * 120)
+    with pytest.raises(
+        UsageError, match=r"may take 1140 s \(3 steps .* cluster\.steps\.deploy_model\.timeout=1139 ends it"
+    ):
+        check_release_time(PLAIN, 3 * 300 + 2 * 120 - 1)
+    check_release_time(PLAIN.model_copy(update={"canary": CanaryConfig(steps=[])}), 1)
+    check_release_time(DeploymentConfig(mode="standard"), 1)
+    slow = ["cluster.steps.deploy_model.timeout=600", "deployment.mode=standard", "deployment.gateway.name=public"]
+    with pytest.raises(UsageError, match=r"may take 2100 s .*timeout=600 ends it"):
+        Retraining().check(load_profile("tiny", slow))

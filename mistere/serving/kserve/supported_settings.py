@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from mistere.common.counting import counted
 from mistere.common.errors import UsageError
 from mistere.config.deployment import DeploymentConfig
 from mistere.config.loader import Config
@@ -111,6 +112,28 @@ def stream_limit(config: Config) -> str:
         f"Knative ends each stream of live audio after {seconds} s (deployment.request_timeout){above}: deploy with deployment.mode=standard "
         "if calls may last longer, or set deployment.predictor.max_streams=0 if there are none."
     )
+
+
+def check_release_time(config: DeploymentConfig, timeout: float) -> None:
+    """Reject a canary that the time limit of ``deploy_model`` would end before its last window.
+
+    Args:
+        config: the ``deployment`` section.
+        timeout: the limit, seconds.
+
+    Raises:
+        UsageError: the canary may take longer; names both times.
+    """
+    steps, window = len(config.canary.steps), config.canary.window_seconds
+    if config.mode != "standard" or not config.gateway.name or not steps:
+        return
+    longest = steps * window + 2 * config.ready_timeout
+    if longest > timeout:
+        raise UsageError(
+            f"a canary may take {longest:g} s ({counted(steps, 'step')} of deployment.canary.window_seconds={window:g}, and "
+            f"deployment.ready_timeout={config.ready_timeout:g} for the candidate and again for the service), but "
+            f"cluster.steps.deploy_model.timeout={timeout:g} ends it before: raise the timeout, or shorten the canary."
+        )
 
 
 def _check_predictor(config: DeploymentConfig) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from mistere.common.counting import plural
 from mistere.common.suggestions import did_you_mean
 from mistere.config.pod_environment import EnvironmentReference
+from mistere.config.predictor_options import VARIABLE_PREFIX
 from mistere.kubernetes.secret_keys import SIGNING_FILE, STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
@@ -141,6 +142,11 @@ def _predictor(cluster: Cluster, name: str) -> CheckResult:
         )
     if lacking := _lacking(name, keys):
         return lacking
+    if options := sorted(key for key in keys if key.startswith(VARIABLE_PREFIX)):
+        return note(
+            f"the secret {name} has {', '.join(options)}, which {plural(len(options), 'reaches', 'reach')} no pod, as only the store's keys do: "
+            "set options of the predictor in deployment.predictor."
+        )
     return ok(f"{name} has {', '.join(key for key in STORAGE_KEYS if key in keys)}.")
 
 

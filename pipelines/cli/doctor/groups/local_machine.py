@@ -10,11 +10,12 @@ from pathlib import Path
 
 from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.digests.git_problems import missing_commit
+from mistere.common.errors import UsageError
 from mistere.common.paths import LOCK_FILE, cache_directory, require_cache
 from mistere.kubernetes.images import IMAGES_LOCK
-from mistere.serving.kserve.supported_settings import check_cluster_support, stream_limit
+from mistere.serving.kserve.supported_settings import check_cluster_support, check_release_time, stream_limit
 from pipelines.cli.doctor.plan import Plan
-from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok, refused
 from pipelines.cli.output.release_notice import release_notice
 
 _GIB = 2**30
@@ -127,7 +128,11 @@ def _deployment(plan: Plan) -> CheckResult:
     deployment = plan.config.deployment
     if not plan.on_a_cluster:
         return ok("local: a run on this machine deploys no service.")
-    check_cluster_support(deployment)
+    try:
+        check_cluster_support(deployment)
+        check_release_time(deployment, plan.config.cluster.step("deploy_model").timeout)
+    except UsageError as error:
+        return refused(str(error))
     mode = f"deployment.mode={deployment.mode}."
     limit = stream_limit(plan.config)
     return note(f"{mode} {limit}") if limit else ok(mode)
