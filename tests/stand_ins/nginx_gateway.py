@@ -1,4 +1,9 @@
-"""nginx as the proxy of a Gateway: its configuration follows the HTTPRoute and the ready pods of the services that the route names."""
+"""nginx as the proxy of a Gateway: its configuration follows the HTTPRoute and the ready pods of the services that the route names.
+
+It passes WebSocket upgrades on, as Envoy Gateway does for every HTTPRoute whose backend does not speak HTTP/2 (envoyproxy/gateway,
+``internal/xds/translator/route.go``: ``UpgradeConfigs``). The Gateway API leaves the choice to the controller (kubernetes-sigs/gateway-api,
+``geps/gep-1911``).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +36,12 @@ http {{
   fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
+  map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
 """
+_PASS_ON = (
+    "proxy_pass http://$backend; proxy_http_version 1.1; proxy_set_header Host $http_host; "
+    "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;"
+)
 _LISTEN_SECONDS = 20.0
 
 
@@ -42,15 +53,36 @@ def nginx_program() -> str:
     return program
 
 
+def ready_pods(cluster: KubernetesApi) -> Callable[[str], list[str]]:
+    """The addresses of a backend's ready pods, ``host:port``."""
+
+    def addresses(backend: str) -> list[str]:
+        pods: list[dict[str, Any]] = cluster.all("pods")
+        service = backend.removesuffix("-predictor")
+        return [
+            f"{pod['status']['podIP']}:{protocol.HTTP_PORT}"
+            for pod in pods
+            if pod["metadata"]["labels"][SERVICE] == service
+            and {"type": "Ready", "status": "True"} in pod["status"]["conditions"]
+        ]
+
+    return addresses
+
+
 class NginxGateway:
     """Runs nginx on a local port; each backend of the route is an upstream, and ``split_clients`` draws one by its weight.
+
+    Args:
+        program: nginx.
+        folder: an empty one for its files.
+        addresses: the present addresses of a backend, ``host:port``.
 
     Attributes:
         url: where clients call it.
     """
 
-    def __init__(self, program: str, folder: Path, cluster: KubernetesApi) -> None:
-        self._program, self._folder, self._cluster = program, folder, cluster
+    def __init__(self, program: str, folder: Path, addresses: Callable[[str], list[str]]) -> None:
+        self._program, self._folder, self._addresses = program, folder, addresses
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = int(free.getsockname()[1])
@@ -90,16 +122,6 @@ class NginxGateway:
                     self._write()
         except BaseException as error:
             self._failures.append(error)
-
-    def _addresses(self, backend: str) -> list[str]:
-        pods: list[dict[str, Any]] = self._cluster.all("pods")
-        service = backend.removesuffix("-predictor")
-        return [
-            f"{pod['status']['podIP']}:{protocol.HTTP_PORT}"
-            for pod in pods
-            if pod["metadata"]["labels"][SERVICE] == service
-            and {"type": "Ready", "status": "True"} in pod["status"]["conditions"]
-        ]
 
     def _write(self) -> None:
         text = self._configuration()
@@ -144,7 +166,7 @@ class NginxGateway:
         parts = " ".join(f"{100 * weight / total:.2f}% {name};" for name, weight in first)
         lines += [
             f"  split_clients $request_id $backend {{ {parts} * {last[0]}; }}",
-            f"  server {{ listen 127.0.0.1:{self._port}; location / {{ proxy_pass http://$backend; }} }}",
+            f"  server {{ listen 127.0.0.1:{self._port}; location / {{ {_PASS_ON} }} }}",
             "}",
         ]
         return "\n".join(lines)

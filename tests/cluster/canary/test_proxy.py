@@ -21,7 +21,7 @@ from tests.cluster.canary.conftest import CONFIG as AT_ONCE
 from tests.cluster.canary.traffic import Traffic
 from tests.cluster.conftest import Cluster
 from tests.stand_ins.gateway import Gateway
-from tests.stand_ins.nginx_gateway import NginxGateway, nginx_program
+from tests.stand_ins.nginx_gateway import NginxGateway, nginx_program, ready_pods
 from tests.stand_ins.predictor import LightPredictor
 
 CONFIG = AT_ONCE.model_copy(update={"canary": CanaryConfig(window_seconds=0.8, min_requests=20)})
@@ -70,7 +70,7 @@ def nginx(
     made.append(make_cluster(start))
     folder = tmp_path / "nginx"
     folder.mkdir()
-    proxy, gateway = NginxGateway(program, folder, made[0].api), Gateway(made[0].api)
+    proxy, gateway = NginxGateway(program, folder, ready_pods(made[0].api)), Gateway(made[0].api)
     gateway.on_change = proxy.apply
     yield made[0], gateway, proxy, traffic
     gateway.stop()
