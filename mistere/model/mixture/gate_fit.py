@@ -42,7 +42,7 @@ _Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class _Answers:
-    """The experts' answers on dev: log probabilities ``[N, E, C]``, presence ``[N, E]``, labels and dialogues ``[N]``."""
+    """The answers on N turns that each have an expert: log probabilities ``[N, E, C]``, presence ``[N, E]``, labels and dialogues ``[N]``."""
 
     log_p: Tensor
     present: Tensor
@@ -77,17 +77,22 @@ def fit_gate(model: MixtureOfExperts, data: EmbeddedDialogues, seed: int) -> Non
 
 
 def _answers(model: MixtureOfExperts, data: EmbeddedDialogues) -> _Answers:
+    """The answers on dev's labelled turns. A turn without an expert says nothing about the experts and is left out."""
     dev = predict_split(model, data, "dev")
-    return _Answers(
+    present = dev.expert_weights > 0
+    every = _Answers(
         torch.from_numpy(np.log(np.maximum(dev.expert_probabilities.astype(np.float64), _TINY))),
-        torch.from_numpy(dev.expert_weights > 0),
+        torch.from_numpy(present),
         torch.from_numpy(dev.labels),
         np.repeat(np.arange(len(dev.predictions)), [len(one.modalities) for one in dev.predictions]),
     )
+    return every.only(present.sum(1) > 0)
 
 
 def _fit(answers: _Answers, seed: int) -> _Numbers:
-    """Logarithms of the experts' scales, the gate's constants and its factors ``[3 E]``."""
+    """Logarithms of the experts' scales, the gate's constants and its factors ``[3 E]``; zeros, the plain mean, if there are no answers."""
+    if not len(answers.labels):
+        return np.zeros(3 * answers.present.shape[1])
     folds = _folds(answers, seed)
     penalty = _penalty(answers, folds)
     strength = _strength(answers, folds, penalty)
@@ -143,12 +148,11 @@ def _strength(answers: _Answers, folds: Sequence[Sequence[int]], penalty: float)
 def _losses(seen: _Answers, unseen: _Answers, penalty: float) -> np.ndarray:
     """Negative log-likelihood ``[S, D]`` of the mixture for each strength, summed over each dialogue of ``unseen``."""
     direction = _direction(seen, penalty)
-    known = unseen.only(unseen.present.any(1).numpy())
-    _, owners = np.unique(known.dialogues, return_inverse=True)
+    _, owners = np.unique(unseen.dialogues, return_inverse=True)
     rows = []
     for strength in _STRENGTHS:
-        logits, weights, _ = _mixed(torch.from_numpy(_attenuated(seen, direction, strength, penalty)), known)
-        rows.append(np.bincount(owners, _cross_entropy(logits, weights, known.labels, reduction="none").numpy()))
+        logits, weights = _mixed(torch.from_numpy(_attenuated(seen, direction, strength, penalty)), unseen)
+        rows.append(np.bincount(owners, _cross_entropy(logits, weights, unseen.labels, reduction="none").numpy()))
     return np.stack(rows)
 
 
@@ -163,11 +167,10 @@ def _attenuated(answers: _Answers, direction: _Numbers, strength: float, penalty
     """The gate's numbers of ``direction`` multiplied by ``strength``, and the experts' scales fitted to these."""
     experts = answers.present.shape[1]
     gate = torch.from_numpy(direction[experts:]) * strength
-    known = answers.only(answers.present.any(1).numpy())
 
     def objective(scales: Tensor) -> Tensor:
-        logits, weights, _ = _mixed(torch.cat([scales, gate]), known)
-        return _cross_entropy(logits, weights, known.labels) + _CALIBRATION_PENALTY * penalty * (scales**2).sum()
+        logits, weights = _mixed(torch.cat([scales, gate]), answers)
+        return _cross_entropy(logits, weights, answers.labels) + _CALIBRATION_PENALTY * penalty * (scales**2).sum()
 
     return np.concatenate([_minimum(objective, experts), gate.numpy()])
 
@@ -187,21 +190,21 @@ def _minimum(objective: Callable[[Tensor], Tensor], count: int) -> _Numbers:
 
 def _loss(numbers: Tensor, answers: _Answers) -> Tensor:
     """Negative log-likelihood of the mixture, plus that of drawing a right expert by the weights where experts differ."""
-    known = answers.only(answers.present.any(1).numpy())
-    logits, weights, present = _mixed(numbers, known)
-    right = (logits.argmax(-1) == known.labels[:, None]) & present
+    present = answers.present
+    logits, weights = _mixed(numbers, answers)
+    right = (logits.argmax(-1) == answers.labels[:, None]) & present
     differing = right.any(1) & (present & ~right).any(1)
     drawn_right = (weights[differing] * right[differing]).sum(1)
-    trust = (drawn_right + _TINY).log().sum() / max(1, len(known.labels))
-    return _cross_entropy(logits, weights, known.labels) - _TRUST * trust
+    trust = (drawn_right + _TINY).log().sum() / len(answers.labels)
+    return _cross_entropy(logits, weights, answers.labels) - _TRUST * trust
 
 
-def _mixed(numbers: Tensor, known: _Answers) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled logits ``[N, E, C]``, weights and presence ``[N, E]`` of utterances that each have an expert."""
-    scale, bias, slope = _parts(numbers, known.present.shape[1])
-    logits = known.log_p * scale[:, None]
-    weights = (bias + slope * confidence(logits)).masked_fill(~known.present, float("-inf")).softmax(-1)
-    return logits, weights, known.present
+def _mixed(numbers: Tensor, answers: _Answers) -> tuple[Tensor, Tensor]:
+    """Scaled logits ``[N, E, C]`` and weights ``[N, E]``."""
+    scale, bias, slope = _parts(numbers, answers.present.shape[1])
+    logits = answers.log_p * scale[:, None]
+    weights = (bias + slope * confidence(logits)).masked_fill(~answers.present, float("-inf")).softmax(-1)
+    return logits, weights
 
 
 def _cross_entropy(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -103,6 +105,29 @@ def test_a_dev_split_of_hardly_any_dialogues_is_enough(dialogues: int) -> None:
     trained = train_mixture(CONFIG.model_copy(update={"epochs": 2}), data, progress=Progress("t"))
     gate = trained.model.gate
     assert isinstance(gate, FittedGate) and torch.isfinite(gate.bias).all() and torch.isfinite(gate.slope).all()
+
+
+@pytest.mark.parametrize("heard", [0, 1, 2])
+def test_dialogues_without_any_expert_do_not_change_the_fit(heard: int) -> None:
+    """Of eight dev dialogues, only the first ``heard`` have inputs; the fit is that of a dev split of these alone."""
+    data = dialogues_of(seed=5, sizes=(1, 8, 1))
+    for dialogue in data.split("dev")[heard:]:
+        for rows in data.read(dialogue).values():
+            rows[:] = np.nan
+    torch.manual_seed(0)
+    model = MixtureOfExperts(CONFIG, data.dimensions, CLASSES).eval()
+    expected = copy.deepcopy(model)
+    if heard:
+        fit_gate(expected, data.with_splits({"dev": data.split("dev")[:heard]}), seed=0)
+    fit_gate(model, data, seed=0)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, expected.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_one_dialogue_leaves_nearly_equal_weights() -> None:
+    answers = answers_of(seed=0, dialogues=1)
+    numbers = _fit(answers, seed=0)
+    assert np.isfinite(numbers).all() and np.abs(numbers[3:]).max() < 0.02
 
 
 @pytest.mark.long
