@@ -43,6 +43,7 @@ def run(
     """
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.mixture.fitting.teacher import MixtureTeacher
+    from mistere.model.mixture.input_scaling import column_notes
     from mistere.model.mixture.prediction import load_mixture, predict, save_mixture
     from mistere.model.mixture.training import train_mixture
 
@@ -61,9 +62,13 @@ def run(
     )
     sets = [vectors[name] for name in names]
     settings = mixture.config.model_copy(update={"seed": config.seed, "modalities": names})
+    data = EmbeddedDialogues.open(sets).only(names)
+    notes = column_notes(settings, data)
+    for note in notes:
+        step.progress.note(note)
     trained = train_mixture(
         settings,
-        EmbeddedDialogues.open(sets).only(names),
+        data,
         progress=step.progress,
         checkpoints=step.checkpoints,
         teacher=guide,
@@ -80,6 +85,7 @@ def run(
                 encoders={one.manifest.modality: one.manifest.encoder for one in sets},
                 metrics={"dev.weighted_f1": trained.dev_weighted_f1, "epoch": float(trained.epoch)},
                 history=trained.history,
+                notes=notes,
             )
         }
     )

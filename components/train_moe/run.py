@@ -36,11 +36,15 @@ def run(
     """
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.mixture.automatic_settings import TrainSize, automatic_values
+    from mistere.model.mixture.input_scaling import column_notes
     from mistere.model.mixture.modality_subsets import train_with_modalities
     from mistere.model.mixture.prediction import save_mixture
 
     sets = list(vectors.values())
     data = EmbeddedDialogues.open(sets)
+    notes = column_notes(config, data.only(config.modalities))
+    for note in notes:
+        step.progress.note(note)
     trained, choice = train_with_modalities(config, data, progress=step.progress, checkpoints=step.checkpoints)
     save_mixture(trained.model, model)
     present = [one.manifest for one in sets if one.manifest.modality in trained.model.dimensions]
@@ -57,6 +61,7 @@ def run(
                 | (choice.metrics() if choice else {}),
                 history=trained.history,
                 automatic=automatic_values(config, TrainSize.of(data.only(list(trained.model.dimensions)))),
+                notes=notes,
             )
         }
     )

@@ -188,6 +188,7 @@ class MoEModel(Manifest):
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
     automatic: dict[str, Any] = Field(default_factory=dict, description="Values of the settings that were ``auto``.")
+    notes: list[str] = Field(default_factory=list, description="What is remarkable about the columns of the vectors.")
 
     @model_validator(mode="before")
     @classmethod

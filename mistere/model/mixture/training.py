@@ -93,8 +93,6 @@ def _train(
     on_epoch: Callable[[int, dict[str, float]], None] | None,
 ) -> TrainedMixture:
     epochs, patience = known(fitting.config.epochs), known(fitting.config.patience)
-    for note in fitting.notes:
-        progress.note(note)
     directory, schedule = checkpoints.directory if checkpoints else None, CheckpointSchedule.bounded()
     if checkpoints is not None:
         checkpoints.restore()
@@ -129,7 +127,9 @@ class MixtureTraining:
         self.model = MixtureOfExperts(config, data.dimensions, len(data.labels))
         if teacher is not None:
             teacher.start(self.model)
-        self.notes = self._fit_scaling()
+        for name, scaling in self.model.scaling.items():
+            assert isinstance(scaling, InputScaling)
+            scaling.fit(data.read(dialogue)[name] for dialogue in data.split("train"))
         self.model.to(self.device)
         self.average = MovingAverage(self.model, config.average_epochs) if config.average_epochs else None
         self.bf16 = uses_bf16(config, self.device, sum(one.numel() for one in self.model.parameters()))
@@ -144,15 +144,6 @@ class MixtureTraining:
         self.best_score = -1.0
         self.best: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
-
-    def _fit_scaling(self) -> list[str]:
-        """Fit the standardisation on train; returns what is remarkable about each modality's columns."""
-        notes = []
-        for name, scaling in self.model.scaling.items():
-            assert isinstance(scaling, InputScaling)
-            note = scaling.fit(self.data.read(dialogue)[name] for dialogue in self.data.split("train"))
-            notes += [f"{name}: {note}"] if note else []
-        return notes
 
     def train_epoch(self) -> None:
         """Train on one pass over train, then evaluate on dev."""

@@ -133,6 +133,7 @@ def _train(
     compare: bool | None,
 ) -> None:
     from mistere.model.mixture.automatic_settings import TrainSize, automatic_values, describe, resolve
+    from mistere.model.mixture.input_scaling import column_notes
     from mistere.model.mixture.modality_subsets import train_subsets
     from mistere.model.mixture.training import train_mixture
     from pipelines.cli.experiments.ablation import ablate
@@ -150,6 +151,9 @@ def _train(
     output = folder.path
     folder.begin()
     console.print(f"output   {output}", markup=False, emoji=False)
+    notes = column_notes(mixture, data)
+    for note in notes:
+        console.print(note, style="yellow", markup=False)
     with _epoch_status(console) as on_trial:
 
         def train_subset(config: MixtureConfig, part: EmbeddedDialogues) -> TrainedMixture:
@@ -197,9 +201,10 @@ def _train(
             choice = compare_modalities(configs, data, trials, train_subset, console.print, compare)
     best = best_on_dev(trials)
     page = render(
-        mixture, data, trials, best, figures, ablation, str(embeddings), choice, automatic=describe(automatic, size)
-    )
-    _write(folder, data, best, page, as_json(figures, trials, ablation, choice, automatic))
+        mixture, data, trials, best, figures, ablation, str(embeddings), choice,
+        automatic=describe(automatic, size), notes=notes,
+    )  # fmt: skip
+    _write(folder, data, best, page, as_json(figures, trials, ablation, choice, automatic, notes))
     folder.end()
     if choice:
         console.print()

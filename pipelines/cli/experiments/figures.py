@@ -96,11 +96,23 @@ def as_json(
     ablation: Ablation | None,
     choice: ModalityChoice | None = None,
     automatic: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The content of ``metrics.json``; ``automatic`` are the values of the settings that were ``auto``."""
+    """The content of ``metrics.json``.
+
+    Args:
+        figures: metrics over all trials.
+        trials: one per seed.
+        ablation: the ablation table, if requested.
+        choice: the comparison of the subsets of the modalities, if it was made.
+        automatic: values of the settings that were ``auto``.
+        notes: what is remarkable about the embeddings.
+    """
     content: dict[str, Any] = {name: round(value, 8) for name, value in sorted(figures.metrics.items())}
     if automatic:
         content["automatic"] = dict(automatic)
+    if notes:
+        content["notes"] = list(notes)
     if len(trials) > 1:
         content["seeds"] = [{"seed": trial.seed} | trial.metrics for trial in trials]
     if choice:

@@ -18,13 +18,6 @@ Report = Callable[[int, float], None]
 """Called with a step and the score so far; an exception ends the training."""
 
 
-class _Silent(Quiet):
-    """A progress that prints no notes either: they are the same in every trial."""
-
-    def note(self, message: str) -> None:
-        """Ignore the note."""
-
-
 @dataclass(frozen=True)
 class Scored:
     """Weighted F1 and the classes ``[S, N]`` that each of S trainings or repetitions predicts for N utterances."""
@@ -134,7 +127,7 @@ def _train_and_predict(
     trained = train_mixture(
         config,
         data,
-        progress=_Silent("tune"),
+        progress=Quiet("tune"),
         on_epoch=lambda epoch, entry: report(epoch, entry["dev_weighted_f1"]),
     )
     answers = predict(trained.model, [data.read(dialogue) for dialogue in dialogues], trained.temperature)

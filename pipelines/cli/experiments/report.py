@@ -45,6 +45,7 @@ def render(
     choice: ModalityChoice | None = None,
     *,
     automatic: str = "",
+    notes: Sequence[str] = (),
 ) -> str:
     """Render the page as HTML.
 
@@ -58,6 +59,7 @@ def render(
         source: location of the embeddings, as given on the command line.
         choice: the comparison of the subsets of the modalities, if it was made.
         automatic: a line with the settings that were ``auto``.
+        notes: what is remarkable about the embeddings.
     """
     experts = best.trained.model.experts
     true, probabilities = best.scored.labels, best.scored.probabilities
@@ -98,6 +100,7 @@ def render(
         ablation=ablation,
         choice=choice,
         automatic=automatic,
+        notes=notes,
         plots={
             "experts": experts_plot([mixture], alone, metrics["test.majority.weighted_f1"]),
             "training": seeds_plot({trial.seed: trial.trained.history for trial in trials}),

@@ -29,6 +29,9 @@ class Quiet(Progress):
     def __call__(self, message: str, done: float = 0, total: float = 0) -> None:
         """Ignore the progress."""
 
+    def note(self, message: str) -> None:
+        """Ignore the note."""
+
 
 @dataclass(frozen=True)
 class Trial:

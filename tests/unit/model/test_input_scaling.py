@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mistere.config.mixture import MixtureConfig
-from mistere.model.mixture.input_scaling import InputScaling
+from mistere.model.mixture.input_scaling import InputScaling, column_notes
 from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import load_mixture, predict, save_mixture
 from mistere.model.mixture.training import MixtureTraining
@@ -26,10 +26,22 @@ def test_columns_get_mean_zero_and_deviation_one_over_all_dialogues() -> None:
     draw = np.random.default_rng(0)
     rows = (draw.normal(size=(400, 3)) * [1e-3, 1.0, 300.0] + [1e4, 0.0, -5.0]).astype(np.float32)
     scaling = InputScaling(3)
-    note = scaling.fit([rows[:100], rows[100:101], rows[101:]])
+    scaling.fit([rows[:100], rows[100:101], rows[101:]])
     scaled = scaling(torch.from_numpy(rows), torch.ones(400, dtype=torch.bool)).numpy()
     assert abs(scaled.mean(0)).max() < 1e-2 and abs(scaled[:, 1:].std(0) - 1).max() < 1e-2
-    assert "differ by a factor of" in note
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_columns_of_wild_scale_are_named_whether_they_are_standardised_or_not(standardise: bool) -> None:
+    data, config = dialogues_of(seed=0), SMALL.model_copy(update={"standardise": standardise})
+    assert column_notes(config, data) == []
+    for dialogue in data.split("train"):
+        data.read(dialogue)["speech"][:, 0] *= 1e4
+    (note,) = column_notes(config, data)
+    assert note.startswith("speech: the standard deviations of its columns differ by a factor of ")
+    assert note.endswith(
+        "they are standardised." if standardise else "set mixture.standardise=true to standardise them."
+    )
 
 
 def test_rows_with_nan_are_left_out_and_absent_rows_stay_zero() -> None:
@@ -42,10 +54,13 @@ def test_rows_with_nan_are_left_out_and_absent_rows_stay_zero() -> None:
 
 
 def test_constant_columns_are_not_used_and_named() -> None:
-    rows = np.array([[7.0, 1.0], [7.0, 2.0]], dtype=np.float32)
     scaling = InputScaling(2)
-    assert "1 of its columns is constant" in scaling.fit([rows])
+    scaling.fit([np.array([[7.0, 1.0], [7.0, 2.0]], dtype=np.float32)])
     assert scaling(torch.tensor([[900.0, 1.5]]), torch.tensor([True])).tolist() == [[0.0, 0.0]]
+    data = dialogues_of(seed=0)
+    for dialogue in data.split("train"):
+        data.read(dialogue)["speech"][:, 0] = 7.0
+    assert column_notes(SMALL, data) == ["speech: 1 of its columns is constant in train and not used."]
 
 
 def test_outliers_are_clipped() -> None:
@@ -57,7 +72,7 @@ def test_outliers_are_clipped() -> None:
 
 def test_no_rows_leave_the_scaling_as_it_is() -> None:
     scaling = InputScaling(2)
-    assert scaling.fit([np.full((3, 2), np.nan, np.float32)]) == ""
+    scaling.fit([np.full((3, 2), np.nan, np.float32)])
     assert scaling.scale.tolist() == [1.0, 1.0]
 
 

@@ -267,6 +267,7 @@ class RecordedRun:
             encoders={name: EncoderIdentity(test_digest="t" * 64) for name in ("speech", "text")},
             history=[{k: v for k, v in point.items() if k != "dev_loss"} for point in self._history(40, 0.63)],
             automatic={"learning_rate": 5e-4, "expert_rates": {"speech": 3.0}},
+            notes=["speech: 1 of its columns is constant in train and not used."],
         )
         self.record("train_moe", status, outputs={"model": self.publish(mixture, "train_moe")})
 

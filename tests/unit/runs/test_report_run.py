@@ -149,6 +149,7 @@ def test_report_has_the_plots_of_an_evaluated_run(deployed: tuple[str, dict[str,
     ):
         assert f"<figcaption>{caption}" in html, caption
     assert "chosen by the size of train: learning_rate 0.0005, expert_rates {&#34;speech&#34;: 3.0}." in html
+    assert '<p class="note">speech: 1 of its columns is constant in train and not used.</p>' in html
     assert html.count("<svg") == 15
     identifiers = re.findall(r'<(?!path|clipPath)\w+[^>]* id="([^"]+)"', html)
     assert identifiers == []

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.cli.commands import train as train_command
 from tests.unit.artifacts.embeddings_folder import LABELS, write_embeddings
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -95,6 +96,22 @@ def test_train_supports_text_only_and_selected_modalities(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "two" / "model" / "mixture.json").read_text())["dimensions"] == {"speech": 8}
     wrong = train(both, tmp_path / "three", "--set", "mixture.modalities=[txt]")
     assert wrong.returncode == 2 and "did you mean 'text'" in wrong.stderr and not (tmp_path / "three").exists()
+
+
+def test_the_command_names_columns_of_wild_scale_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_embeddings(tmp_path / "embeddings")
+    rows = np.load(source / "speech.npy")
+    rows[:, 0] *= 1e4
+    np.save(source / "speech.npy", rows)
+    settings = ["standardise=false", "modalities=auto", "epochs=1"]
+    train_command.train(source, "tiny", [f"mixture.{one}" for one in settings], 2, ["gate"], tmp_path / "out", None)
+    output = tmp_path / "out"
+    metrics, page = json.loads((output / "metrics.json").read_text()), (output / "report.html").read_text()
+    (note,) = metrics["notes"]
+    assert note.startswith("speech: the standard deviations of its columns differ by a factor of ")
+    printed = capsys.readouterr().out
+    assert "set mixture.standardise=true" in note and printed.count(note) == page.count(note) == 1
+    assert "event=" not in printed and "task=" not in printed
 
 
 @pytest.mark.long
