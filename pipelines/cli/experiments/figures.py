@@ -121,6 +121,7 @@ def as_json(
             "winner": list(choice.winner.modalities),
             "finding": choice.sentence(),
             "subsets": as_rows(choice.subsets, "dev.weighted_f1"),
+            "brings": {name: [one.value, one.low, one.high] for name, one in choice.contributions().items()},
         }
     if ablation:
         content["ablation"] = [

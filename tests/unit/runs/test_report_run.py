@@ -485,6 +485,7 @@ def test_a_modality_that_hurts_on_dev_is_named_in_the_verdict(
     page, _ = report(recorded)
     assert sentence in read_outcome(recorded.store, recorded.run_id).reasons[-1]
     assert page.count(sentence) == 2 and "speech + text: 0.600" in page and "text: 0.630, +3.0 [+1.0, +5.0]" in page
+    assert "brought by speech: -3.0 [-5.0, -1.0]" in page
 
 
 @pytest.mark.long

@@ -112,6 +112,12 @@ def test_the_command_names_columns_of_wild_scale_once(tmp_path: Path, capsys: py
     printed = capsys.readouterr().out
     assert "set mixture.standardise=true" in note and printed.count(note) == page.count(note) == 1
     assert "event=" not in printed and "task=" not in printed
+    brings = metrics["modalities"]["brings"]  # all modalities minus those without this one
+    assert brings.keys() == {"speech", "text"} and all(
+        name in page for name in ("brought by speech", "brought by text")
+    )
+    (text,) = (one for one in metrics["modalities"]["subsets"] if one["modalities"] == ["text"])
+    assert brings["speech"] == [-value for value in (text["difference"][index] for index in (0, 2, 1))]
 
 
 @pytest.mark.long
