@@ -23,11 +23,12 @@ import torch
 from mistere.common.errors import UsageError
 from mistere.config.loader import Config
 from mistere.config.mixture import MixtureConfig
+from mistere.evaluation.split_metrics import Answers
 from mistere.metrics.classification import Interval, confusion, weighted_f1
 from mistere.metrics.expert_gate import gate_statistics
 from mistere.metrics.gate_trust import GateTrust
 from mistere.model.embeddings import UNLABELLED, EmbeddedDialogue, EmbeddedDialogues
-from mistere.model.mixture.prediction import predict
+from mistere.model.mixture.prediction import LabelledTurns, predict
 from mistere.model.mixture.training import TrainedMixture, train_mixture
 from pipelines.cli.experiments.source import open_source
 from pipelines.cli.experiments.trial import Quiet, Resamples, seeds_of
@@ -40,25 +41,19 @@ ARMS = ("mean_of_experts", "best_expert", "text_only", "bigru", "late_fusion")
 
 
 class Predictions:
-    """Log-probabilities, gate weights and classes of a split."""
+    """What a mixture predicts for the turns of a split that have a label."""
 
     def __init__(self, trained: TrainedMixture, data: EmbeddedDialogues, split: str) -> None:
         dialogues = data.split(split)  # type: ignore[arg-type]
         answers = predict(trained.model, [data.read(dialogue) for dialogue in dialogues], trained.temperature)
-        self.true = np.concatenate([dialogue.labels for dialogue in dialogues])
-        self.classes = np.concatenate([answer.probabilities for answer in answers]).argmax(1)
-        self.weights = np.concatenate([answer.expert_weights for answer in answers]).astype(np.float64)
-        self.experts = np.concatenate([answer.expert_probabilities for answer in answers])
-
-    def mean_of_experts(self) -> np.ndarray:
-        """Classes ``[N]`` by the mean of the log-probabilities of the present experts."""
-        logits = np.log(np.maximum(self.experts, 1e-30)) * (self.weights > 0)[..., None]
-        return np.asarray(logits.sum(1).argmax(1))
+        turns = LabelledTurns.of(dialogues, answers)
+        self.true = turns.labels
+        self.answers = Answers.of(turns.predictions, [dialogue.dialogue_id for dialogue in dialogues])
 
     def scores(self) -> list[float]:
         """Weighted F1 of each expert."""
-        count = self.experts.shape[-1]
-        each = self.experts.argmax(-1)
+        count = self.answers.by_expert.shape[-1]
+        each = self.answers.by_expert.argmax(-1)
         return [float(weighted_f1(confusion(self.true, each[:, one], count))) for one in range(each.shape[1])]
 
     def trust(self) -> dict[str, float]:
@@ -67,14 +62,15 @@ class Predictions:
         ``auc``, ``leader_right``, ``average_right`` and ``most_confident_right`` as :class:`~mistere.metrics.gate_trust.GateTrust`
         defines them; ``evenness``: entropy of the weights, 0 to 1. Empty if no experts differ in being right.
         """
-        trust = GateTrust(self.weights, self.experts, self.true)
+        weights = self.answers.weights.astype(np.float64)
+        trust = GateTrust(weights, self.answers.by_expert, self.true)
         if not trust.differing.any():
             return {}
-        names = [str(index) for index in range(self.weights.shape[1])]
+        names = [str(index) for index in range(weights.shape[1])]
         return {
             "auc": trust.pooled_auc().value,
             **{f"{name}_right": share.value for name, share in trust.right_shares().items()},
-            "evenness": gate_statistics(self.weights, names).entropy or 0.0,
+            "evenness": gate_statistics(weights, names).entropy or 0.0,
         }
 
 
@@ -89,16 +85,16 @@ def measure_set(data: EmbeddedDialogues, config: Config, arms: Sequence[str], se
         test = Predictions(trained, data, "test")
         gates.append(test.trust())
         for index, name in enumerate(modalities):
-            experts[name].append(test.experts[:, index].argmax(-1))
-        predicted = {"mixture": test.classes}
+            experts[name].append(test.answers.by_expert[:, index].argmax(-1))
+        predicted = {"mixture": test.answers.predicted}
         if "mean_of_experts" in arms:
-            predicted["mean_of_experts"] = test.mean_of_experts()
+            predicted["mean_of_experts"] = test.answers.plain_mean()
         if "best_expert" in arms:
             best = int(np.argmax(Predictions(trained, data, "dev").scores()))
-            predicted["best_expert"] = test.experts[:, best].argmax(-1)
+            predicted["best_expert"] = test.answers.by_expert[:, best].argmax(-1)
         if "text_only" in arms and len(modalities) > 1:
             alone = data.only(["text"])
-            predicted["text_only"] = Predictions(_train_alone(settings, alone), alone, "test").classes
+            predicted["text_only"] = Predictions(_train_alone(settings, alone), alone, "test").answers.predicted
         predicted |= _baselines(data, modalities, arms, settings.seed)
         for name, values in predicted.items():
             classes.setdefault(name, []).append(values)
@@ -125,7 +121,7 @@ def beside_bigru(
         data: of the set.
         config: with the settings of the resamples.
         modality: of the expert.
-        expert: its classes ``[N]`` for each seed.
+        expert: its classes ``[N]`` of the turns that have a label, for each seed.
         baseline: those of the BiGRU.
     """
     only = data.only([modality])
@@ -134,7 +130,7 @@ def beside_bigru(
         EmbeddedDialogue(one.dialogue_id, one.rows, np.where(rows, one.labels, UNLABELLED))
         for one, rows in zip(data.split("test"), present, strict=True)
     ]
-    rows = np.concatenate(present)
+    rows = np.concatenate([one[dialogue.labelled] for one, dialogue in zip(present, data.split("test"), strict=True)])
     resamples = Resamples(data.with_splits({"test": there}), config.evaluation)
     one, other = [values[rows] for values in expert], [values[rows] for values in baseline]
     return {

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from mistere.metrics.classification import confusion, weighted_f1
-from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from mistere.model.embeddings import UNLABELLED, EmbeddedDialogue, EmbeddedDialogues
 
 _HIDDEN, _DROPOUT, _RATE, _DECAY, _BATCH, _EPOCHS, _PATIENCE, _CLIP = 64, 0.4, 1e-3, 1e-4, 16, 60, 10, 5.0
+_IGNORED = -100
+"""Class of padding and of turns without a label."""
 
 
 class BiGRU(nn.Module):
@@ -38,29 +40,38 @@ class BiGRU(nn.Module):
 
 
 def bigru(data: EmbeddedDialogues, modalities: Sequence[str], seed: int) -> np.ndarray:
-    """Train on train, choose the epoch on dev, predict test: probabilities ``[N, C]``, dialogue by dialogue."""
+    """Train on train, choose the epoch on dev, predict test.
+
+    Returns:
+        Probabilities ``[N, C]`` of the test turns that have a label, dialogue by dialogue.
+    """
     torch.manual_seed(seed)
     draw = np.random.default_rng(seed)
     train, dev, test = _standardised(data, modalities)
     labels = labels_of(data.split("train"))
     dev_labels = np.concatenate([dialogue.labels for dialogue in data.split("dev")])
+    known = dev_labels != UNLABELLED
     model = BiGRU(train[0].shape[1], len(data.labels))
     optimizer = torch.optim.Adam(model.parameters(), lr=_RATE, weight_decay=_DECAY)
     best, best_score, best_epoch = copy.deepcopy(model.state_dict()), -1.0, 0
     for epoch in range(1, _EPOCHS + 1):
         train_epoch(model, optimizer, train, labels, draw, _BATCH)
-        score = float(weighted_f1(confusion(dev_labels, predict(model, dev).argmax(1), len(data.labels))))
+        classes = predict(model, dev).argmax(1)[known]
+        score = float(weighted_f1(confusion(dev_labels[known], classes, len(data.labels))))
         if score > best_score:
             best, best_score, best_epoch = copy.deepcopy(model.state_dict()), score, epoch
         if epoch - best_epoch >= _PATIENCE:
             break
     model.load_state_dict(best)
-    return predict(model, test)
+    return predict(model, test)[np.concatenate([dialogue.labelled for dialogue in data.split("test")])]
 
 
 def labels_of(dialogues: Sequence[EmbeddedDialogue]) -> list[Tensor]:
-    """Classes of each dialogue's turns."""
-    return [torch.from_numpy(dialogue.labels.astype(np.int64)) for dialogue in dialogues]
+    """Classes of each dialogue's turns; :data:`_IGNORED` for a turn without a label."""
+    return [
+        torch.from_numpy(np.where(dialogue.labelled, dialogue.labels, _IGNORED).astype(np.int64))
+        for dialogue in dialogues
+    ]
 
 
 def train_epoch(
@@ -76,8 +87,10 @@ def train_epoch(
     for batch in np.array_split(draw.permutation(len(rows)), -(-len(rows) // batch_size)):
         lengths = torch.tensor([len(rows[index]) for index in batch])
         logits = model(pad_sequence([rows[index] for index in batch], batch_first=True), lengths)
-        target = pad_sequence([labels[index] for index in batch], batch_first=True, padding_value=-100)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+        target = pad_sequence([labels[index] for index in batch], batch_first=True, padding_value=_IGNORED)
+        if (target == _IGNORED).all():
+            continue  # the mean over no turn is not a number
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=_IGNORED)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
