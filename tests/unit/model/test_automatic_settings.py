@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from mistere.common.paths import PROJECT_ROOT
 from mistere.common.progress import Progress
 from mistere.config.mixture import MixtureConfig
 from mistere.model.mixture.automatic_settings import (
@@ -58,6 +62,21 @@ def test_rules_follow_the_size_of_train() -> None:
     assert unprojected["learning_rate"] < wide["learning_rate"]
     rates = [automatic_values(MixtureConfig(hidden=hidden), SMALL)["learning_rate"] for hidden in (64, 512)]
     assert rates[1] < rates[0]
+
+
+def test_values_are_those_of_the_guides_table() -> None:
+    page = (PROJECT_ROOT / "docs" / "guides" / "mixture.md").read_text(encoding="utf-8")
+    rows = page.partition("### Settings that follow from the size of train")[2].partition("\n| setting |")[2]
+    stated: tuple[dict[str, Any], ...] = ({}, {})
+    for row in rows.partition("\n\n")[0].splitlines()[2:]:
+        setting, _, *columns = (cell.strip() for cell in row.strip("|").split("|"))
+        names = re.findall(r"`(\w+)`", setting)
+        for values, cell in zip(stated, columns, strict=True):
+            each = [yaml.safe_load(one.strip("` ")) for one in cell.split(";")]
+            values |= zip(names, each if len(each) > 1 else each * len(names), strict=True)
+    for size, values in zip((SMALL, LARGE), stated, strict=True):
+        numbers = {name: float(value) if isinstance(value, str) else value for name, value in values.items()}
+        assert numbers == automatic_values(MixtureConfig(hidden=64), size)
 
 
 def test_a_stated_value_wins() -> None:

@@ -21,7 +21,7 @@ from mistere.common.progress import Progress
 from mistere.config.encoder import EncoderConfig
 from mistere.config.mixture import MixtureConfig
 from mistere.model import torch_threads
-from mistere.model.embeddings import EmbeddedDialogue
+from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
 from mistere.model.encoders import embedding
 from mistere.model.encoders.embedding import Embedder
 from mistere.model.encoders.families import families
@@ -31,6 +31,7 @@ from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import make_batch, predict, representations
 from mistere.model.mixture.training import MixtureTraining, train_mixture
 from mistere.model.torch_threads import PREDICTION_WORK, TRAINING_WORK
+from pipelines.profiles import load_profile
 from tests.unit.model.dialogue_sets import dialogues_of
 from tests.unit.model.fixed_settings import FIXED
 
@@ -116,6 +117,23 @@ def test_training_uses_threads_for_its_work(monkeypatch: pytest.MonkeyPatch) -> 
         config = MixtureConfig(hidden=hidden, gru_layers=1, fusion="feed_forward", fusion_width=4, epochs=1)
         train_mixture(config, dialogues_of(seed=1), progress=Progress("train"))
     assert used == {2: 1, 32: 2} and now[-1] == 2
+
+
+@pytest.mark.parametrize(("hidden", "expected"), [(64, 1), (256, 2)])
+def test_a_small_mixture_trains_on_one_thread_and_a_larger_one_on_several(
+    hidden: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dialogues as long as IEMOCAP's, of 49 turns, in batches of eight, with the columns of the sample."""
+    monkeypatch.setattr(torch_threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    dialogues = [
+        EmbeddedDialogue(f"d{index}", slice(49 * index, 49 * index + 49), np.zeros(49, np.int64)) for index in range(8)
+    ]
+    rows = {name: np.zeros((8 * 49, width), np.float32) for name, width in {"speech": 20, "text": 384}.items()}
+    data = EmbeddedDialogues({"train": dialogues, "dev": dialogues[:1]}, rows, list("abcdef"))
+    sizes = {"hidden": hidden, "fusion_width": 2 * hidden}
+    training = MixtureTraining(load_profile("sample").mixture.model_copy(update=sizes), data)
+    assert torch_threads.threads_for(training.step_work(), TRAINING_WORK) == expected
 
 
 class ThreadsUsed(TorchDispatchMode):
