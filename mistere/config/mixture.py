@@ -38,7 +38,7 @@ class MixtureConfig(SeededSection):
         context_mode: turns of the dialogue: all (``full``), or the utterance and earlier turns (``causal``), so that later
             turns do not change earlier predictions.
         gate: a gate that is ``learned`` with the experts on train; the ``mean`` of the present experts; or ``fitted``: trained with
-            the mean, then each expert is calibrated on dev, and its weight depends on its confidence as far as that improves dev.
+            the mean, then each expert is calibrated on dev, and its weight depends on its certainty (one minus the normalised entropy) as far as that improves dev.
         class_weights: weight of each class in the focal losses: ``none``, inverse to its count in train (``balanced``), or
             the square root of that (``sqrt``); the mean over train utterances is 1.
         batches: dialogues of a batch: of similar ``length``, or a ``random`` choice.

@@ -90,7 +90,7 @@ class Answers:
         return np.where(self.weights[:, expert] > 0, self.by_expert[:, expert].argmax(1), self.predicted)
 
     def plain_mean(self) -> np.ndarray:
-        """Classes ``[N]`` of the mixture with equal weights for the present experts, as with ``mixture.gate: mean``."""
+        """Classes ``[N]`` of the mixture with equal weights for the present experts, which a fitted gate has calibrated on dev."""
         logits = np.log(np.maximum(self.by_expert.astype(np.float64), 1e-30)) * (self.weights > 0)[..., None]
         return np.asarray(logits.sum(1).argmax(1))
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mistere.model.embeddings import EmbeddedDialogues
-from mistere.model.mixture.mixture import FittedGate, MixtureOfExperts, confidence
+from mistere.model.mixture.mixture import FittedGate, MixtureOfExperts, certainty
 from mistere.model.mixture.prediction import predict_split
 
 _PENALTIES: Final = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -203,7 +203,7 @@ def _mixed(numbers: Tensor, answers: _Answers) -> tuple[Tensor, Tensor]:
     """Scaled logits ``[N, E, C]`` and weights ``[N, E]``."""
     scale, bias, slope = _parts(numbers, answers.present.shape[1])
     logits = answers.log_p * scale[:, None]
-    weights = (bias + slope * confidence(logits)).masked_fill(~answers.present, float("-inf")).softmax(-1)
+    weights = (bias + slope * certainty(logits)).masked_fill(~answers.present, float("-inf")).softmax(-1)
     return logits, weights
 
 

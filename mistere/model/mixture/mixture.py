@@ -115,9 +115,9 @@ class MeanGate(nn.Module):
 
 
 class FittedGate(nn.Module):
-    """A gate that is fitted on dev after the training: weights from each expert's confidence, ``[N, E, C]`` to ``[N, E]``.
+    """A gate that is fitted on dev after the training: weights from each expert's certainty, ``[N, E, C]`` to ``[N, E]``.
 
-    An expert's score is a constant plus a factor times its confidence, one minus the normalised entropy of its prediction. Both are
+    An expert's score is a constant plus a factor times its certainty, one minus the normalised entropy of its prediction. Both are
     zero until :func:`mistere.model.mixture.gate_fit.fit_gate` sets them, which gives equal weights.
 
     Args:
@@ -133,11 +133,14 @@ class FittedGate(nn.Module):
         self.register_buffer("slope", torch.zeros(experts))
 
     def forward(self, expert_logits: Tensor, present: Tensor) -> Tensor:
-        return _among_present(self.bias + self.slope * confidence(expert_logits), present)
+        return _among_present(self.bias + self.slope * certainty(expert_logits), present)
 
 
-def confidence(expert_logits: Tensor) -> Tensor:
-    """Confidence ``[N, E]`` of predictions ``[N, E, C]``: 0 for equal probabilities, 1 for certainty."""
+def certainty(expert_logits: Tensor) -> Tensor:
+    """One minus the normalised entropy ``[N, E]`` of predictions ``[N, E, C]``: 0 for equal probabilities, 1 if one class has them all.
+
+    It is not the confidence of :mod:`mistere.metrics.gate_trust`, the largest probability.
+    """
     log_p = expert_logits.log_softmax(-1)
     return 1 + (log_p.exp() * log_p).sum(-1) / math.log(max(2, expert_logits.shape[-1]))
 
