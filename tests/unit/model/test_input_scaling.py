@@ -11,12 +11,12 @@ import torch
 
 from mistere.config.mixture import MixtureConfig
 from mistere.model.mixture.input_scaling import InputScaling, column_notes
-from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import load_mixture, predict, save_mixture
 from mistere.model.mixture.training import MixtureTraining
 from tests.unit.model.dialogue_sets import dialogues_of
 from tests.unit.model.fixed_settings import FIXED
 
+EARLIER = Path(__file__).parent / "earlier_mixture"
 SMALL = MixtureConfig.model_validate(
     FIXED | {"hidden": 4, "gru_layers": 1, "fusion_width": 8, "fusion_blocks": 1, "attention_width": 6, "epochs": 2}
 )
@@ -87,19 +87,18 @@ def test_predictions_do_not_depend_on_a_columns_unit(factor: float) -> None:
     np.testing.assert_allclose(*predictions, atol=2e-4)
 
 
-def test_a_mixture_of_before_the_setting_is_read_without_scaling(tmp_path: Path) -> None:
-    model = MixtureOfExperts(SMALL.model_copy(update={"standardise": False}), {"text": 4}, 3).eval()
-    save_mixture(model, tmp_path)
-    description = json.loads((tmp_path / "mixture.json").read_text())
-    for name in ("standardise", "input_dropout", "skip_dropout", "projection", "expert_rates"):
-        del description["config"][name]
-    (tmp_path / "mixture.json").write_text(json.dumps(description))
-    rows = [{"text": np.full((2, 4), 50, np.float32)}]
-    again = load_mixture(tmp_path)
-    assert not again.config.standardise and not again.projections
-    np.testing.assert_array_equal(
-        predict(again, rows, 1.0)[0].probabilities, predict(model, rows, 1.0)[0].probabilities
-    )
+def test_a_mixture_of_before_the_setting_answers_as_it_did() -> None:
+    """The files are of the code of commit 2a250e15, without settings for scaling, dropout of inputs, projections and the published model."""
+    stored = json.loads((EARLIER / "answers.json").read_text())
+    rows = {
+        name: np.array([one or [np.nan] * len(values[0]) for one in values], np.float32)
+        for name, values in stored["inputs"].items()
+    }
+    model = load_mixture(EARLIER)
+    assert not model.config.standardise and not model.projections
+    (answer,) = predict(model, [rows], stored["temperature"])
+    np.testing.assert_allclose(answer.probabilities, stored["probabilities"], atol=1e-5)
+    np.testing.assert_allclose(answer.expert_weights, stored["expert_weights"], atol=1e-5)
 
 
 def test_the_scaling_travels_with_the_model(tmp_path: Path) -> None:
