@@ -88,6 +88,7 @@ def test_a_stated_value_wins() -> None:
     assert (config.input_dropout, config.projection, config.epochs) == (0.25, {"text": 64}, 7)
     for profile in ("published", "paper"):
         assert automatic_values(load_profile(profile).mixture, LARGE) == {}
+    assert automatic_values(load_profile("gpu").mixture, LARGE).keys() >= {"learning_rate", "epochs", "patience"}
     chosen = automatic_values(
         load_profile("sample", ["mixture.learning_rate=1e-3", "mixture.projection=0"]).mixture, SMALL
     )
