@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 GATE_WORDS = (
-    "An expert leads an utterance if it has the largest weight there. Evenness is the mean normalised entropy of the weights: 1 if "
+    "The weight of an expert is its share in the logits of the mixture for one utterance; it is not the probability that the expert is "
+    "right. An expert leads an utterance if it has the largest weight there. Evenness is the mean normalised entropy of the weights: 1 if "
     "all weights are equal, 0 if one expert has all of the weight."
 )
 """What the figures of the gate mean."""

@@ -127,9 +127,10 @@ def test_each_turn_has_its_emotion_and_all_probabilities() -> None:
     conversation = Conversation((ConversationTurn("Hello?"), ConversationTurn(None, b"x", 1.25)), prediction(2))
     timeline, talk = rendering.show_timeline(conversation), rendering.show_conversation(conversation)
     assert timeline.count("--share: 0.625") == timeline.count('class="m-chosen"') == 2
-    assert "0123abcd" in timeline
+    assert "0123abcd" in timeline and "weights of experts" in timeline
+    assert "not the probability that the expert is right" in timeline
     assert talk.count("<b>joy</b><span>62 %</span>") == 2
-    assert "Hello?" in talk and "a recording of 1.2 s" in talk and "trusted most: cross-modal 50 %" in talk
+    assert "Hello?" in talk and "a recording of 1.2 s" in talk and "largest weight: cross-modal 50 %" in talk
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_a_context_turn_has_no_emotion() -> None:
     assert first.turns == (ConversationTurn("How can I help?", predict=False),)
     talk = rendering.show_conversation(added(first, "How dare you!", None, ask))
     assert talk.count("<b>context</b><span></span>") == 1 and talk.count("<b>joy</b>") == 1
-    assert talk.count("trusted most") == 1 and "m-chosen" not in rendering.show_timeline(first)
+    assert talk.count("largest weight") == 1 and "m-chosen" not in rendering.show_timeline(first)
 
 
 def test_a_rejected_turn_is_not_added() -> None:

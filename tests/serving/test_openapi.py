@@ -57,6 +57,10 @@ def test_the_file_names_the_tensors_and_headers_of_the_protocol() -> None:
     assert [tensor["properties"]["name"]["const"] for tensor in outputs] == list(known)
     assert schemas["InferRequest"]["properties"]["outputs"]["items"]["properties"]["name"]["enum"] == list(known)
     assert set(prediction["properties"]) == set(known)
+    weights = [prediction["properties"][protocol.EXPERT_WEIGHTS], outputs[known.index(protocol.EXPERT_WEIGHTS)]]
+    assert [one["description"] for one in weights] == 2 * [
+        f"{protocol.WEIGHTS_MEAN[0].upper()}{protocol.WEIGHTS_MEAN[1:]}."
+    ]
     on_request = {protocol.EXPERT_PROBABILITIES, *protocol.EXPLANATION_OUTPUTS}
     assert set(prediction["properties"]) - set(prediction["required"]) == on_request
     assert set(turn["properties"]) == {*protocol.RAW_INPUTS, protocol.PREDICT}

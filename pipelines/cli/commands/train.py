@@ -345,7 +345,7 @@ def _show(
         )
     console.print()
     console.print(classes)
-    gate = table("gate", "mean weight", "leads", "AUC of trust")
+    gate = table("gate", "mean weight", "leads", "AUC of its weight")
     for name in trials[0].trained.model.experts:
         auc = metrics.get(f"test.gate.{name}.auc")
         gate.add_row(

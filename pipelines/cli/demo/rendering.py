@@ -92,17 +92,17 @@ def show_conversation(conversation: Conversation) -> str:
     answer = conversation.answer
     if answer is None:
         return _render("conversation.html", turns=[])
-    shares, trusted = _shares(answer.probabilities), trust(answer)
+    shares, weights = _shares(answer.probabilities), expert_weights(answer)
     turns = []
     for index, turn in enumerate(conversation.turns):
-        most = max(trusted[index], key=lambda part: part.share, default=None)
+        most = max(weights[index], key=lambda part: part.share, default=None)
         change = conversation.last_change(index)
         row = {
             "text": turn.text,
             "seconds": f"{turn.seconds:.1f} s" if turn.audio else "",
             "images": ", ".join(_shown_cell(name, cell) for name, cell in turn.others.items()),
             "heard": heard_by(turn, answer.modalities[index]),
-            "trusted": f"{most.name} {most.percent}" if most and answer.predicted[index] else "",
+            "leader": f"{most.name} {most.percent}" if most and answer.predicted[index] else "",
             "label": answer.predicted[index] or "context",
             "percent": percent(float(shares[index].max())) if answer.predicted[index] else "",
             "changed": f"was {change.before} until turn {change.by + 1}" if change else "",
@@ -155,9 +155,9 @@ def show_timeline(conversation: Conversation) -> str:
     """Render the emotion probabilities per turn, and the experts' weights below each turn."""
     answer = conversation.answer
     if answer is None:
-        return _render("timeline.html", emotions=[], trusted=[], last=[], version="", changed=False)
+        return _render("timeline.html", emotions=[], weights=[], last=[], version="", changed=False)
     shares = _shares(answer.probabilities)
-    trusted = trust(answer)
+    weights = expert_weights(answer)
     changes = [conversation.last_change(turn) for turn in range(len(conversation.turns))]
     emotions = [
         (
@@ -172,8 +172,8 @@ def show_timeline(conversation: Conversation) -> str:
     return _render(
         "timeline.html",
         emotions=emotions,
-        trusted=trusted,
-        last=trusted[-1],
+        weights=weights,
+        last=weights[-1],
         version=answer.parameters.get("model_version", ""),
         changed=any(changes),
     )
@@ -198,7 +198,7 @@ def show_trouble(conversation: Conversation) -> str:
     return _render("trouble.html", sentence=conversation.trouble)
 
 
-def trust(answer: EndpointPrediction) -> list[list[Part]]:
+def expert_weights(answer: EndpointPrediction) -> list[list[Part]]:
     """The experts' weights per turn as segments of one bar; an expert with weight 0 in all turns is omitted."""
     weights = _shares(answer.expert_weights)
     total = weights.sum(axis=1, keepdims=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mistere.reports.evaluation_view import GATE_WORDS
 from pipelines.cli.commands import train as train_command
 from tests.unit.artifacts.embeddings_folder import LABELS, write_embeddings
 
@@ -103,14 +104,15 @@ def test_the_command_names_columns_of_wild_scale_once(tmp_path: Path, capsys: py
     rows = np.load(source / "speech.npy")
     rows[:, 0] *= 1e4
     np.save(source / "speech.npy", rows)
-    settings = ["standardise=false", "modalities=auto", "epochs=1"]
-    train_command.train(source, "tiny", [f"mixture.{one}" for one in settings], 2, ["gate"], tmp_path / "out", None)
+    settings = ["standardise=false", "modalities=auto", "epochs=1", "gate=mean"]
+    train_command.train(source, "tiny", [f"mixture.{one}" for one in settings], 2, [], tmp_path / "out", None)
     output = tmp_path / "out"
     metrics, page = json.loads((output / "metrics.json").read_text()), (output / "report.html").read_text()
     (note,) = metrics["notes"]
     assert note.startswith("speech: the standard deviations of its columns differ by a factor of ")
     printed = capsys.readouterr().out
     assert "set mixture.standardise=true" in note and printed.count(note) == page.count(note) == 1
+    assert "AUC of its weight" in printed and "AUC of trust is" in printed and GATE_WORDS in " ".join(printed.split())
     assert "event=" not in printed and "task=" not in printed
     brings = metrics["modalities"]["brings"]  # all modalities minus those without this one
     assert brings.keys() == {"speech", "text"} and all(
