@@ -246,29 +246,6 @@ def test_work_that_costs_less_than_its_price_does_not_quicken_the_pace(
     assert broken < 1 and whole == pytest.approx(4.0, abs=0.1)
 
 
-@pytest.mark.parametrize("turns", [1, 3])
-def test_turns_are_prepared_on_one_core_each(bundle: str, monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
-    import torch
-
-    model = load_bundle(bundle)
-    prepare, seen = model.features, []
-
-    def observed(*arguments: Any, **options: Any) -> Any:
-        seen.append(torch.get_num_threads())
-        return prepare(*arguments, **options)
-
-    monkeypatch.setattr(model, "features", observed)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        encoder = CachedEncoder(model, Limits(), Pace())
-        plan = encoder.plan([[RequestTurn(audio=clip(1.0, pitch=100 + number)) for number in range(turns)]])
-        encoder.compute(plan.missing())
-        assert seen == [1] * turns and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.skipif(not hasattr(module.os, "setpriority"), reason="this system has no priorities")
 def test_slices_run_at_a_lower_priority_than_the_rest(fixed_pace: Pace) -> None:
     import os

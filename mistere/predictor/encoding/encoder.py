@@ -9,10 +9,8 @@ by length. A request with unreadable audio fails alone.
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -231,9 +229,7 @@ class CachedEncoder:
         """
         encoded = 0.0
         ready: dict[str, list[tuple[bytes, Features]]] = {}
-        with _one_core():
-            found = list(prepared(self._prepare, tasks))
-        for task, features in zip(tasks, found, strict=True):
+        for task, features in zip(tasks, prepared(self._prepare, tasks), strict=True):
             if isinstance(features, Exception):
                 failures[task.key] = features
             elif features is not None:
@@ -275,19 +271,6 @@ class CachedEncoder:
                     matrix[row] = vectors[key]
             matrices[modality] = matrix
         return matrices
-
-
-def _one_core() -> AbstractContextManager[None]:
-    """One thread for each of PyTorch's operations; a server of graphs has not loaded PyTorch, and must not for this.
-
-    The frames of a turn are small operations. On two threads, where other processes have the cores, they take 10 to 30 ms of CPU time instead of
-    3: one thread waits for the other in a loop. ``mistere bench stream`` measures the gain.
-    """
-    if "torch" not in sys.modules:
-        return nullcontext()
-    from mistere.model.torch_threads import one_core_each
-
-    return one_core_each()
 
 
 def _key(digest: str, modality: str, content: bytes) -> bytes:
