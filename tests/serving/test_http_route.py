@@ -137,3 +137,8 @@ def test_a_canary_that_outlasts_its_step_is_refused() -> None:
     slow = ["cluster.steps.deploy_model.timeout=600", "deployment.mode=standard", "deployment.gateway.name=public"]
     with pytest.raises(UsageError, match=r"may take 2100 s .*timeout=600 ends it"):
         Retraining().check(load_profile("tiny", slow))
+
+
+def test_the_profiles_leave_time_for_a_canary() -> None:
+    for name in ("sample", "gpu", "paper"):
+        Retraining().check(load_profile(name, ["deployment.mode=standard", "deployment.gateway.name=public"]))
