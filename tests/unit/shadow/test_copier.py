@@ -179,7 +179,9 @@ def test_an_id_that_a_client_chose_is_in_the_log_alone(
     model: Any = SimpleNamespace(bundle=SimpleNamespace(digest="a" * 64), labels=LABELS, vector_digests={}, experts=[])
     for shadow in (server.url, ""):
         options = PredictorConfig(shadow=shadow)
-        served: Any = SimpleNamespace(_settings=ServerSettings("bundle", options=options), _observers=None)
+        served: Any = SimpleNamespace(
+            name="mistere", _settings=ServerSettings("bundle", options=options), _observers=None
+        )
         predictor.EmotionPredictor._observe(served, AnsweredRequest(ID, [], [], [], None, 0.01), model)
     assert f'request="{ID}"' in lines[0] and lines[0].endswith(f" hash={name}") and "hash=" not in lines[1]
 

@@ -17,9 +17,10 @@ from mistere.model.encoders.families.audio_language import AudioLanguage
 from mistere.model.encoders.families.decoder_text import write_byte_tokenizer
 from mistere.model.encoders.families.family import copy_model_files, pad_stack
 from mistere.model.encoders.families.whisper import log_mel
+from mistere.model.encoders.lookup.checkpoint_size import BaseWeights
 from mistere.model.encoders.preparation import Features
 from mistere.model.encoders.pretrained import load_tokenizer
-from mistere.model.encoders.salmonn.checkpoint import export_weights, published_name, random_adapters
+from mistere.model.encoders.salmonn.checkpoint import KEPT_NAMES, export_weights, published_name, random_adapters
 from mistere.model.encoders.salmonn.filter_banks import BANDS, filter_banks
 
 _SPEECH: Final = "<SpeechHere>"
@@ -59,6 +60,11 @@ class Salmonn(AudioLanguage):
         """
         copy_model_files(source, target, weights=False)
         export_weights(source, target)
+
+    @classmethod
+    def base_weights(cls, model_type: str) -> BaseWeights:
+        """The four parts, without SALMONN's adapters, which are merged."""
+        return BaseWeights(names=KEPT_NAMES)
 
     @classmethod
     def write_random(cls, target: Path, seed: int, variant: str = "") -> None:

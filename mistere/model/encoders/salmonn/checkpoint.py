@@ -40,6 +40,12 @@ _UNUSED: Final = re.compile(
 )
 _LLAMA: Final = re.compile(r"^llama_model\.(?:base_model\.model\.)?model\.")
 _FACTOR: Final = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.default)?\.weight$")
+KEPT_NAMES: Final = (
+    rf"^(?!{_UNUSED.pattern})(?!.+\.lora_[AB]\.)"
+    r"(?:(?:speech_encoder|ln_speech|beats|ln_audio|speech_Qformer|speech_llama_proj)\.|speech_query_tokens"
+    r"|llama_model\.(?:base_model\.model\.)?model\.)"
+)
+"""Pattern of the names in SALMONN's own module that a base holds: adapters are merged into the weights that they adapt."""
 _CONFIGS: Final = ("whisper_config", "beats_config", "text_config")
 _BEATS: Final = {
     "deep_norm": True,
